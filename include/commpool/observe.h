@@ -1,0 +1,148 @@
+/* observe.h: watching a pool at work: events, statistics, log lines.
+ *
+ * Nothing here changes what a pool does. A pool without observers pays nothing for them.
+ *
+ * Invariants: observers run with no lock held, one at a time, and in order for each connection; the
+ * gauges of one snapshot add up.
+ */
+#ifndef COMMPOOL_OBSERVE_H
+#define COMMPOOL_OBSERVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "commpool/status.h"
+#include "commpool/types.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What happened. Later releases may add kinds, so an observer ignores those that it does not
+ * know. */
+enum pool_event_kind {
+    POOL_EVENT_POOL_CREATED, /* pool_create() made the pool */
+    POOL_EVENT_POOL_READY, /* the pool lends connections from now on */
+    POOL_EVENT_POOL_CLEARED, /* all connections of before count as stale (later release) */
+    POOL_EVENT_POOL_CLOSED, /* the pool ends; it is the pool's last event */
+    POOL_EVENT_CONNECTION_CREATED, /* a connection got its id and is about to be opened */
+    POOL_EVENT_CONNECTION_READY, /* it is open and set up, and may be lent */
+    POOL_EVENT_CONNECTION_CLOSED, /* it is gone; `reason` says why */
+    POOL_EVENT_BORROW_STARTED, /* a caller asked for a connection */
+    POOL_EVENT_BORROW_FAILED, /* the caller got none; `status` says why */
+    POOL_EVENT_BORROWED, /* the caller got one, after waiting for duration_ns */
+    POOL_EVENT_RETURNED /* the caller gave it back, after having it for duration_ns */
+};
+
+/* Why a connection was closed; also the index into pool_stats.closed. */
+enum pool_close_reason {
+    POOL_CLOSE_IDLE, /* it was idle for longer than the pool keeps idle connections */
+    POOL_CLOSE_AGE, /* it lived for longer than max_age_ms */
+    POOL_CLOSE_USES, /* it was borrowed max_uses times */
+    POOL_CLOSE_STALE, /* the pool was cleared since it was opened (later release) */
+    POOL_CLOSE_EVICTED, /* its descriptor was needed for another connection */
+    POOL_CLOSE_ERROR, /* an operation on it failed, or its setup did */
+    POOL_CLOSE_DIRTY, /* its state was one that nobody else may see, such as unread bytes */
+    POOL_CLOSE_PEER, /* the peer closed it */
+    POOL_CLOSE_STOLEN, /* its descriptor number is another socket now; that one was left alone */
+    POOL_CLOSE_POOL /* the pool was destroyed */
+};
+
+/* One event, as an observer gets it. It and the text in it are the library's and are valid during
+ * the call only. */
+struct pool_event_info {
+    /* Bytes of the struct that the library filled; fields beyond it do not exist in the library
+     * that is running. */
+    size_t size;
+
+    enum pool_event_kind kind;
+
+    /* The canonical text of the address, or NULL for events of the whole pool. */
+    const char *address;
+
+    /* The connection's pool_conn_id(), or 0 where there is none. Ids count from 1 in each pool and
+     * never come again. */
+    uint64_t connection;
+
+    /* Why it was closed. It means something in CONNECTION_CLOSED only. */
+    enum pool_close_reason reason;
+
+    /* What failed, in BORROW_FAILED and in CONNECTION_CLOSED after an error; POOL_OK in all
+     * others. */
+    enum pool_status status;
+
+    /* Nanoseconds: in BORROWED the wait, in CONNECTION_READY how long opening it took, in RETURNED
+     * how long it was lent; 0 in all others. */
+    uint64_t duration_ns;
+};
+
+/* An observer of events, given as pool_options.on_event; `user` is pool_options.user.
+ *
+ * It runs on whichever thread made the event, after all locks are released, one at a time, and in
+ * order for each connection. `event` is borrowed for the call. It holds that thread up, so it
+ * should be short. */
+typedef void pool_event_fn(const struct pool_event_info *event, void *user);
+
+/* A snapshot of a pool's numbers. Gauges say how it is now; counters only grow while the pool
+ * lives. */
+struct pool_stats {
+    /* Set it to sizeof(struct pool_stats) before the call; no byte beyond it is written. */
+    size_t size;
+
+    /* Gauges, in connections: the first five add up to `total` in every snapshot. */
+    uint64_t idle; /* hot or parked, free to be borrowed */
+    uint64_t lent; /* in the hands of one borrower */
+    uint64_t shared; /* carrying queries (later release; 0) */
+    uint64_t opening; /* being connected or set up */
+    uint64_t closing; /* on their way out, still holding a descriptor */
+    uint64_t total;
+
+    /* Gauge: callers that wait for a connection. */
+    uint64_t waiting;
+
+    /* Counters of borrows and connections. */
+    uint64_t borrowed; /* borrows that got a connection */
+    uint64_t reused; /* those of them that got one which had served before */
+    uint64_t opened; /* connections that became ready */
+    uint64_t closed[16]; /* connections that ended, by enum pool_close_reason */
+    uint64_t evicted; /* idle connections closed to make room */
+    uint64_t stolen; /* descriptors found to be somebody else's */
+    uint64_t borrow_failed; /* borrows that got none */
+    uint64_t timeouts; /* calls that ran out of time, before or in the transfer */
+    uint64_t retries; /* exchanges repeated on another connection */
+
+    /* Counters of queries (later release; 0). */
+    uint64_t queries; /* queries started */
+    uint64_t late_replies; /* replies whose query had been given up */
+    uint64_t orphans; /* messages handed to on_orphan */
+
+    /* Counters of traffic, in bytes as the program sees them, and of the mux. */
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+    uint64_t wakeups; /* times that the mux of this pool woke up; an idle pool adds none */
+};
+
+/* Fills *stats with one consistent snapshot.
+ *
+ * The struct is the caller's; its `size` must be set before. Any thread may call it, callbacks
+ * included; it never waits for the network. Errors: POOL_E_ARGUMENT when `pool` or `stats` is NULL
+ * or stats->size is impossible; *stats is then unchanged. */
+POOL_API enum pool_status pool_stats(struct pool *pool, struct pool_stats *stats);
+
+/* How much a log line matters, the gravest first. */
+enum pool_log_level {
+    POOL_LOG_ERROR, /* something failed that the pool cannot mend */
+    POOL_LOG_WARNING, /* something is wrong, and the pool went on */
+    POOL_LOG_INFO, /* what an operator wants to know once */
+    POOL_LOG_DEBUG /* what a programmer wants to know while searching */
+};
+
+/* A receiver of log lines, the type of pool_options.on_log; `line` has no newline at its end and is
+ * borrowed for the call. It runs like an observer of events. This release writes no log. */
+typedef void pool_log_fn(enum pool_log_level level, const char *line, void *user);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,386 @@
+/* options.h: the settings of pools and calls, and the hooks that they carry.
+ *
+ * It comes with pool.h, which has the functions that use it; programs need not include it
+ * themselves. Options structs begin with `size_t size`, are built with POOL_OPTIONS(.field = ...)
+ * and POOL_CALL(...), and are only ever appended to, so a program goes on working with later
+ * releases.
+ *
+ * In every number 0 means the default, POOL_NONE "no limit" or "for ever", POOL_ZERO "none at all".
+ * A field marked Reserved belongs to a later release: in this one it must be 0, NULL or false, and
+ * anything else is POOL_E_ARGUMENT.
+ *
+ * Invariants: no lock is held while a hook runs; a handle or struct given to a hook is borrowed for
+ * that call; hooks return normally, that is, no longjmp, no exception and no pthread_exit leaves
+ * them.
+ */
+#ifndef COMMPOOL_OPTIONS_H
+#define COMMPOOL_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "commpool/mux.h"
+#include "commpool/observe.h"
+#include "commpool/status.h"
+#include "commpool/tls.h"
+#include "commpool/types.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pool_codec;
+
+/* How closely a connection is looked at before it is lent again. */
+enum pool_check {
+    POOL_CHECK_ALWAYS, /* at every borrow: is it alive, free of unasked data, and still ours? */
+    POOL_CHECK_PARKED, /* the same, but only when it was idle long enough to be parked */
+    POOL_CHECK_NEVER /* trust the mux, which watches parked connections */
+};
+
+/* Which idle connection is lent first. */
+enum pool_order {
+    POOL_LIFO, /* the one returned last: the warmest, and the others may grow old and close */
+    POOL_FIFO /* the one idle for longest (later release) */
+};
+
+/* What a deciding hook wants. */
+enum pool_decision {
+    POOL_ABORT, /* let the call fail now */
+    POOL_CONTINUE, /* go on: wait, or try again */
+    POOL_FATAL /* let the call fail, and never try again for it */
+};
+
+/* The program's own code on a borrowed connection. `conn` is lent for the call, `user` is what was
+ * given with it.
+ *
+ * 0 says that the connection is healthy and between two exchanges: it is kept warm. Anything else
+ * closes it, and the number comes back in pool_error.cause. */
+typedef int pool_use_fn(struct pool_conn *conn, void *user);
+
+/* An actor's receiver: `message` is what arrived on an idle connection, borrowed for the call.
+ *
+ * It runs on the mux thread. It answers 0 when it stands between two messages, so that the
+ * connection may be lent; or POOL_LATER when it has half of a message, or wrote something that will
+ * be answered: the connection is then not lent until pool_conn_ready(). It may write with
+ * pool_write(), and may call pool_conn_drain(). */
+typedef int pool_message_fn(struct pool_conn *conn, struct pool_bytes message, void *user);
+
+/* A receiver of the parts of a query's reply. No release so far calls it. */
+typedef void pool_part_fn(struct pool_bytes part, void *user);
+
+/* An actor's last call: the connection with this id is gone. `error` is why, or NULL when nothing
+ * had failed, and is borrowed for the call. It runs on the mux thread, once. */
+typedef void pool_gone_fn(uint64_t connection, const struct pool_error *error, void *user);
+
+/* Who receives the messages that nobody asked for on one connection. The hook on_new_connection
+ * fills it. */
+struct pool_actor {
+    /* Bytes of the struct; the library has set it. */
+    size_t size;
+
+    /* Gets what arrives while the connection is idle. NULL: there is no actor, and such bytes close
+     * the connection. What arrives during a borrow is the borrower's. */
+    pool_message_fn *on_message;
+
+    /* Called once when the connection is gone; may be NULL. It is the place to free `user`. */
+    pool_gone_fn *on_close;
+
+    /* Given to both; belongs to the program. */
+    void *user;
+};
+
+/* Sets up a connection that the pool has just opened, once, on the mux thread, before its first
+ * use.
+ *
+ * 0: it is ready. POOL_LATER: an exchange was begun, with pool_conn_watch() and pool_write(), and
+ * pool_conn_ready() will tell how it ended; copy *conn for that. Anything else: the connection is
+ * dropped, and the borrower gets POOL_E_USER with the number in pool_error.cause. `actor` comes
+ * empty; filling it attaches an actor. `conn` and `actor` are borrowed for the call; `user` is
+ * pool_options.user. */
+typedef int pool_new_connection_fn(struct pool_conn *conn, struct pool_actor *actor, void *user);
+
+/* "Not finished yet", the answer of on_new_connection and of an actor. */
+#define POOL_LATER 1
+
+/* Decides whether a failed attempt is made again. No hook of this type is called in this
+ * release. */
+typedef enum pool_decision pool_error_fn(const struct pool_error *error, void *user);
+
+/* Decides what happens when room is needed and no idle connection is left to evict. POOL_CONTINUE
+ * waits for one until the deadline, then fails with POOL_E_RESOURCE; POOL_ABORT fails so at once.
+ * It runs on the thread that needs room; `user` is pool_options.user. */
+typedef enum pool_decision pool_none_removable_fn(struct pool *pool, void *user);
+
+/* Receives a request of the peer. No release so far calls it. */
+typedef void pool_request_fn(struct pool_responder *responder, struct pool_bytes request,
+                             void *user);
+
+/* Receives a message that belongs to no query. No release so far calls it. */
+typedef void pool_orphan_fn(uint64_t connection, uint64_t key, struct pool_bytes message,
+                            void *user);
+
+/* The settings of a pool. All zeros, or POOL_OPTIONS(), is a safe pool; nothing needs setting.
+ *
+ * pool_create() copies the struct; what its pointers name must outlive the pool. It answers
+ * POOL_E_ARGUMENT to an impossible value. */
+struct pool_options {
+    /* Bytes of the struct as the program was compiled; POOL_OPTIONS and pool_options_init() set it.
+     * A size that the library does not know is POOL_E_ARGUMENT. */
+    size_t size;
+
+    /* The mux that serves the pool. It must outlive the pool. Default, NULL: one of the pool's own,
+     * on its own thread. Set it to share one among pools, or to run it in a loop of your own
+     * (mux.h). */
+    struct pool_mux *mux;
+
+    /* How the protocol cuts bytes into messages. Reserved. */
+    const struct pool_codec *codec;
+
+    /* How connections are secured. Reserved. */
+    struct pool_tls *tls;
+
+    /* Connections that the pool may have at once, of any kind, in all. Reaching it evicts an idle
+     * one. Default: the soft RLIMIT_NOFILE (getrlimit(2)) less 64, at least 8. Lower it when the
+     * program needs many descriptors itself. */
+    uint32_t max_connections;
+
+    /* Connections to one address at once. When all are lent, callers wait. Default: 64. Lower it to
+     * spare the peer, raise it when `waiting` in pool_stats stays above 0 and the peer has room. */
+    uint32_t max_per_address;
+
+    /* Callers that may wait for one address at once; the next one gets POOL_E_FULL. Default:
+     * 10,000. Lower it to fail early under overload. */
+    uint32_t max_waiters;
+
+    /* Connections to one address that may be in the making at once. Default: 2, which keeps a
+     * restarted peer from being stormed. Raise it when connecting is slow and bursts are sudden. */
+    uint32_t max_connecting;
+
+    /* Queries in flight on one shared connection. Reserved. */
+    uint32_t max_inflight;
+
+    /* Connections kept open to each address even when nobody needs them. Reserved. */
+    uint32_t min_idle;
+
+    /* Idle connections kept for one address; one returned beyond it is closed. Default:
+     * max_per_address. Lower it when bursts leave connections behind that nobody needs. */
+    uint32_t max_idle;
+
+    /* Borrows after which a connection is closed. Default: no limit. Set it for peers that leak or
+     * forbid long use. */
+    uint32_t max_uses;
+
+    /* Milliseconds after which an idle connection is closed. Default: 60,000. Keep it below the
+     * time after which the peer closes idle connections itself. */
+    uint32_t idle_ms;
+
+    /* Milliseconds that a connection may live; each one's limit differs by up to 10 % either way,
+     * so that they do not all end at once. A lent one is closed when it is returned. Default:
+     * 1,800,000. Lower it when what stands behind an address changes often. */
+    uint32_t max_age_ms;
+
+    /* Milliseconds of idleness after which a connection is parked, that is, handed to the mux to
+     * watch. Default: 100. Raising it saves system calls for connections used at that pace, and
+     * notices a peer's close later. */
+    uint32_t park_ms;
+
+    /* Milliseconds after which a loan is reported as a leak. Reserved. */
+    uint32_t leak_ms;
+
+    /* Milliseconds that a whole call may take: waiting, connecting, setting up and using. Default:
+     * 10,000. pool_call.timeout_ms overrides it for one call. */
+    uint32_t timeout_ms;
+
+    /* Milliseconds that opening one connection may take, up to its being connected. Default: 5,000.
+     * Lower it on a local network, where a late answer means none. */
+    uint32_t connect_ms;
+
+    /* Milliseconds for one TLS handshake. Reserved. */
+    uint32_t tls_ms;
+
+    /* Milliseconds that one receiving call may wait. Default: bounded by the call's deadline alone.
+     * Set it when the peer's silence should end a long call early. */
+    uint32_t read_ms;
+
+    /* Milliseconds that one sending call may wait. Default: bounded by the call's deadline alone.
+     * Set it when a peer that no longer reads should end a long call early. */
+    uint32_t write_ms;
+
+    /* Milliseconds for which newcomers may take a free connection ahead of a waiting caller; a
+     * caller that has waited longer comes first, and such callers are served in order. Default: 10.
+     * POOL_ZERO serves strictly in order, which is fairer and slower. */
+    uint32_t barge_ms;
+
+    /* Bytes queued by pool_write() on one connection above which it answers POOL_E_FULL. Default: 1
+     * MiB. Lower it to bound memory with many slow peers. */
+    uint32_t write_high;
+
+    /* Bytes to which that queue must fall before it takes more. Default: 256 KiB. Keep it below
+     * write_high. */
+    uint32_t write_low;
+
+    /* Bytes that pool_recv_until() may read in search of its delimiter, the delimiter included;
+     * beyond it the answer is POOL_E_PROTOCOL. Default: 64 KiB. Raise it for protocols with longer
+     * lines. */
+    uint32_t max_line;
+
+    /* Bytes of one message of a codec. Reserved. */
+    uint32_t max_message;
+
+    /* The first pause, in milliseconds, after a failure to connect. Reserved. */
+    uint32_t backoff_first_ms;
+
+    /* The longest such pause, in milliseconds. Reserved. */
+    uint32_t backoff_max_ms;
+
+    /* Failures in a row after which an address is suspended. Reserved. */
+    uint32_t suspend_after;
+
+    /* Milliseconds for which it is. Reserved. */
+    uint32_t suspend_ms;
+
+    /* How closely connections are looked at before reuse. Default: POOL_CHECK_ALWAYS, two short
+     * system calls. Choose POOL_CHECK_PARKED or POOL_CHECK_NEVER when those count and no other code
+     * closes descriptors that are not its own. */
+    enum pool_check check;
+
+    /* Which idle connection is lent first. Default: POOL_LIFO. POOL_FIFO is Reserved. */
+    enum pool_order order;
+
+    /* The pool is born paused. Reserved. */
+    bool start_paused;
+
+    /* Sees a fresh socket before it connects. Reserved. */
+    int (*on_socket)(int fd, const char *address, void *user);
+
+    /* Sets up each connection that the pool opens, on the mux thread. Default: NULL, none. Set it
+     * to attach an actor, or for a greeting that can be event-driven. */
+    pool_new_connection_fn *on_new_connection;
+
+    /* Prepares each connection by blocking code, for example AUTH or SELECT, after
+     * on_new_connection and before the first use. It runs on the thread of the caller who borrows
+     * it first, within that call's deadline, and never on the mux thread. What it answers counts as
+     * for `use`: non-zero closes the connection, and the caller gets the error. Default: NULL,
+     * none. */
+    pool_use_fn *prepare;
+
+    /* Decides whether a failed attempt is made again. Reserved. */
+    pool_error_fn *on_error;
+
+    /* Decides what happens when room is needed and nothing is idle. Default, NULL: as
+     * POOL_CONTINUE, wait until the deadline, then POOL_E_RESOURCE. Set it to fail at once, or to
+     * free descriptors of your own. */
+    pool_none_removable_fn *on_none_removable;
+
+    /* Observes what happens (observe.h). Default: NULL, which costs nothing. */
+    pool_event_fn *on_event;
+
+    /* Receives log lines. Reserved. */
+    pool_log_fn *on_log;
+
+    /* Receives requests of the peer. Reserved. */
+    pool_request_fn *on_request;
+
+    /* Receives replies that came too late. Reserved. */
+    pool_orphan_fn *on_orphan;
+
+    /* Given to every hook above; belongs to the program and must be valid as long as the pool is.
+     * Default: NULL. */
+    void *user;
+};
+
+/* Options in place, for C: pool_create(POOL_OPTIONS(.idle_ms = 5000), &pool). The struct lives
+ * until the block around the call ends. C++ and other languages call pool_options_init() and set
+ * fields. */
+#ifndef __cplusplus
+#define POOL_OPTIONS(...) \
+    (&(struct pool_options){ .size = sizeof(struct pool_options), __VA_ARGS__ })
+#endif
+
+/* Bits for pool_call.flags. This release takes POOL_SAFE_TO_REPEAT only; every other bit is
+ * POOL_E_ARGUMENT. */
+enum {
+    /* Doing it twice does no harm: after a reused connection failed, `use` may run again even
+     * though something was sent. */
+    POOL_SAFE_TO_REPEAT = 1,
+
+    POOL_FRESH = 2, /* Reserved: a new connection, never a reused one */
+    POOL_DONT_WAIT = 4, /* Reserved: POOL_E_FULL instead of waiting for a connection */
+    POOL_ONE_WAY = 8, /* Reserved: no answer is due to what was sent last */
+    POOL_ONE_SHOT = 16, /* Reserved, for queries: never repeated */
+    POOL_ORDERED = 32 /* Reserved, for queries: these keep their order, on one connection */
+};
+
+/* The settings of one call. NULL in its place, all zeros, or POOL_CALL() means the pool's own
+ * settings.
+ *
+ * The struct is borrowed until the call returns, which answers POOL_E_ARGUMENT to an impossible
+ * value. */
+struct pool_call {
+    /* Bytes of the struct as the program was compiled; POOL_CALL and pool_call_init() set it. A
+     * size that the library does not know is POOL_E_ARGUMENT. */
+    size_t size;
+
+    /* Milliseconds for the whole call. Default: pool_options.timeout_ms. POOL_NONE waits for
+     * ever. */
+    uint32_t timeout_ms;
+
+    /* Milliseconds for the wait for a connection alone. Reserved. */
+    uint32_t wait_ms;
+
+    /* Bits as above. Default: 0. */
+    uint32_t flags;
+
+    /* A point in time, in nanoseconds of CLOCK_MONOTONIC. Reserved. */
+    uint64_t deadline_ns;
+
+    /* Where to put a ticket by which another thread can cancel the call. Reserved. */
+    struct pool_ticket **ticket;
+
+    /* Receives the parts of a reply. Reserved. */
+    pool_part_fn *on_part;
+
+    /* The peer, looked up beforehand with pool_target_get(); the address of the call may then be
+     * NULL. Default: NULL. Set it in hot loops: it spares parsing and looking up the text. It must
+     * belong to the same pool. */
+    struct pool_target *target;
+
+    /* Decides whether a failed attempt is made again. Reserved. */
+    pool_error_fn *on_error;
+
+    /* Where to write the details of a failure. Default: NULL, nowhere. It must be initialised with
+     * POOL_ERROR_INIT, or be all zeros. */
+    struct pool_error *error;
+
+    /* A name for this call in reports. Reserved. */
+    const char *tag;
+
+    /* Given to the hooks of this call. As there are none in this release, it is not looked at. */
+    void *user;
+};
+
+/* The settings of one call in place, for C: POOL_CALL(.timeout_ms = 250). The struct lives until
+ * the block around the call ends. C++ and other languages call pool_call_init() and set fields. */
+#ifndef __cplusplus
+#define POOL_CALL(...) \
+    (&(struct pool_call){ .size = sizeof(struct pool_call), __VA_ARGS__ })
+#endif
+
+/* Fills *options with the defaults: its size, and zeros. For languages that cannot use
+ * POOL_OPTIONS.
+ *
+ * The struct stays the caller's. Any thread may call it. It cannot fail; NULL is fine. */
+POOL_API void pool_options_init(struct pool_options *options);
+
+/* Fills *call with the defaults: its size, and zeros. For languages that cannot use POOL_CALL.
+ *
+ * The struct stays the caller's. Any thread may call it. It cannot fail; NULL is fine. */
+POOL_API void pool_call_init(struct pool_call *call);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

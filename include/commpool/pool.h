@@ -1,0 +1,323 @@
+/* pool.h: the pool, which lends warm connections.
+ *
+ * A program names a peer by an address (address.h has the form). The pool opens the connection when
+ * it is first needed, lends it to one user at a time, takes it back warm, and closes the least
+ * recently used one when descriptors run out. pool_communicate() is the main call; pool_borrow()
+ * and pool_return() are its two halves. This header brings all others with it.
+ *
+ * It is not a protocol: what the bytes mean is the program's business. Asynchronous borrowing, TLS,
+ * names and queries come with later releases.
+ *
+ * Threads. Every function here may be called from any thread, callbacks included, unless its
+ * comment says otherwise. Functions that may wait answer POOL_E_WOULD_BLOCK instead of waiting when
+ * they are called on the mux thread (mux.h). on_new_connection, actors and connection events run on
+ * the mux thread; on_none_removable and prepare run on the thread that decides, inside its call;
+ * on_event runs wherever something happened. No lock is held in any of them.
+ *
+ * Ownership. `const struct x *` is borrowed until the call returns. `struct x **` hands over
+ * something that the caller frees. A `struct pool_conn *` given to a callback is borrowed for that
+ * call: copy *conn to keep the handle.
+ *
+ * Errors. POOL_E_ARGUMENT stands for the caller's mistakes, in every build: NULL where something is
+ * needed, an impossible value, a handle that is stale because its connection was returned.
+ * Functions that answer no status say in their comments what they answer then. Times are in
+ * milliseconds unless the name ends in _ns (nanoseconds of CLOCK_MONOTONIC); sizes are in bytes.
+ */
+#ifndef COMMPOOL_POOL_H
+#define COMMPOOL_POOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "commpool/address.h"
+#include "commpool/mux.h"
+#include "commpool/observe.h"
+#include "commpool/options.h"
+#include "commpool/status.h"
+#include "commpool/tls.h"
+#include "commpool/types.h"
+#include "commpool/version.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Makes a pool and stores it in *pool. It opens no connection yet; without a mux in the options it
+ * starts one thread.
+ *
+ * The pool is the caller's and ends with pool_destroy(). `options` may be NULL for all defaults; it
+ * is copied. *pool means something only after POOL_OK. Any thread may call it. Errors:
+ * POOL_E_ARGUMENT for an impossible or reserved option; POOL_E_MEMORY; POOL_E_RESOURCE when
+ * descriptors or threads ran out; POOL_E_SYSTEM. */
+POOL_API enum pool_status pool_create(const struct pool_options *options, struct pool **pool);
+
+/* Ends a pool: closes everything now.
+ *
+ * Callers that wait get POOL_E_CLOSING. Connections that are lent are shut down (shutdown(2)), so
+ * that I/O on them ends at once; the pool does not wait for the borrowers, and the last return
+ * frees what is left. It waits for callbacks that are running, unless it is called from one; with
+ * an embedded mux it runs what is left itself. Any thread may call it, once; the pointer is dead
+ * afterwards. It cannot fail; NULL is fine. */
+POOL_API void pool_destroy(struct pool *pool);
+
+/* Borrows a connection to `address`, runs use(conn, user) on this thread, and returns the
+ * connection, on every way out. This is the main call.
+ *
+ * The connection is opened if need be. While `use` runs, nobody else reads or writes it. The handle
+ * belongs to the library and is stale afterwards; `address` is read during the call only. A reused
+ * connection that fails before anything was sent is replaced and `use` runs again from its start,
+ * once; with POOL_SAFE_TO_REPEAT also after something was sent. So `use` must bear to be begun
+ * again. Nesting is allowed: inside `use` another call borrows another connection, under the same
+ * limits.
+ *
+ * `call` may be NULL. Its timeout bounds the whole: waiting, connecting, setting up, and the I/O
+ * that `use` does through the functions below; what else `use` does is not interrupted. Any thread
+ * may call it; on the mux thread it answers POOL_E_WOULD_BLOCK when it would have to wait.
+ *
+ * Errors. An I/O error inside `use` wins over what `use` answers, and is answered as it is:
+ * POOL_E_CLOSED, POOL_E_BROKEN, POOL_E_PROTOCOL, POOL_E_TIMEOUT_IN_TRANSFER and the like.
+ * POOL_E_USER when `use` or `prepare` answered non-zero without one, or on_new_connection did.
+ * Before `use` ran: POOL_E_ADDRESS for a bad address, POOL_E_RESOLVE for a name, POOL_E_REFUSED,
+ * POOL_E_CONNECT or POOL_E_ACCESS from connecting, POOL_E_RESOURCE when no descriptor could be had,
+ * POOL_E_FULL when too many wait, POOL_E_CLOSING when the pool ends, POOL_E_MEMORY,
+ * POOL_E_ARGUMENT, POOL_E_SYSTEM. POOL_E_TIMEOUT when time ran out with nothing sent. */
+POOL_API enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,
+                                           void *user, const struct pool_call *call);
+
+/* Borrows a connection to `address` and stores its handle in *conn: pool_communicate() by hand, for
+ * other languages.
+ *
+ * The connection is the caller's alone until it goes back with pool_return() or pool_discard();
+ * every successful borrow needs one of the two. The call's deadline goes on counting for the I/O on
+ * it until then. Nothing is repeated by itself once this has answered. *conn means something only
+ * after POOL_OK. `call` may be NULL. Threads and errors are those of pool_communicate() before
+ * `use` runs; `prepare` may run on this thread inside the call. */
+POOL_API enum pool_status pool_borrow(struct pool *pool, const char *address,
+                                      const struct pool_call *call, struct pool_conn *conn);
+
+/* Gives a borrowed connection back and zeroes *conn.
+ *
+ * It is kept warm when it is clean: no operation on it failed, nothing unread is buffered, nothing
+ * unsent is queued, and the last thing on it was not a send. Otherwise it is closed, and the answer
+ * is still POOL_OK. All copies of the handle are stale from then on. Any thread may call it, also
+ * another one than the borrower; it never waits for the network. Another thread's operation that is
+ * still running on a copy makes the connection dirty: it is shut down, and closed when that
+ * operation ends. Inside `use` there is no need for it: answer 0. Errors: POOL_E_ARGUMENT when the
+ * handle is NULL, zero or stale. */
+POOL_API enum pool_status pool_return(struct pool_conn *conn);
+
+/* Gives a borrowed connection back to be closed, and zeroes *conn: for a connection whose state is
+ * in doubt.
+ *
+ * All copies of the handle are stale from then on. Any thread may call it; it never waits for the
+ * network. Inside `use` there is no need for it: answer non-zero. Errors: POOL_E_ARGUMENT when the
+ * handle is NULL, zero or stale. */
+POOL_API enum pool_status pool_discard(struct pool_conn *conn);
+
+/* Looks an address up once, for hot loops, and stores the result in *target, to be passed as
+ * pool_call.target.
+ *
+ * It opens no connection. The target is the caller's until pool_target_free() and may be used by
+ * many threads at once. *target means something only after POOL_OK. Any thread may call it; it
+ * never waits for the network. Errors: POOL_E_ADDRESS, POOL_E_MEMORY, POOL_E_CLOSING,
+ * POOL_E_ARGUMENT when something is NULL. */
+POOL_API enum pool_status pool_target_get(struct pool *pool, const char *address,
+                                          struct pool_target **target);
+
+/* Gives a target back. Connections opened through it stay in the pool.
+ *
+ * The pointer is dead afterwards, and no call that uses it may be running. Any thread may call it.
+ * It cannot fail; NULL is fine. */
+POOL_API void pool_target_free(struct pool_target *target);
+
+/* Blocking I/O on a borrowed connection.
+ *
+ * These functions work on the calling thread, on the connection of a valid handle, straight on its
+ * socket. Each is bounded by the deadline of the call that borrowed the connection, and by read_ms
+ * or write_ms. Buffers stay the caller's. Any thread may call them, one at a time for each
+ * connection; on the mux thread they answer POOL_E_WOULD_BLOCK instead of waiting. An operation
+ * that fails makes the connection unfit for reuse: it is closed when it is returned.
+ *
+ * Errors that all of them have: POOL_E_ARGUMENT for NULL or a stale handle; POOL_E_TIMEOUT when
+ * time ran out before anything of this exchange was on the wire, POOL_E_TIMEOUT_IN_TRANSFER when it
+ * ran out later; POOL_E_BROKEN when the connection was reset, lost or marked as dead;
+ * POOL_E_CLOSING when the pool was destroyed meanwhile; POOL_E_WOULD_BLOCK as above;
+ * POOL_E_RESOURCE, POOL_E_ACCESS or POOL_E_SYSTEM for other refusals of the kernel. Each comment
+ * below adds its own. */
+
+/* Sends all `size` bytes of `data`: POOL_OK says that the kernel took every one, not that the peer
+ * has read them.
+ *
+ * Threads and errors are those of the section above. No SIGPIPE is raised. Source: send(2). */
+POOL_API enum pool_status pool_send(struct pool_conn *conn, const void *data, size_t size);
+
+/* Sends the bytes of `count` pieces, in order and as if they were one, without copying them
+ * together.
+ *
+ * `iov` is read, never changed. Threads and errors are those of the section above; POOL_E_ARGUMENT
+ * also for a negative count. No SIGPIPE is raised. Source: sendmsg(2), readv(2) for struct
+ * iovec. */
+POOL_API enum pool_status pool_sendv(struct pool_conn *conn, const struct iovec *iov, int count);
+
+/* Receives what there is, at least one byte and at most `size`, waiting if nothing has come yet;
+ * stores the number in *got.
+ *
+ * Bytes that an earlier pool_recv_until() read beyond its delimiter come first. Threads and errors
+ * are those of the section above; POOL_E_CLOSED when the peer has ended the stream. Source:
+ * recv(2). */
+POOL_API enum pool_status pool_recv(struct pool_conn *conn, void *buffer, size_t size, size_t *got);
+
+/* Receives exactly `size` bytes, waiting until the last one has come.
+ *
+ * Threads and errors are those of the section above; POOL_E_CLOSED when the peer ended the stream
+ * before the first of them, POOL_E_BROKEN when it did so after that. Source: recv(2). */
+POOL_API enum pool_status pool_recv_exact(struct pool_conn *conn, void *buffer, size_t size);
+
+/* Receives up to and including the first occurrence of `delimiter`, `size` bytes long, and stores
+ * in *bytes where the result is.
+ *
+ * The bytes include the delimiter, belong to the connection, and are valid until the next I/O on it
+ * or its return. What came after the delimiter is kept for the next receive. Threads and errors are
+ * those of the section above; POOL_E_PROTOCOL when max_line bytes came without the delimiter,
+ * POOL_E_CLOSED when the peer ended the stream before the first byte, POOL_E_BROKEN when it did so
+ * later, POOL_E_MEMORY, POOL_E_ARGUMENT for an empty delimiter. */
+POOL_API enum pool_status pool_recv_until(struct pool_conn *conn, const void *delimiter,
+                                          size_t size, struct pool_bytes *bytes);
+
+/* Event-driven I/O, for on_new_connection and for actors, on the mux thread. */
+
+/* What happened on a watched connection. */
+enum pool_event {
+    POOL_EV_CONNECTED, /* it is connected */
+    POOL_EV_READ, /* bytes came; they are in `bytes` */
+    POOL_EV_WRITTEN, /* everything that was queued has left */
+    POOL_EV_TIMEOUT_READ, /* nothing came for as long as pool_conn_timeout() allows */
+    POOL_EV_TIMEOUT_WRITE, /* nothing left for as long as it allows, although something is queued */
+    POOL_EV_ERROR, /* it failed; pool_conn_error() tells how. Last event */
+    POOL_EV_CLOSED /* it was closed without an error. Last event */
+};
+
+/* A direction of bytes, as seen from the program. */
+enum pool_direction { POOL_READ, POOL_WRITE };
+
+/* A receiver of events. `conn` and `bytes` are borrowed for the call; `bytes` is empty in all
+ * events but POOL_EV_READ. Exactly one of POOL_EV_ERROR and POOL_EV_CLOSED comes, and nothing comes
+ * after it. */
+typedef void pool_conn_event_fn(struct pool_conn *conn, enum pool_event event,
+                                struct pool_bytes bytes, void *user);
+
+/* Has on_event(conn, event, bytes, user) called on the mux thread for what happens on the
+ * connection from now on.
+ *
+ * It serves exchanges that on_new_connection began and ended with POOL_LATER, until
+ * pool_conn_ready(). It never calls back from inside this call. `user` stays the program's and must
+ * be valid until the last event. Call it on the mux thread, in on_new_connection or in an actor.
+ * Errors: POOL_E_ARGUMENT when something is NULL, the handle is stale, or the connection is lent to
+ * a blocking borrower; POOL_E_MEMORY. When it fails, nothing is ever called. */
+POOL_API enum pool_status pool_conn_watch(struct pool_conn *conn, pool_conn_event_fn *on_event,
+                                          void *user);
+
+/* Queues `size` bytes for sending, and writes at once what fits; it never waits.
+ *
+ * What does not fit is copied, so `data` is read during the call only. A watched connection gets
+ * POOL_EV_WRITTEN when everything has left. Call it on the mux thread, in on_new_connection, in an
+ * actor or in an event. Errors: POOL_E_FULL when more than write_high bytes are queued, and until
+ * they have fallen to write_low: nothing of `data` was taken; POOL_E_MEMORY; POOL_E_BROKEN when the
+ * connection is gone; POOL_E_ARGUMENT. No SIGPIPE is raised. Source: send(2). */
+POOL_API enum pool_status pool_write(struct pool_conn *conn, const void *data, size_t size);
+
+/* Bounds the silence in one direction of a watched connection: after `ms` milliseconds without a
+ * byte it gets POOL_EV_TIMEOUT_READ or POOL_EV_TIMEOUT_WRITE.
+ *
+ * POOL_NONE takes the bound away. It counts from this call, and anew from every byte. The event
+ * closes nothing by itself. Call it on the mux thread, in on_new_connection, in an actor or in an
+ * event. Errors: POOL_E_ARGUMENT for a stale handle or a direction that does not exist;
+ * POOL_E_MEMORY. */
+POOL_API enum pool_status pool_conn_timeout(struct pool_conn *conn, enum pool_direction direction,
+                                            uint32_t ms);
+
+/* Questions about a connection. The handle stays valid, and the connection is not touched. */
+
+/* Answers the connection's id, the one that events carry. Ids count from 1 in each pool and are
+ * never reused.
+ *
+ * Any thread may call it. It cannot fail; for a stale handle or NULL it answers 0. */
+POOL_API uint64_t pool_conn_id(const struct pool_conn *conn);
+
+/* Answers the connection's descriptor, for example to read socket options (getsockopt(2)).
+ *
+ * It stays the pool's: never close it, and do not read or write it, since bytes may already be
+ * buffered. The number means something only while the handle is valid. Any thread may call it. It
+ * cannot fail; for a stale handle or NULL it answers -1. */
+POOL_API int pool_conn_fd(const struct pool_conn *conn);
+
+/* Answers the canonical text of the address that the connection belongs to.
+ *
+ * The text belongs to the pool and is valid while the handle is. Any thread may call it. It cannot
+ * fail; for a stale handle or NULL it answers NULL. */
+POOL_API const char *pool_conn_address(const struct pool_conn *conn);
+
+/* Answers when the connection was last used, in nanoseconds of CLOCK_MONOTONIC (clock_gettime(2)).
+ *
+ * Of two uses by one thread the later one has the greater number. Any thread may call it. It cannot
+ * fail; for a stale handle or NULL it answers 0. */
+POOL_API uint64_t pool_conn_last_used_ns(const struct pool_conn *conn);
+
+/* Answers whether two handles are valid and name the same connection. Copies of one handle do.
+ *
+ * Any thread may call it. It cannot fail; a stale handle, a zero one or NULL is the same as
+ * nothing, so it answers false. */
+POOL_API bool pool_conn_same(const struct pool_conn *a, const struct pool_conn *b);
+
+/* Writes the last failure on the connection into *error; its status is POOL_OK when there was none.
+ *
+ * *error is the caller's and must be initialised with POOL_ERROR_INIT, or be all zeros. Any thread
+ * may call it. Errors: POOL_E_ARGUMENT when something is NULL or the handle is stale; *error is
+ * then unchanged. */
+POOL_API enum pool_status pool_conn_error(const struct pool_conn *conn, struct pool_error *error);
+
+/* Orders about a connection. */
+
+/* Ends POOL_LATER: says that on_new_connection's exchange, or an actor's half message, is finished.
+ *
+ * With POOL_OK the connection may be lent from now on. With anything else it is closed, and a
+ * caller who waits for it gets that status. Do not use the handle after this call. Any thread may
+ * call it, also inside the hook itself. It cannot fail; a stale handle, or one that is not waited
+ * for, is ignored. */
+POOL_API void pool_conn_ready(struct pool_conn *conn, enum pool_status status);
+
+/* Takes the connection out of use: it is not lent again, and is closed as soon as it is free, at
+ * once when it is idle.
+ *
+ * It serves actors that were told so by the peer, for example by a "going away" message. A borrower
+ * who has it finishes first. Any thread may call it. It cannot fail; a stale handle or NULL is
+ * ignored. */
+POOL_API void pool_conn_drain(struct pool_conn *conn);
+
+/* Room and identity. */
+
+/* Says that the number `fd` names another socket now, or none: connections of this pool that had it
+ * are forgotten.
+ *
+ * The descriptor is neither closed nor touched in any other way. An idle connection is dropped; a
+ * lent one answers POOL_E_BROKEN from then on. Call it after code that is not the pool's closed or
+ * replaced a descriptor by mistake; what goes unsaid is noticed at the next borrow (SO_COOKIE,
+ * socket(7)). It answers how many connections were forgotten. Any thread may call it; it never
+ * waits. It cannot fail; for NULL or a negative number it answers 0. */
+POOL_API int pool_mark_as_dead(struct pool *pool, int fd);
+
+/* Makes room: closes the least recently used idle connection of this pool and answers 1.
+ *
+ * When none is idle, on_none_removable runs, if there is one, on this thread, and the answer is 0.
+ * Call it when your program itself ran out of descriptors; the pool calls the like by itself for
+ * its own sockets. Any thread may call it; it never waits. It cannot fail; for NULL it answers
+ * 0. */
+POOL_API int pool_remove_some_connection(struct pool *pool);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

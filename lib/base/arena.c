@@ -1,0 +1,92 @@
+/* arena.c: chunks of doubling size, found by the position of an index's highest bit. A chunk is published once and
+ * never moves, so reading by index needs no lock. */
+#include "base/arena.h"
+
+#include "base/os.h"
+
+static unsigned chunk_of(uint32_t index)
+{
+    return 31u - (unsigned)__builtin_clz(index / PL_ARENA_FIRST + 1u);
+}
+
+static uint32_t chunk_start(unsigned chunk)
+{
+    return PL_ARENA_FIRST * ((1u << chunk) - 1u);
+}
+
+static uint32_t chunk_count(unsigned chunk)
+{
+    return PL_ARENA_FIRST << chunk;
+}
+
+static bool grow(struct pl_arena *arena)
+{
+    unsigned chunk = chunk_of(arena->made);
+    char *elements;
+
+    if (chunk >= PL_ARENA_CHUNKS)
+        return false;
+    elements = pl_os->map(arena->element_size * chunk_count(chunk));
+    if (!elements)
+        return false;
+    for (uint32_t i = 0; i < chunk_count(chunk); i++) {
+        struct pl_arena_node *node = (void *)(elements + arena->element_size * i);
+
+        node->index = arena->made++;
+        if (arena->prepare)
+            arena->prepare(node);
+        pl_list_push_back(&arena->unused, &node->link);
+    }
+    atomic_store_explicit(&arena->chunks[chunk], elements, memory_order_release);
+    return true;
+}
+
+void *pl_arena_take(struct pl_arena *arena)
+{
+    struct pl_list *link = NULL;
+
+    pthread_mutex_lock(&arena->lock);
+    if (!pl_list_is_empty(&arena->unused) || grow(arena)) {
+        link = pl_list_pop_front(&arena->unused);
+        arena->taken++;
+    }
+    pthread_mutex_unlock(&arena->lock);
+    return link ? pl_container(link, struct pl_arena_node, link) : NULL;
+}
+
+void pl_arena_give(struct pl_arena *arena, void *element)
+{
+    struct pl_arena_node *node = element;
+
+    pthread_mutex_lock(&arena->lock);
+    pl_list_push_back(&arena->unused, &node->link);
+    arena->taken--;
+    pthread_mutex_unlock(&arena->lock);
+}
+
+void *pl_arena_at(struct pl_arena *arena, uint32_t index)
+{
+    unsigned chunk = chunk_of(index);
+    char *elements;
+
+    if (chunk >= PL_ARENA_CHUNKS)
+        return NULL;
+    elements = atomic_load_explicit(&arena->chunks[chunk], memory_order_acquire);
+    return elements ? elements + arena->element_size * (index - chunk_start(chunk)) : NULL;
+}
+
+void pl_arena_release(struct pl_arena *arena)
+{
+    pthread_mutex_lock(&arena->lock);
+    if (!arena->taken) {
+        for (unsigned chunk = 0; chunk < PL_ARENA_CHUNKS; chunk++) {
+            char *elements = atomic_exchange(&arena->chunks[chunk], NULL);
+
+            if (elements)
+                pl_os->unmap(elements, arena->element_size * chunk_count(chunk));
+        }
+        arena->made = 0;
+        pl_list_init(&arena->unused);
+    }
+    pthread_mutex_unlock(&arena->lock);
+}

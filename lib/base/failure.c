@@ -1,0 +1,155 @@
+/* failure.c: from errno to status, and from a failure to a sentence. */
+#include "base/failure.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/os.h"
+
+static const char *const phase_names[] = { "", "waiting", "resolving", "connecting", "securing", "setting up",
+                                           "in use", "awaiting the reply" };
+static const char *const spent_names[] = { "none", "wait", "resolve", "connect", "tls", "setup", "use", "reply" };
+static const char *const outcome_texts[] = { "nothing was sent", "the peer may have seen the request",
+                                             "the peer had answered" };
+
+static const struct {
+    int error;
+    enum pool_status status;
+} classes[] = {
+    { EACCES, POOL_E_ACCESS },          { EPERM, POOL_E_ACCESS },
+    { ECONNREFUSED, POOL_E_REFUSED },   { ETIMEDOUT, POOL_E_TIMEOUT },
+    { EMFILE, POOL_E_RESOURCE },        { ENFILE, POOL_E_RESOURCE },
+    { ENOBUFS, POOL_E_RESOURCE },       { EADDRNOTAVAIL, POOL_E_RESOURCE },
+    { EADDRINUSE, POOL_E_RESOURCE },    { ENOMEM, POOL_E_RESOURCE },
+    { ENOSPC, POOL_E_RESOURCE },        { EDQUOT, POOL_E_RESOURCE },
+    { EPIPE, POOL_E_BROKEN },           { ECONNRESET, POOL_E_BROKEN },
+    { ECONNABORTED, POOL_E_BROKEN },    { ENOTCONN, POOL_E_BROKEN },
+    { ESHUTDOWN, POOL_E_BROKEN },       { EBADF, POOL_E_BROKEN },
+    { ENOTSOCK, POOL_E_BROKEN },        { ENETRESET, POOL_E_BROKEN },
+    { ENETDOWN, POOL_E_BROKEN },        { ENETUNREACH, POOL_E_BROKEN },
+    { EHOSTDOWN, POOL_E_BROKEN },       { EHOSTUNREACH, POOL_E_BROKEN },
+    { EAFNOSUPPORT, POOL_E_ADDRESS },   { EPFNOSUPPORT, POOL_E_ADDRESS },
+    { EPROTONOSUPPORT, POOL_E_ADDRESS }, { EDESTADDRREQ, POOL_E_ADDRESS },
+    { ENAMETOOLONG, POOL_E_ADDRESS },   { ENODEV, POOL_E_ADDRESS },
+    { ENXIO, POOL_E_ADDRESS },          { EAGAIN, POOL_E_WOULD_BLOCK },
+    { EINPROGRESS, POOL_E_WOULD_BLOCK }, { EALREADY, POOL_E_WOULD_BLOCK },
+    { ECANCELED, POOL_E_CANCELED },     { EMSGSIZE, POOL_E_PROTOCOL },
+    { EBADMSG, POOL_E_PROTOCOL },       { EPROTO, POOL_E_PROTOCOL },
+};
+
+/* While connecting, a connection that breaks never was one. */
+static enum pool_status status_while_connecting(int error, enum pool_status status)
+{
+    switch (error) {
+    case ENOENT:                        /* a unix socket that is not there is a peer that is not there */
+        return POOL_E_REFUSED;
+    case ECONNRESET:
+    case ECONNABORTED:
+    case EPIPE:
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case ENETDOWN:
+    case EHOSTDOWN:
+    case ENETRESET:
+    case EINVAL:                        /* a blackhole route */
+        return POOL_E_CONNECT;
+    case EAGAIN:                        /* a unix listener whose backlog is full, to the end */
+        return POOL_E_TIMEOUT;
+    case EPROTOTYPE:
+    case ENOTDIR:
+    case ELOOP:
+        return POOL_E_ADDRESS;
+    default:
+        return status;
+    }
+}
+
+enum pool_status pl_status_of_errno(int error, enum pool_phase phase)
+{
+    enum pool_status status = error ? POOL_E_SYSTEM : POOL_OK;
+
+    for (size_t i = 0; i < PL_COUNT(classes); i++) {
+        if (classes[i].error == error)
+            status = classes[i].status;
+    }
+    if (phase == POOL_PHASE_CONNECT || phase == POOL_PHASE_RESOLVE)
+        return status_while_connecting(error, status);
+    if (phase >= POOL_PHASE_USE && status == POOL_E_TIMEOUT)
+        return POOL_E_BROKEN;           /* the kernel's own ETIMEDOUT: the peer fell silent for too long */
+    return status;
+}
+
+struct pl_failure pl_failure_of_errno(int error, enum pool_phase phase)
+{
+    return pl_failure_make(pl_status_of_errno(error, phase), phase, error);
+}
+
+struct pl_failure pl_failure_make(enum pool_status status, enum pool_phase phase, int cause)
+{
+    return (struct pl_failure){ .status = (int16_t)status, .phase = (uint8_t)phase, .cause = cause };
+}
+
+/* "500 ms: wait 471, connect 27", only what took any time. */
+static void write_spent(const struct pool_error *error, char *text, size_t size)
+{
+    uint64_t total = 0;
+    size_t length;
+
+    for (size_t i = 0; i < PL_COUNT(spent_names); i++)
+        total += error->spent_ms[i];
+    length = (size_t)snprintf(text, size, "%llu ms", (unsigned long long)total);
+    for (size_t i = 0; i < PL_COUNT(spent_names) && total; i++) {
+        if (error->spent_ms[i] && length < size)
+            length += (size_t)snprintf(text + length, size - length, "%s %s %u", strchr(text, ':') ? "," : ":",
+                                       spent_names[i], error->spent_ms[i]);
+    }
+}
+
+static void write_cause(const struct pl_failure *failure, char *text, size_t size)
+{
+    const char *name;
+
+    *text = '\0';
+    if (!failure->cause)
+        return;
+    if (failure->status == POOL_E_USER) {
+        snprintf(text, size, " (%d)", failure->cause);
+        return;
+    }
+    name = strerrorname_np(failure->cause);
+    snprintf(text, size, " (%s)", name ? name : "unknown errno");
+}
+
+static void write_sentence(const struct pl_failure *failure, const char *address, struct pool_error *error)
+{
+    char spent[128], cause[48], text[512] = "";
+
+    write_spent(error, spent, sizeof(spent));
+    write_cause(failure, cause, sizeof(cause));
+    snprintf(text, sizeof(text), "%.80s: %s%s%s%s, %s; %s", address && *address ? address : "pool",
+             pool_status_text(error->status), cause, failure->phase ? " while " : "", phase_names[failure->phase],
+             outcome_texts[failure->outcome], spent);
+    text[sizeof(error->text) - 1] = '\0';
+    memcpy(error->text, text, sizeof(error->text));
+}
+
+void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *spent, const char *address,
+                     struct pool_error *error)
+{
+    struct pool_error told = { .size = sizeof(told) };
+    size_t size;
+
+    if (!error)
+        return;
+    size = error->size ? error->size : sizeof(told);
+    told.status = (enum pool_status)failure->status;
+    told.phase = (enum pool_phase)failure->phase;
+    told.outcome = (enum pool_outcome)failure->outcome;
+    told.cause = failure->cause;
+    for (size_t i = 0; spent && i < PL_COUNT(told.spent_ms); i++)
+        told.spent_ms[i] = (uint32_t)(spent->ns[i] / PL_MS);
+    write_sentence(failure, address, &told);
+    told.size = error->size;
+    memcpy(error, &told, size < sizeof(told) ? size : sizeof(told));
+}

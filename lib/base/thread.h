@@ -1,0 +1,61 @@
+/* thread.h: what the library remembers for each thread that calls it: the cell it waits in, the connections it returned
+ * last, and its latest time stamp. Records are type-stable and reused when a thread ends, so whoever wakes a cell needs
+ * no lock and no reference on it: a wake-up that comes late is spurious for the cell's next owner, and every wait looks
+ * at its own condition again.
+ */
+#ifndef PL_BASE_THREAD_H
+#define PL_BASE_THREAD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/compiler.h"
+
+#define PL_RECENT 4                     /* addresses whose last connection a thread remembers */
+#define PL_RECENT_TEXT 72               /* longer address texts are looked up in the pool each time */
+
+/* The connection that this thread returned last for one peer. It is only a hint: whether the connection is still the
+ * one that was returned shows when its word, compared as a whole, is exactly `word`. */
+struct pl_recent {
+    void *pool, *peer, *connection;
+    uint64_t word;
+    uint64_t generation;                /* of the peer: it is a new one's memory when this differs */
+    char text[PL_RECENT_TEXT];          /* the address as this thread last spelled it; empty: unknown */
+};
+
+struct pl_thread {
+    struct pl_arena_node node;
+    struct {                            /* the cell: anybody may wake it */
+        pthread_mutex_t lock;
+        pthread_cond_t condition;
+        bool is_woken;
+    } cell;
+    /* the thread's own */
+    uint64_t id;                        /* never 0, never used again */
+    uint64_t stamp_ns;
+    void *dispatching;                  /* the mux whose batch this thread is running, or NULL */
+    void *callback;                     /* the connection whose event it is handling, or NULL */
+    unsigned next_recent;
+    struct pl_recent recent[PL_RECENT];
+};
+
+extern __thread struct pl_thread *pl_thread_current __attribute__((tls_model("initial-exec")));
+
+PL_COLD struct pl_thread *pl_thread_register(void);
+
+/* The running thread's record; NULL when there was no memory for one. */
+static inline struct pl_thread *pl_thread_self(void)
+{
+    return PL_LIKELY(pl_thread_current != NULL) ? pl_thread_current : pl_thread_register();
+}
+
+/* A stamp of "last used": the coarse clock, but greater than any that this thread took before. */
+uint64_t pl_thread_stamp(struct pl_thread *self, uint64_t at_least_ns);
+
+bool pl_thread_wait(struct pl_thread *self, uint64_t deadline_ns);     /* false: the deadline came first */
+void pl_thread_wake(struct pl_thread *thread);                          /* any thread */
+
+void pl_thread_library_end(void);       /* the library is being unloaded */
+
+#endif

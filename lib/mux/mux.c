@@ -1,0 +1,445 @@
+/* mux.c: the life of a mux and its batches. Locks: `shared.lock` is held for list and heap work only, never while a
+ * callback runs or the kernel waits.
+ */
+#include "mux/mux.h"
+
+#include <errno.h>
+
+#include "base/os.h"
+
+#define BATCH 256                       /* events taken from the kernel at once */
+#define INDEX_BITS 29
+
+uint64_t pl_mux_data(enum pl_watch_kind kind, uint32_t index, uint32_t birth)
+{
+    return (uint64_t)kind << (32 + INDEX_BITS) | (uint64_t)index << 32 | birth;
+}
+
+static uint64_t self_id(void)
+{
+    struct pl_thread *self = pl_thread_self();
+
+    return self ? self->id : UINT64_MAX;
+}
+
+bool pl_mux_is_dispatching(const struct pool_mux *mux)
+{
+    struct pl_thread *self = pl_thread_self();
+
+    return self && self->dispatching == mux;
+}
+
+bool pl_mux_is_here(const struct pool_mux *mux)
+{
+    if (pl_mux_is_dispatching(mux))
+        return true;
+    return !mux->has_thread && atomic_load(&mux->home) == self_id();
+}
+
+/* ---- timers; the lock is held in the functions whose names end in _locked */
+
+static void set_timer_fd_locked(struct pool_mux *mux)
+{
+    uint64_t first_ns = pl_timers_first(&mux->shared.timers);
+
+    if (first_ns == mux->shared.armed_ns)
+        return;
+    mux->shared.armed_ns = first_ns;
+    pl_os->timerfd_arm(mux->timer_fd, first_ns);
+}
+
+/* Inside a batch the end of the batch does it once for all. */
+static void timers_changed_locked(struct pool_mux *mux)
+{
+    if (!pl_mux_is_dispatching(mux))
+        set_timer_fd_locked(mux);
+}
+
+static void take_back_locked(struct pool_mux *mux, struct pl_timer *timer)
+{
+    pl_timers_disarm(&mux->shared.timers, timer);
+    if (pl_list_is_linked(&timer->due_link))
+        pl_list_unlink(&timer->due_link);
+}
+
+bool pl_mux_timer_open(struct pool_mux *mux, struct pl_timer *timer, pl_timer_fn *fire, void *user)
+{
+    bool has_room;
+
+    *timer = (struct pl_timer){ .fire = fire, .user = user };
+    pthread_mutex_lock(&mux->shared.lock);
+    has_room = pl_timers_reserve(&mux->shared.timers);
+    pthread_mutex_unlock(&mux->shared.lock);
+    return has_room;
+}
+
+void pl_mux_timer_close(struct pool_mux *mux, struct pl_timer *timer)
+{
+    pthread_mutex_lock(&mux->shared.lock);
+    take_back_locked(mux, timer);
+    while (mux->shared.firing == timer && !pl_mux_is_dispatching(mux))
+        pthread_cond_wait(&mux->shared.fired, &mux->shared.lock);
+    take_back_locked(mux, timer);       /* its callback may have armed it again */
+    pl_timers_unreserve(&mux->shared.timers);
+    timers_changed_locked(mux);
+    pthread_mutex_unlock(&mux->shared.lock);
+}
+
+void pl_mux_timer_arm(struct pool_mux *mux, struct pl_timer *timer, uint64_t deadline_ns)
+{
+    pthread_mutex_lock(&mux->shared.lock);
+    if (pl_list_is_linked(&timer->due_link))
+        pl_list_unlink(&timer->due_link);
+    pl_timers_arm(&mux->shared.timers, timer, deadline_ns);
+    timers_changed_locked(mux);
+    pthread_mutex_unlock(&mux->shared.lock);
+}
+
+void pl_mux_timer_disarm(struct pool_mux *mux, struct pl_timer *timer)
+{
+    pthread_mutex_lock(&mux->shared.lock);
+    take_back_locked(mux, timer);
+    timers_changed_locked(mux);
+    pthread_mutex_unlock(&mux->shared.lock);
+}
+
+static void fire_one(struct pool_mux *mux, struct pl_timer *timer)
+{
+    timer->fire(timer->user);           /* may close and free the timer */
+    pthread_mutex_lock(&mux->shared.lock);
+    mux->shared.firing = NULL;
+    pthread_cond_broadcast(&mux->shared.fired);
+    pthread_mutex_unlock(&mux->shared.lock);
+}
+
+static struct pl_timer *next_due(struct pool_mux *mux)
+{
+    struct pl_list *link;
+
+    pthread_mutex_lock(&mux->shared.lock);
+    link = pl_list_pop_front(&mux->shared.due);
+    mux->shared.firing = link ? pl_container(link, struct pl_timer, due_link) : NULL;
+    pthread_mutex_unlock(&mux->shared.lock);
+    return link ? pl_container(link, struct pl_timer, due_link) : NULL;
+}
+
+static void fire_timers(struct pool_mux *mux)
+{
+    struct pl_timer *timer;
+    uint64_t now_ns;
+
+    pthread_mutex_lock(&mux->shared.lock);
+    if (pl_timers_first(&mux->shared.timers) != PL_NEVER) {
+        now_ns = pl_os->now_ns();
+        while ((timer = pl_timers_pop_due(&mux->shared.timers, now_ns)))
+            pl_list_push_back(&mux->shared.due, &timer->due_link);
+    }
+    pthread_mutex_unlock(&mux->shared.lock);
+    while ((timer = next_due(mux)))
+        fire_one(mux, timer);
+}
+
+/* ---- posts */
+
+static void wake(struct pool_mux *mux)
+{
+    pl_os->eventfd_add(mux->wake_fd);
+}
+
+void pl_mux_post(struct pool_mux *mux, struct pl_post *post)
+{
+    bool is_first;
+
+    pthread_mutex_lock(&mux->shared.lock);
+    is_first = pl_list_is_empty(&mux->shared.posts);
+    pl_list_push_back(&mux->shared.posts, &post->link);
+    pthread_mutex_unlock(&mux->shared.lock);
+    if (is_first && !pl_mux_is_dispatching(mux))
+        wake(mux);
+}
+
+/* Runs what was posted until now; what these post in turn waits for the next batch. */
+static void run_posts(struct pool_mux *mux)
+{
+    struct pl_list now, *link;
+
+    pl_list_init(&now);
+    pthread_mutex_lock(&mux->shared.lock);
+    pl_list_move_all(&now, &mux->shared.posts);
+    pthread_mutex_unlock(&mux->shared.lock);
+    while ((link = pl_list_pop_front(&now))) {
+        struct pl_post *post = pl_container(link, struct pl_post, link);
+
+        post->run(post);
+    }
+}
+
+/* ---- batches */
+
+static void on_wake(struct pool_mux *mux, uint32_t index, uint32_t birth, uint32_t events)
+{
+    (void)index, (void)birth, (void)events;
+    pl_os->eventfd_drain(mux->wake_fd);
+}
+
+static void on_timer_fd(struct pool_mux *mux, uint32_t index, uint32_t birth, uint32_t events)
+{
+    (void)index, (void)birth, (void)events;
+    pthread_mutex_lock(&mux->shared.lock);
+    mux->shared.armed_ns = 0;           /* arming it anew clears it */
+    pthread_mutex_unlock(&mux->shared.lock);
+}
+
+static void hand_out(struct pool_mux *mux, const struct epoll_event *event)
+{
+    uint64_t data = event->data.u64;
+    unsigned kind = (unsigned)(data >> (32 + INDEX_BITS));
+    pl_watch_fn *on_watch = kind < PL_WATCH_KINDS ? atomic_load(&mux->on_watch[kind]) : NULL;
+
+    if (on_watch)
+        on_watch(mux, (uint32_t)(data >> 32) & ((1u << INDEX_BITS) - 1), (uint32_t)data, event->events);
+}
+
+static void finish_batch(struct pool_mux *mux)
+{
+    bool is_more;
+
+    pthread_mutex_lock(&mux->shared.lock);
+    set_timer_fd_locked(mux);
+    is_more = !pl_list_is_empty(&mux->shared.posts);
+    pthread_mutex_unlock(&mux->shared.lock);
+    if (is_more)
+        wake(mux);
+}
+
+/* One batch; the caller is the dispatcher. */
+static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_ms)
+{
+    struct epoll_event events[BATCH];
+    void *outer = self->dispatching;
+    int count;
+
+    count = pl_os->epoll_wait(mux->epoll_fd, events, BATCH, timeout_ms);
+    self->dispatching = mux;
+    if (count > 0)
+        atomic_fetch_add_explicit(&mux->wakeups, 1, memory_order_relaxed);
+    for (int i = 0; i < count; i++)
+        hand_out(mux, &events[i]);
+    fire_timers(mux);
+    run_posts(mux);
+    self->dispatching = outer;
+    finish_batch(mux);
+    return count;
+}
+
+static enum pool_status dispatch(struct pool_mux *mux, int timeout_ms)
+{
+    struct pl_thread *self = pl_thread_self();
+    uint64_t nobody = 0;
+    int count;
+
+    if (!self)
+        return POOL_E_MEMORY;
+    if (!atomic_compare_exchange_strong(&mux->dispatcher, &nobody, self->id))
+        return POOL_E_ARGUMENT;
+    if (!mux->has_thread)
+        atomic_store(&mux->home, self->id);
+    count = run_batch(mux, self, timeout_ms);
+    atomic_store(&mux->dispatcher, 0);
+    return count < 0 && count != -EINTR ? POOL_E_SYSTEM : POOL_OK;
+}
+
+bool pl_mux_run_here(struct pool_mux *mux)
+{
+    struct pl_thread *self = pl_thread_self();
+    uint64_t nobody = 0;
+
+    if (!self || !atomic_compare_exchange_strong(&mux->dispatcher, &nobody, self->id))
+        return false;
+    run_batch(mux, self, 0);
+    atomic_store(&mux->dispatcher, 0);
+    return true;
+}
+
+/* ---- life */
+
+static int open_descriptors(struct pool_mux *mux)
+{
+    mux->epoll_fd = pl_os->epoll_create();
+    if (mux->epoll_fd < 0)
+        goto no_epoll;
+    mux->wake_fd = pl_os->eventfd_create();
+    if (mux->wake_fd < 0)
+        goto no_wake;
+    mux->timer_fd = pl_os->timerfd_create();
+    if (mux->timer_fd < 0)
+        goto no_timer;
+    if (pl_mux_add(mux, mux->wake_fd, EPOLLIN, pl_mux_data(PL_WATCH_WAKE, 0, 0)) ||
+        pl_mux_add(mux, mux->timer_fd, EPOLLIN, pl_mux_data(PL_WATCH_TIMER, 0, 0)))
+        goto no_watch;
+    return POOL_OK;
+
+no_watch:
+    pl_os->close(mux->timer_fd);
+no_timer:
+    pl_os->close(mux->wake_fd);
+no_wake:
+    pl_os->close(mux->epoll_fd);
+no_epoll:
+    return POOL_E_RESOURCE;
+}
+
+enum pool_status pl_mux_add(struct pool_mux *mux, int fd, uint32_t events, uint64_t data)
+{
+    struct epoll_event event = { .events = events, .data = { .u64 = data } };
+
+    return pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? POOL_E_RESOURCE : POOL_OK;
+}
+
+/* What is still posted or due belongs to things that end with the mux: let it run, then close. */
+static void close_mux(struct pool_mux *mux)
+{
+    struct pl_thread *self = pl_thread_self();
+    void *outer = self ? self->dispatching : NULL;
+
+    if (self)
+        self->dispatching = mux;
+    run_posts(mux);
+    if (mux->end_extension)
+        mux->end_extension(mux);
+    if (self)
+        self->dispatching = outer;
+    pl_os->close(mux->timer_fd);
+    pl_os->close(mux->wake_fd);
+    pl_os->close(mux->epoll_fd);
+    pl_timers_fini(&mux->shared.timers);
+    pthread_cond_destroy(&mux->shared.fired);
+    pthread_mutex_destroy(&mux->shared.lock);
+    pl_os->free(mux);
+}
+
+static bool step(void *argument)
+{
+    struct pool_mux *mux = argument;
+
+    if (!atomic_load(&mux->is_stopped))
+        dispatch(mux, -1);
+    if (!atomic_load(&mux->is_stopped))
+        return true;
+    if (mux->ends_itself)
+        close_mux(mux);
+    return false;
+}
+
+enum pool_status pl_mux_open(struct pool_mux **opened, bool has_thread)
+{
+    struct pool_mux *mux = pl_zalloc(sizeof(*mux));
+    enum pool_status status;
+
+    *opened = NULL;
+    if (!mux)
+        return POOL_E_MEMORY;
+    mux->has_thread = has_thread;
+    atomic_init(&mux->refs, 1);
+    pthread_mutex_init(&mux->shared.lock, NULL);
+    pthread_cond_init(&mux->shared.fired, NULL);
+    pl_list_init(&mux->shared.posts);
+    pl_list_init(&mux->shared.due);
+    mux->shared.armed_ns = PL_NEVER;
+    atomic_init(&mux->on_watch[PL_WATCH_WAKE], on_wake);
+    atomic_init(&mux->on_watch[PL_WATCH_TIMER], on_timer_fd);
+    status = pl_thread_self() ? open_descriptors(mux) : POOL_E_MEMORY;
+    if (status)
+        goto no_descriptors;
+    if (!has_thread)
+        atomic_store(&mux->home, self_id());
+    else if (pl_os->thread_start(&mux->thread, step, mux))
+        goto no_thread;
+    *opened = mux;
+    return POOL_OK;
+
+no_thread:
+    pl_os->close(mux->timer_fd);
+    pl_os->close(mux->wake_fd);
+    pl_os->close(mux->epoll_fd);
+    status = POOL_E_RESOURCE;
+no_descriptors:
+    pthread_cond_destroy(&mux->shared.fired);
+    pthread_mutex_destroy(&mux->shared.lock);
+    pl_os->free(mux);
+    return status;
+}
+
+void pl_mux_ref(struct pool_mux *mux)
+{
+    atomic_fetch_add(&mux->refs, 1);
+}
+
+void pl_mux_unref(struct pool_mux *mux)
+{
+    if (atomic_fetch_sub(&mux->refs, 1) != 1)
+        return;
+    if (mux->has_thread && pl_mux_is_dispatching(mux)) {
+        pl_os->thread_detach(mux->thread);
+        mux->ends_itself = true;
+        atomic_store(&mux->is_stopped, true);
+        return;
+    }
+    atomic_store(&mux->is_stopped, true);
+    if (mux->has_thread) {
+        wake(mux);
+        pl_os->thread_join(mux->thread);
+    }
+    close_mux(mux);
+}
+
+/* ---- public */
+
+enum pool_status pool_mux_create(struct pool_mux **mux)
+{
+    return mux ? pl_mux_open(mux, false) : POOL_E_ARGUMENT;
+}
+
+void pool_mux_destroy(struct pool_mux *mux)
+{
+    if (mux)
+        pl_mux_unref(mux);
+}
+
+int pool_mux_fd(const struct pool_mux *mux)
+{
+    return mux ? mux->epoll_fd : -1;
+}
+
+enum pool_status pool_mux_dispatch(struct pool_mux *mux, uint32_t timeout_ms)
+{
+    enum pool_status status;
+
+    if (!mux)
+        return POOL_E_ARGUMENT;
+    pl_mux_ref(mux);
+    status = dispatch(mux, timeout_ms > INT32_MAX ? -1 : (int)timeout_ms);
+    pl_mux_unref(mux);
+    return status;
+}
+
+enum pool_status pool_mux_run(struct pool_mux *mux)
+{
+    enum pool_status status = POOL_OK;
+
+    if (!mux)
+        return POOL_E_ARGUMENT;
+    pl_mux_ref(mux);
+    while (!status && !atomic_exchange(&mux->is_stopped, false))
+        status = dispatch(mux, -1);
+    pl_mux_unref(mux);
+    return status;
+}
+
+void pool_mux_stop(struct pool_mux *mux)
+{
+    if (!mux)
+        return;
+    atomic_store(&mux->is_stopped, true);
+    wake(mux);
+}

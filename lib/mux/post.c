@@ -1,0 +1,92 @@
+/* post.c: the public posts and timers of a mux, which allocate what the inner ones ask their owners to hold. */
+#include <stddef.h>
+
+#include "base/os.h"
+#include "commpool/mux.h"
+#include "mux/mux.h"
+
+struct public_post {
+    struct pl_post post;
+    pool_post_fn *run;
+    void *user;
+};
+
+struct pool_timer {
+    struct pl_timer timer;
+    struct pool_mux *mux;
+    pool_post_fn *fire;
+    void *user;
+};
+
+static void run_public(struct pl_post *inner)
+{
+    struct public_post post = *pl_container(inner, struct public_post, post);
+
+    pl_os->free(inner);
+    post.run(post.user);
+}
+
+enum pool_status pool_mux_post(struct pool_mux *mux, pool_post_fn *run, void *user)
+{
+    struct public_post *post;
+
+    if (!mux || !run)
+        return POOL_E_ARGUMENT;
+    post = pl_zalloc(sizeof(*post));
+    if (!post)
+        return POOL_E_MEMORY;
+    *post = (struct public_post){ .post = { .run = run_public }, .run = run, .user = user };
+    pl_mux_post(mux, &post->post);
+    return POOL_OK;
+}
+
+static void fire_public(void *user)
+{
+    struct pool_timer *timer = user;
+
+    timer->fire(timer->user);
+}
+
+static uint64_t deadline_in(uint32_t ms)
+{
+    return ms == POOL_NONE ? PL_NEVER : pl_after(pl_os->now_ns(), ms == POOL_ZERO ? 0 : ms * PL_MS);
+}
+
+enum pool_status pool_mux_after(struct pool_mux *mux, uint32_t ms, pool_post_fn *fire, void *user,
+                                struct pool_timer **opened)
+{
+    struct pool_timer *timer;
+
+    if (!mux || !fire || !opened)
+        return POOL_E_ARGUMENT;
+    *opened = NULL;
+    timer = pl_zalloc(sizeof(*timer));
+    if (!timer)
+        return POOL_E_MEMORY;
+    *timer = (struct pool_timer){ .mux = mux, .fire = fire, .user = user };
+    if (!pl_mux_timer_open(mux, &timer->timer, fire_public, timer)) {
+        pl_os->free(timer);
+        return POOL_E_MEMORY;
+    }
+    pl_mux_ref(mux);
+    *opened = timer;
+    pl_mux_timer_arm(mux, &timer->timer, deadline_in(ms));
+    return POOL_OK;
+}
+
+enum pool_status pool_timer_again(struct pool_timer *timer, uint32_t ms)
+{
+    if (!timer)
+        return POOL_E_ARGUMENT;
+    pl_mux_timer_arm(timer->mux, &timer->timer, deadline_in(ms));
+    return POOL_OK;
+}
+
+void pool_timer_cancel(struct pool_timer *timer)
+{
+    if (!timer)
+        return;
+    pl_mux_timer_close(timer->mux, &timer->timer);
+    pl_mux_unref(timer->mux);
+    pl_os->free(timer);
+}

@@ -1,0 +1,167 @@
+/* connection.c: slots, and the identity of their sockets. */
+#include "net/connection.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/os.h"
+
+#define FD_CHUNK 1024u
+#define FD_CHUNKS 4096u                 /* descriptors up to four million are looked up here */
+
+static struct pl_arena connections = PL_ARENA_INIT(connections, struct pl_connection, NULL);
+
+/* For each descriptor number, the slot whose socket it is, plus one. Entries are hints: who follows one compares. */
+static _Atomic(_Atomic uint32_t *) fd_chunks[FD_CHUNKS];
+
+struct pl_connection *pl_connection_take(void)
+{
+    struct pl_connection *connection = pl_arena_take(&connections);
+    uint32_t birth;
+
+    if (!connection)
+        return NULL;
+    birth = atomic_load(&connection->birth) + 1;
+    memset((char *)connection + offsetof(struct pl_connection, peer), 0,
+           sizeof(*connection) - offsetof(struct pl_connection, peer));
+    atomic_store(&connection->birth, birth);
+    connection->fd = -1;
+    pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_OPENING));
+    return connection;
+}
+
+void pl_connection_give(struct pl_connection *connection)
+{
+    uint64_t word = atomic_load(&connection->word);
+
+    pl_assert(!(word & (PL_LISTED | PL_PIN_MASK)));
+    pl_word_move(&connection->word, pl_word_handed(word, PL_FREE));
+    if (!pl_word_is_used_up(word))
+        pl_arena_give(&connections, connection);
+}
+
+struct pl_connection *pl_connection_at(uint32_t index)
+{
+    return pl_arena_at(&connections, index);
+}
+
+void pl_connection_library_end(void)
+{
+    for (size_t i = 0; i < FD_CHUNKS; i++) {
+        _Atomic uint32_t *chunk = atomic_exchange(&fd_chunks[i], NULL);
+
+        if (chunk)
+            pl_os->unmap((void *)(uintptr_t)chunk, FD_CHUNK * sizeof(*chunk));
+    }
+    pl_arena_release(&connections);
+}
+
+static int read_cookie(int fd, uint64_t *cookie)
+{
+    socklen_t size = sizeof(*cookie);
+
+    return pl_os->getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, &size);
+}
+
+int pl_connection_remember(struct pl_connection *connection)
+{
+    return read_cookie(connection->fd, &connection->cookie);
+}
+
+bool pl_connection_is_ours(const struct pl_connection *connection)
+{
+    uint64_t cookie;
+
+    return connection->fd >= 0 && read_cookie(connection->fd, &cookie) == 0 && cookie == connection->cookie;
+}
+
+void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux)
+{
+    struct epoll_event none = { 0 };
+
+    if (connection->fd < 0)
+        return;
+    pl_fd_table_clear(connection->fd, connection);
+    if (pl_connection_is_ours(connection)) {
+        pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_DEL, connection->fd, &none);
+        if (atomic_load(&connection->doom) != PL_DOOM_STOLEN)   /* else the program said that it is not ours to close */
+            pl_os->close(connection->fd);
+    }
+    connection->fd = -1;
+}
+
+void pl_connection_shut(struct pl_connection *connection)
+{
+    if (pl_connection_is_ours(connection))
+        pl_os->shutdown(connection->fd, SHUT_RDWR);
+}
+
+enum pl_health pl_connection_peek(struct pl_connection *connection)
+{
+    char byte;
+    ssize_t got;
+
+    do
+        got = pl_os->recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    while (got == -EINTR);
+    if (got > 0)
+        return PL_UNASKED_DATA;
+    return got == -EAGAIN ? PL_HEALTHY : PL_ENDED;
+}
+
+bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, uint32_t events)
+{
+    struct epoll_event event = {
+        .events = events | EPOLLONESHOT,
+        .data = { .u64 = pl_mux_data(PL_WATCH_CONNECTION, connection->node.index, pl_get(connection->birth)) },
+    };
+
+    return pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event) == 0;
+}
+
+/* ---- numbers */
+
+static _Atomic uint32_t *fd_entry(int fd, bool make)
+{
+    unsigned chunk_index = (unsigned)fd / FD_CHUNK;
+    _Atomic uint32_t *chunk, *other = NULL;
+
+    if (fd < 0 || chunk_index >= FD_CHUNKS)
+        return NULL;
+    chunk = atomic_load(&fd_chunks[chunk_index]);
+    if (!chunk && make) {
+        chunk = pl_os->map(FD_CHUNK * sizeof(*chunk));
+        if (!chunk)
+            return NULL;                /* the number is then only missing in pool_mark_as_dead's shortcut */
+        if (!atomic_compare_exchange_strong(&fd_chunks[chunk_index], &other, chunk)) {
+            pl_os->unmap((void *)(uintptr_t)chunk, FD_CHUNK * sizeof(*chunk));
+            chunk = other;
+        }
+    }
+    return chunk ? &chunk[(unsigned)fd % FD_CHUNK] : NULL;
+}
+
+void pl_fd_table_set(int fd, struct pl_connection *connection)
+{
+    _Atomic uint32_t *entry = fd_entry(fd, true);
+
+    if (entry)
+        atomic_store(entry, connection->node.index + 1);
+}
+
+void pl_fd_table_clear(int fd, const struct pl_connection *connection)
+{
+    _Atomic uint32_t *entry = fd_entry(fd, false);
+    uint32_t index = connection->node.index + 1;
+
+    if (entry)
+        atomic_compare_exchange_strong(entry, &index, 0);
+}
+
+struct pl_connection *pl_fd_table_get(int fd)
+{
+    _Atomic uint32_t *entry = fd_entry(fd, false);
+    uint32_t index = entry ? atomic_load(entry) : 0;
+
+    return index ? pl_connection_at(index - 1) : NULL;
+}

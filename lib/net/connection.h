@@ -1,0 +1,131 @@
+/* connection.h: one socket with its ownership word, its identity and the accounts of who has it.
+ *
+ * Connections live in an arena: their memory is type-stable, so anybody may read the word of one at any time. All other
+ * fields belong to whoever owns the word or pins it; fields that statistics read meanwhile are atomic.
+ *
+ * A connection knows its peer only as an opaque pointer: the pool layer's.
+ */
+#ifndef PL_NET_CONNECTION_H
+#define PL_NET_CONNECTION_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/failure.h"
+#include "base/list.h"
+#include "commpool/observe.h"
+#include "mux/mux.h"
+#include "net/word.h"
+
+struct pl_peer;
+struct pl_dial;
+struct pl_channel;
+struct pl_input;
+
+/* Bounds that the pool sets on what one connection does, in milliseconds and bytes. POOL_NONE: no bound. */
+struct pl_limits {
+    uint32_t read_ms, write_ms, max_line;
+};
+
+/* Why operations on a held connection fail from now on, whoever said so. The first one stays. */
+enum pl_doom {
+    PL_DOOM_NONE,
+    PL_DOOM_STOLEN,                     /* the number is somebody else's socket */
+    PL_DOOM_POOL,                       /* the pool was destroyed */
+    PL_DOOM_STALE_COPY                  /* it was given back while an operation on it was under way */
+};
+
+/* What happened in a loan. */
+enum {
+    PL_MARK_SENT = 1, PL_MARK_RECEIVED = 2,     /* anything at all */
+    PL_MARK_AWAITS = 4,                         /* the last thing on it was a send */
+    PL_MARK_FAILED = 8,                         /* an operation did */
+    PL_MARK_UNREAD = 16,                        /* bytes were read ahead and not taken */
+    PL_MARK_REUSED = 32,                        /* the connection had served before; no dirt */
+    PL_MARK_READING = 64,                       /* a receiving operation is under way */
+    PL_MARK_DIRT = PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING
+};
+
+/* One loan: from borrow to return. Its fields are atomic because a program may misuse two copies of a handle at once. */
+struct pl_lease {
+    uint64_t start_ns;                  /* when the call began, by the coarse clock: up to a step too early */
+    _Atomic uint64_t deadline_ns;       /* 0: not worked out yet, the first operation does it from start_ns */
+    uint64_t lent_ns;                   /* when the connection was handed over; only kept for observers */
+    uint32_t timeout_ms;
+    uint32_t flags;                     /* of the call */
+    _Atomic uint32_t marks;
+};
+
+struct pl_connection {
+    struct pl_arena_node node;
+    _Alignas(PL_LINE) _Atomic uint64_t word;
+    struct pl_peer *peer;
+    struct pool_mux *mux;
+    int fd;
+    _Atomic uint32_t birth;             /* in the data of its events; one more each time the slot is used */
+    _Atomic uint64_t last_used_ns;
+    _Atomic uint64_t expires_ns;        /* by max_age_ms; PL_NEVER: does not; 0: not to be lent again */
+    _Atomic uint64_t uses;              /* loans of this connection */
+    uint64_t max_uses;
+    struct pl_lease lease;
+    uint64_t cookie;                    /* the kernel's name of our socket */
+    _Atomic uint64_t bytes_in, bytes_out;
+    _Atomic uint32_t doom;              /* enum pl_doom */
+    _Atomic uint32_t armed_ms;          /* SO_RCVTIMEO as set now; 0: none */
+    _Atomic uint64_t failure;           /* the last one, packed (pl_failure_pack) */
+    const struct pl_limits *limits;     /* its pool's; fixed */
+    uint64_t id;                        /* in its pool, from 1 */
+    uint64_t opened_ns;
+    _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
+    _Atomic bool missed_event;          /* the mux saw an event while the connection was being parked */
+    bool is_armed;                      /* the mux watches it: it was parked when it was taken */
+    uint8_t close_reason;               /* enum pool_close_reason, once it is known */
+    struct pl_list all_link;            /* in its peer's list of all; peer lock */
+    struct pl_list idle_link;           /* in its peer's list of idle ones; peer lock; linked while the word says listed */
+    struct pl_list lru_link;            /* in the mux's list of parked ones, oldest first; room lock */
+    struct pl_dial *dial;               /* while it is being opened */
+    struct pl_input *input;             /* bytes read ahead by recv_until; NULL until needed */
+    struct pl_channel *_Atomic channel; /* event-driven use and actor; NULL until needed */
+};
+
+struct pl_connection *pl_connection_take(void);                 /* FREE, owned by the caller; NULL: no memory */
+void pl_connection_give(struct pl_connection *connection);      /* CLOSING to FREE */
+struct pl_connection *pl_connection_at(uint32_t index);
+void pl_connection_library_end(void);
+
+/* Whose number is it? All three ask the kernel each time. */
+int pl_connection_remember(struct pl_connection *connection);   /* reads the cookie of its new socket */
+bool pl_connection_is_ours(const struct pl_connection *connection);
+void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux);   /* unless it is not ours */
+void pl_connection_shut(struct pl_connection *connection);      /* wakes whoever waits on it; unless it is not ours */
+
+/* What a look at an idle connection shows. */
+enum pl_health { PL_HEALTHY, PL_UNASKED_DATA, PL_ENDED };
+enum pl_health pl_connection_peek(struct pl_connection *connection);
+
+/* Watches or does not; false: the number is not ours any more. */
+bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, uint32_t events);
+
+/* Which connection a number belongs to, process-wide. */
+void pl_fd_table_set(int fd, struct pl_connection *connection);     /* from birth */
+void pl_fd_table_clear(int fd, const struct pl_connection *connection);
+struct pl_connection *pl_fd_table_get(int fd);
+
+/* Relaxed access, for fields that one thread writes and others may look at. */
+#define pl_get(field) atomic_load_explicit(&(field), memory_order_relaxed)
+#define pl_set(field, value) atomic_store_explicit(&(field), (value), memory_order_relaxed)
+#define pl_add(field, value) pl_set(field, pl_get(field) + (value))
+
+static inline struct pl_connection *pl_connection_of(struct pool_slot *slot)
+{
+    return (struct pl_connection *)(void *)slot;
+}
+
+static inline struct pool_conn pl_connection_handle(struct pl_connection *connection, uint64_t word)
+{
+    return (struct pool_conn){ (struct pool_slot *)(void *)connection, pl_word_serial(word) };
+}
+
+#endif

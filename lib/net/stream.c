@@ -1,0 +1,402 @@
+/* stream.c: how a borrower waits. Connected sockets are in blocking mode, so one recv is one system call; the kernel's
+ * own receive timeout is late by design, so it is set to a bucket that surely ends before the deadline, and ppoll waits
+ * the exact rest. Sends never block in send: what does not fit waits in ppoll.
+ */
+#include "net/stream.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/time.h>
+
+#include "base/os.h"
+
+#define EXACT_NS (50 * PL_MS)           /* with less time left than this only ppoll is exact enough */
+#define BUCKET_MAX_MS (1u << 20)
+#define OUT_OF_TIME (-ETIME)            /* ours; the kernel's ETIMEDOUT means that the peer fell silent */
+#define INPUT_FIRST 2048u
+#define PIECES 64
+
+uint64_t pl_stream_deadline(struct pl_connection *connection, uint64_t now_ns)
+{
+    struct pl_lease *lease = &connection->lease;
+    uint64_t deadline_ns = pl_get(lease->deadline_ns), start_ns;
+
+    if (deadline_ns)
+        return deadline_ns;
+    start_ns = lease->start_ns + pl_os->coarse_step_ns();       /* the coarse clock was at most a step behind */
+    if (start_ns > now_ns)
+        start_ns = now_ns;
+    deadline_ns = lease->timeout_ms == POOL_NONE ? PL_NEVER : pl_after(start_ns, lease->timeout_ms * PL_MS);
+    pl_set(lease->deadline_ns, deadline_ns);
+    return deadline_ns;
+}
+
+uint32_t pl_stream_bucket_ms(uint64_t left_ns, uint32_t armed_ms)
+{
+    uint64_t left_ms = left_ns / PL_MS, bucket_ms = BUCKET_MAX_MS;
+
+    while (bucket_ms > 1 && bucket_ms * 115 / 100 + 10 > left_ms)
+        bucket_ms /= 2;
+    if (armed_ms && armed_ms <= bucket_ms && armed_ms >= bucket_ms / 8)
+        return 0;
+    return (uint32_t)bucket_ms;
+}
+
+enum pool_status pl_stream_doom(const struct pl_connection *connection)
+{
+    switch ((enum pl_doom)atomic_load(&connection->doom)) {
+    case PL_DOOM_STOLEN:
+        return POOL_E_BROKEN;
+    case PL_DOOM_POOL:
+        return POOL_E_CLOSING;
+    case PL_DOOM_STALE_COPY:
+        return POOL_E_ARGUMENT;
+    case PL_DOOM_NONE:
+        break;
+    }
+    return POOL_OK;
+}
+
+static enum pool_outcome outcome_of(uint32_t marks)
+{
+    if (marks & PL_MARK_RECEIVED)
+        return POOL_ANSWERED;
+    return marks & PL_MARK_SENT ? POOL_MAYBE_SENT : POOL_NOT_SENT;
+}
+
+static void mark(struct pl_connection *connection, uint32_t set, uint32_t clear)
+{
+    uint32_t seen = pl_get(connection->lease.marks), next;
+
+    do {
+        next = (seen & ~clear) | set;
+    } while (next != seen && !atomic_compare_exchange_weak(&connection->lease.marks, &seen, next));
+}
+
+enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status, int cause)
+{
+    enum pool_phase phase = connection->is_prepared ? POOL_PHASE_USE : POOL_PHASE_SETUP;
+    struct pl_failure failure = pl_failure_make(status, phase, cause);
+
+    failure.outcome = (uint8_t)outcome_of(pl_get(connection->lease.marks));
+    pl_set(connection->failure, pl_failure_pack(failure));
+    mark(connection, PL_MARK_FAILED, 0);
+    return status;
+}
+
+/* `error` is a positive errno of the door, or ETIME for our own deadline. */
+static enum pool_status fail_with(struct pl_connection *connection, int error)
+{
+    uint32_t marks = pl_get(connection->lease.marks);
+    enum pool_status doom = pl_stream_doom(connection);
+
+    if (doom)
+        return pl_stream_fail(connection, doom, doom == POOL_E_BROKEN ? EBADF : 0);
+    if (error == EAGAIN)
+        return POOL_E_WOULD_BLOCK;      /* on the mux's thread: nothing failed, it may be tried again */
+    if (error == ETIME)
+        return pl_stream_fail(connection, marks & (PL_MARK_SENT | PL_MARK_RECEIVED) ? POOL_E_TIMEOUT_IN_TRANSFER
+                                                                                     : POOL_E_TIMEOUT, ETIMEDOUT);
+    return pl_stream_fail(connection, pl_status_of_errno(error, POOL_PHASE_USE), error);
+}
+
+static enum pool_status fail_at_end(struct pl_connection *connection, bool is_inside_message)
+{
+    enum pool_status doom = pl_stream_doom(connection);
+
+    if (doom)
+        return pl_stream_fail(connection, doom, doom == POOL_E_BROKEN ? EBADF : 0);
+    return pl_stream_fail(connection, is_inside_message ? POOL_E_BROKEN : POOL_E_CLOSED, 0);
+}
+
+static uint64_t operation_deadline(struct pl_connection *connection, uint32_t own_ms, uint64_t now_ns)
+{
+    uint64_t whole_ns = pl_stream_deadline(connection, now_ns);
+    uint64_t own_ns = own_ms == POOL_NONE ? PL_NEVER : pl_after(now_ns, own_ms * PL_MS);
+
+    return own_ns < whole_ns ? own_ns : whole_ns;
+}
+
+static ssize_t wait_for(struct pl_connection *connection, short events, uint64_t deadline_ns)
+{
+    struct pollfd polled = { .fd = connection->fd, .events = events };
+    int ready = pl_os->poll_until(&polled, 1, deadline_ns);
+
+    if (ready == 0)
+        return OUT_OF_TIME;
+    return ready == -EINTR ? 0 : ready;
+}
+
+/* False: the number is not ours any more, and nothing was set. */
+static bool set_receive_timeout(struct pl_connection *connection, uint64_t left_ns)
+{
+    uint32_t bucket_ms = pl_stream_bucket_ms(left_ns, pl_get(connection->armed_ms));
+    struct timeval wait = { .tv_sec = bucket_ms / 1000, .tv_usec = (suseconds_t)(bucket_ms % 1000) * 1000 };
+
+    if (!bucket_ms)
+        return true;
+    if (!pl_connection_is_ours(connection))
+        return false;
+    if (pl_os->setsockopt(connection->fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) == 0)
+        pl_set(connection->armed_ms, bucket_ms);
+    return true;
+}
+
+/* Waits for at least one byte. > 0: bytes; 0: the peer's end; < 0: negative errno, OUT_OF_TIME. */
+static ssize_t receive(struct pl_connection *connection, void *buffer, size_t size)
+{
+    uint64_t now_ns = pl_os->now_ns();
+    uint64_t deadline_ns = operation_deadline(connection, connection->limits->read_ms, now_ns);
+    bool may_wait = !pl_mux_is_here(connection->mux);
+    ssize_t got = -EAGAIN;
+
+    if (may_wait && deadline_ns > now_ns && deadline_ns - now_ns >= EXACT_NS) {
+        if (!set_receive_timeout(connection, deadline_ns - now_ns))
+            return -EBADF;
+        if (pl_get(connection->armed_ms))
+            got = pl_os->recv(connection->fd, buffer, size, 0);
+    }
+    while (got == -EAGAIN || got == -EINTR) {
+        got = pl_os->recv(connection->fd, buffer, size, MSG_DONTWAIT);
+        if ((got != -EAGAIN && got != -EINTR) || !may_wait)
+            break;
+        got = wait_for(connection, POLLIN, deadline_ns);
+        if (got < 0)
+            return got;
+        got = -EAGAIN;
+    }
+    if (got > 0) {
+        mark(connection, PL_MARK_RECEIVED, PL_MARK_AWAITS);
+        pl_add(connection->bytes_in, (uint64_t)got);
+        pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
+    }
+    return got;
+}
+
+/* ---- sending */
+
+/* Leaves out the first `sent` bytes. */
+static void advance(struct iovec *pieces, int *first, int count, size_t sent)
+{
+    while (*first < count && sent >= pieces[*first].iov_len) {
+        sent -= pieces[*first].iov_len;
+        ++*first;
+    }
+    if (*first < count) {
+        pieces[*first].iov_base = (char *)pieces[*first].iov_base + sent;
+        pieces[*first].iov_len -= sent;
+    }
+}
+
+static ssize_t send_some(struct pl_connection *connection, struct iovec *pieces, int count)
+{
+    struct msghdr message = { .msg_iov = pieces, .msg_iovlen = (size_t)count };
+
+    if (count == 1)
+        return pl_os->send(connection->fd, pieces->iov_base, pieces->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return pl_os->sendmsg(connection->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void note_sent(struct pl_connection *connection, ssize_t sent, uint64_t now_ns)
+{
+    mark(connection, PL_MARK_SENT | PL_MARK_AWAITS, 0);
+    pl_add(connection->bytes_out, (uint64_t)sent);
+    pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
+}
+
+static enum pool_status send_pieces(struct pl_connection *connection, struct iovec *pieces, int count)
+{
+    uint64_t now_ns = pl_os->now_ns();
+    uint64_t deadline_ns = operation_deadline(connection, connection->limits->write_ms, now_ns);
+    bool may_wait = !pl_mux_is_here(connection->mux), has_sent = false;
+    ssize_t sent;
+    int first = 0;
+
+    advance(pieces, &first, count, 0);                  /* empty pieces would look like nothing sent */
+    while (first < count) {
+        sent = send_some(connection, pieces + first, count - first);
+        if (sent >= 0) {
+            note_sent(connection, sent, now_ns);
+            has_sent = true;
+            advance(pieces, &first, count, (size_t)sent);
+            continue;
+        }
+        if (sent == -EAGAIN && may_wait)
+            sent = wait_for(connection, POLLOUT, deadline_ns);
+        if (sent == -EAGAIN && has_sent)
+            return pl_stream_fail(connection, POOL_E_WOULD_BLOCK, EAGAIN);      /* half of it is on the wire */
+        if (sent < 0 && sent != -EINTR)
+            return fail_with(connection, (int)-sent);
+    }
+    return POOL_OK;
+}
+
+enum pool_status pl_stream_send(struct pl_connection *connection, const struct iovec *pieces, int count)
+{
+    enum pool_status status = POOL_OK;
+    struct iovec some[PIECES];
+
+    if (pl_stream_doom(connection))
+        return fail_with(connection, EBADF);
+    while (count > 0 && !status) {
+        int now = count < PIECES ? count : PIECES;
+
+        memcpy(some, pieces, (size_t)now * sizeof(*some));
+        status = send_pieces(connection, some, now);
+        pieces += now;
+        count -= now;
+    }
+    return status;
+}
+
+/* ---- receiving; only one operation at a time reads a connection, or the bytes read ahead would be torn */
+
+static enum pool_status begin_reading(struct pl_connection *connection)
+{
+    if (atomic_fetch_or(&connection->lease.marks, PL_MARK_READING) & PL_MARK_READING)
+        return POOL_E_ARGUMENT;
+    return pl_stream_doom(connection) ? fail_with(connection, EBADF) : POOL_OK;
+}
+
+static enum pool_status end_reading(struct pl_connection *connection, enum pool_status status)
+{
+    struct pl_input *input = connection->input;
+    bool is_unread = input && input->start < input->end;
+
+    mark(connection, is_unread ? PL_MARK_UNREAD : 0, PL_MARK_READING | (is_unread ? 0 : PL_MARK_UNREAD));
+    return status;
+}
+
+static size_t take_ahead(struct pl_connection *connection, void *buffer, size_t size)
+{
+    struct pl_input *input = connection->input;
+    size_t have = input ? input->end - input->start : 0;
+
+    if (size > have)
+        size = have;
+    if (size) {
+        memcpy(buffer, input->data + input->start, size);
+        input->start += size;
+    }
+    return size;
+}
+
+enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, size_t size, size_t *got)
+{
+    enum pool_status status = begin_reading(connection);
+    ssize_t received;
+
+    *got = 0;
+    if (status == POOL_E_ARGUMENT)
+        return status;
+    if (!status && size) {
+        *got = take_ahead(connection, buffer, size);
+        received = *got ? (ssize_t)*got : receive(connection, buffer, size);
+        if (received > 0)
+            *got = (size_t)received;
+        else
+            status = received ? fail_with(connection, (int)-received) : fail_at_end(connection, false);
+    }
+    return end_reading(connection, status);
+}
+
+enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *buffer, size_t size)
+{
+    enum pool_status status = begin_reading(connection);
+    ssize_t received;
+    size_t have;
+
+    if (status == POOL_E_ARGUMENT)
+        return status;
+    have = status ? 0 : take_ahead(connection, buffer, size);
+    while (!status && have < size) {
+        received = receive(connection, (char *)buffer + have, size - have);
+        if (received > 0)
+            have += (size_t)received;
+        else
+            status = received ? fail_with(connection, (int)-received) : fail_at_end(connection, have > 0);
+    }
+    return end_reading(connection, status);
+}
+
+/* Room behind the unread bytes for at least one more; false: no memory. */
+static bool make_room(struct pl_connection *connection)
+{
+    struct pl_input *input = connection->input;
+    size_t have = input ? input->end - input->start : 0;
+    size_t capacity = input ? input->capacity : 0;
+
+    if (input && input->start) {
+        memmove(input->data, input->data + input->start, have);
+        input->start = 0;
+        input->end = have;
+    }
+    if (have < capacity)
+        return true;
+    capacity = capacity ? capacity * 2 : INPUT_FIRST;
+    input = pl_os->realloc(input, sizeof(*input) + capacity);
+    if (!input)
+        return false;
+    *input = (struct pl_input){ .end = have, .capacity = capacity };
+    connection->input = input;
+    return true;
+}
+
+static enum pool_status read_ahead(struct pl_connection *connection)
+{
+    struct pl_input *input;
+    ssize_t received;
+
+    if (!make_room(connection))
+        return pl_stream_fail(connection, POOL_E_MEMORY, ENOMEM);
+    input = connection->input;
+    received = receive(connection, input->data + input->end, input->capacity - input->end);
+    if (received > 0) {
+        input->end += (size_t)received;
+        return POOL_OK;
+    }
+    return received ? fail_with(connection, (int)-received) : fail_at_end(connection, input->end > input->start);
+}
+
+/* The length of the unread bytes up to and with the delimiter; 0: it is not there yet. The first `seen` need no look. */
+static size_t find(const struct pl_input *input, struct pool_bytes delimiter, size_t seen)
+{
+    const char *unread = input->data + input->start, *found;
+
+    seen = seen >= delimiter.size ? seen - delimiter.size + 1 : 0;
+    found = memmem(unread + seen, input->end - input->start - seen, delimiter.data, delimiter.size);
+    return found ? (size_t)(found - unread) + delimiter.size : 0;
+}
+
+enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct pool_bytes delimiter,
+                                      struct pool_bytes *bytes)
+{
+    enum pool_status status = begin_reading(connection);
+    size_t seen = 0, length = 0, max_line = connection->limits->max_line;
+    struct pl_input *input;
+
+    if (status == POOL_E_ARGUMENT)
+        return status;
+    while (!status) {
+        input = connection->input;
+        length = input ? find(input, delimiter, seen) : 0;
+        seen = input ? input->end - input->start : 0;
+        if (length || seen > max_line)
+            break;
+        status = read_ahead(connection);
+    }
+    if (!status && (!length || length > max_line))
+        status = pl_stream_fail(connection, POOL_E_PROTOCOL, 0);
+    if (!status) {
+        *bytes = (struct pool_bytes){ input->data + input->start, length };
+        input->start += length;
+    }
+    return end_reading(connection, status);
+}
+
+void pl_stream_drop_input(struct pl_connection *connection)
+{
+    pl_os->free(connection->input);
+    connection->input = NULL;
+}

@@ -1,0 +1,475 @@
+/* borrow.c: the warm path, the looks at a connection before it is lent, the wait, and the return.
+ *
+ * The warm path is one swap of the word of the connection that this thread returned last, and one swap back. Because the
+ * whole word must be what it was, nothing else has to be looked at to know that it is the same connection of the same
+ * peer, idle ever since.
+ */
+#include "pool/borrow.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "net/stream.h"
+#include "pool/channel.h"
+#include "pool/decide.h"
+#include "pool/events.h"
+#include "pool/open.h"
+#include "pool/recent.h"
+
+const char *pl_borrow_text(const struct pl_borrow *borrow)
+{
+    return borrow->address ? borrow->address : borrow->peer ? borrow->peer->text : NULL;
+}
+
+/* ---- a lease */
+
+static void begin_lease(struct pl_connection *connection, uint32_t timeout_ms, uint32_t flags)
+{
+    struct pl_lease *lease = &connection->lease;
+    uint64_t uses = pl_get(connection->uses);
+
+    lease->timeout_ms = timeout_ms;
+    lease->flags = flags;
+    pl_set(lease->marks, uses ? PL_MARK_REUSED : 0);
+    pl_set(connection->uses, uses + 1);
+}
+
+static uint32_t timeout_of(const struct pool *pool, const struct pool_call *call)
+{
+    if (!call || !call->timeout_ms)
+        return pool->settings.options.timeout_ms;
+    return call->timeout_ms == POOL_ZERO ? 0 : call->timeout_ms;
+}
+
+/* ---- looks before lending */
+
+/* The connection is not to be lent. Data for an actor sends it to the mux, anything else ends it. */
+static void put_aside(struct pl_connection *connection, enum pl_health health)
+{
+    uint64_t seen = atomic_load(&connection->word);
+
+    if (health == PL_UNASKED_DATA && pl_channel_has_actor(connection) && !(seen & PL_PIN_MASK) &&
+        pl_word_become_state(&connection->word, seen, PL_MUX))
+        pl_channel_post_hear(connection);
+    else
+        pl_peer_close(connection, POOL_CLOSE_PEER);
+}
+
+static bool is_still_ours(struct pl_connection *connection, enum pool_check check)
+{
+    if (connection->is_armed) {
+        connection->is_armed = false;
+        return pl_connection_arm(connection, connection->mux, 0);       /* ENOENT proves a theft */
+    }
+    return check != POOL_CHECK_ALWAYS || pl_connection_is_ours(connection);
+}
+
+/* Looks at an idle connection that was just taken (LENT). False: it was no good and is dealt with. */
+static bool is_fit(struct pl_connection *connection, enum pool_check check)
+{
+    bool was_parked = connection->is_armed;
+    enum pl_health health;
+
+    if (!is_still_ours(connection, check)) {
+        pl_peer_close(connection, POOL_CLOSE_STOLEN);
+        return false;
+    }
+    if (check == POOL_CHECK_NEVER || (check == POOL_CHECK_PARKED && !was_parked))
+        return true;
+    health = pl_connection_peek(connection);
+    if (health == PL_HEALTHY)
+        return true;
+    put_aside(connection, health);
+    return false;
+}
+
+/* ---- the warm path */
+
+static const struct pool_call no_call;
+
+static bool is_simple(const struct pool *pool, const struct pool_call *call)
+{
+    return pool && pool->settings.is_plain && atomic_load_explicit(&pool->state, memory_order_relaxed) == PL_POOL_LIVE &&
+           call->size <= sizeof(*call) && !call->deadline_ns && !call->ticket && !call->on_part && !call->on_error &&
+           !(call->flags & ~(uint32_t)(POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY));
+}
+
+/* Takes exactly the connection that this thread returned last, if nothing happened to it since. */
+static struct pl_connection *take_recent(struct pl_recent *recent, uint64_t *word)
+{
+    struct pl_connection *connection = recent->connection;
+    uint64_t seen;
+
+    if (!connection)
+        return NULL;
+    seen = atomic_load_explicit(&connection->word, memory_order_relaxed);
+    if (seen != recent->word && seen != pl_word_with(recent->word, PL_PARKED))
+        return NULL;
+    *word = pl_word_handed(seen, PL_LENT);
+    if (!pl_word_become(&connection->word, seen, *word))
+        return NULL;
+    connection->is_armed = pl_word_state(seen) == PL_PARKED;
+    return connection;
+}
+
+static struct pl_recent *find_recent(struct pl_thread *self, struct pool *pool, const char *address,
+                                     const struct pool_call *call)
+{
+    if (call->target)
+        return call->target->pool == pool ? pl_recent_of_peer(self, call->target->peer) : NULL;
+    return address && *address ? pl_recent_of_text(self, pool, address) : NULL;
+}
+
+/* The whole of a warm borrow; false: it takes more than that. */
+static bool borrow_warm(struct pool *pool, const char *address, const struct pool_call *call, struct pool_conn *conn)
+{
+    struct pl_thread *self = pl_thread_current;
+    struct pl_connection *connection;
+    struct pl_recent *recent;
+    uint64_t word;
+
+    if (!self || !is_simple(pool, call))
+        return false;
+    recent = find_recent(self, pool, address, call);
+    if (!recent)
+        return false;
+    connection = take_recent(recent, &word);
+    if (!connection)
+        return false;
+    if (PL_UNLIKELY(!pl_get(connection->is_prepared))) {
+        pl_peer_give_back(connection->peer, connection);
+        return false;
+    }
+    if (!is_fit(connection, pool->settings.options.check))
+        return false;
+    connection->lease.start_ns = pl_os->coarse_ns();
+    pl_set(connection->lease.deadline_ns, 0);
+    begin_lease(connection, timeout_of(pool, call), call->flags);
+    *conn = pl_connection_handle(connection, word);
+    return true;
+}
+
+/* ---- waiting */
+
+static bool is_past(uint64_t deadline_ns)
+{
+    return deadline_ns != PL_NEVER && pl_os->now_ns() >= deadline_ns;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The deadline came while waiting. What for decides what it is called. */
+static struct pl_failure out_of_time(struct pl_peer *peer)
+{
+    enum pool_phase phase = pl_open_phase(peer);
+    bool is_alone;
+    int cause;
+
+    pthread_mutex_lock(&peer->lock);
+    is_alone = peer->shared.count == 0;
+    pthread_mutex_unlock(&peer->lock);
+    if (is_alone && pl_room_wants(peer->pool->room, peer, &cause))
+        return pl_failure_make(POOL_E_RESOURCE, cause ? POOL_PHASE_CONNECT : POOL_PHASE_WAIT, cause);
+    return pl_failure_make(POOL_E_TIMEOUT, phase, ETIMEDOUT);
+}
+
+/* Nobody waits at the peer any more: it needs no room either. Peer lock held. */
+static void calm_down(struct pl_peer *peer)
+{
+    if (!pl_list_is_empty(&peer->shared.waiters) || !peer->shared.is_wanting)
+        return;
+    peer->shared.is_wanting = peer->shared.was_asked = false;
+    pl_room_stop_wanting(peer->pool->room, peer);
+}
+
+/* What a waiter who is awake finds; peer lock held. True: the wait is over. */
+static bool look_around(struct pl_borrow *borrow, struct pl_waiter *waiter, bool is_over)
+{
+    struct pl_peer *peer = borrow->peer;
+
+    if (waiter->state == PL_WAITER_FAILED)
+        borrow->failure = waiter->failure;
+    if (waiter->state != PL_WAITER_QUEUED)
+        return true;
+    waiter->is_woken = false;
+    waiter->connection = pl_peer_take_idle(peer, false);
+    if (!waiter->connection && !is_over)
+        return false;
+    pl_waiter_unlink(peer, waiter);
+    return true;
+}
+
+static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
+{
+    struct pl_peer *peer = borrow->peer;
+    uint64_t deadline_ns = earlier(borrow->deadline_ns, borrow->wait_deadline_ns);
+    bool is_over = false, has_ended;
+
+    pl_peer_supply(peer);
+    do {
+        if (!pl_thread_wait(borrow->self, deadline_ns))
+            is_over = is_past(deadline_ns);
+        if (is_over)
+            borrow->failure = out_of_time(peer);        /* while it still shows what was waited for */
+        pthread_mutex_lock(&peer->lock);
+        has_ended = look_around(borrow, waiter, is_over);
+        if (has_ended)
+            calm_down(peer);
+        pthread_mutex_unlock(&peer->lock);
+    } while (!has_ended);
+}
+
+static uint64_t oldest_wait(struct pl_peer *peer, uint64_t now_ns)
+{
+    struct pl_waiter *first;
+
+    if (pl_list_is_empty(&peer->shared.waiters))
+        return 0;
+    first = pl_container(peer->shared.waiters.next, struct pl_waiter, link);
+    return now_ns > first->queued_ns ? now_ns - first->queued_ns : 0;
+}
+
+/* May this caller queue? Peer lock held. */
+static enum pool_status may_queue(const struct pl_borrow *borrow)
+{
+    const struct pl_peer *peer = borrow->peer;
+    const struct pool_options *options = &borrow->pool->settings.options;
+
+    if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
+        return POOL_E_CLOSING;
+    if (pl_mux_is_here(borrow->pool->mux))
+        return POOL_E_WOULD_BLOCK;
+    if (peer->shared.waiting >= options->max_waiters)
+        return POOL_E_FULL;
+    if ((borrow->call.flags & POOL_DONT_WAIT) && peer->shared.count >= options->max_per_address)
+        return POOL_E_FULL;
+    return POOL_OK;
+}
+
+/* Joins the queue, unless something turns out to be idle after all; peer lock held. */
+static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
+{
+    struct pl_peer *peer = borrow->peer;
+    struct pl_connection *connection;
+    bool may_barge = pl_decide_may_barge(oldest_wait(peer, waiter->queued_ns), borrow->pool->settings.barge_ns);
+
+    pl_list_push_back(&peer->shared.waiters, &waiter->link);
+    peer->shared.waiting++;
+    atomic_fetch_or(&peer->hints, PL_HINT_WAITERS);
+    /* Whoever returns a connection looks at the hint after its swap; we look at the idle ones after the hint. */
+    connection = may_barge ? pl_peer_take_idle(peer, false) : NULL;
+    if (connection)
+        pl_waiter_unlink(peer, waiter);
+    return connection;
+}
+
+/* Some connection for this caller, LENT and not looked at yet; NULL: borrow->failure. */
+static struct pl_connection *get_some(struct pl_borrow *borrow)
+{
+    struct pl_peer *peer = borrow->peer;
+    struct pl_waiter waiter = { .thread = borrow->self, .queued_ns = pl_os->now_ns() };
+    struct pl_connection *connection = NULL;
+    bool is_here = pl_mux_is_here(borrow->pool->mux);
+    enum pool_status status = POOL_OK;
+
+    pthread_mutex_lock(&peer->lock);
+    if (pl_decide_may_barge(oldest_wait(peer, waiter.queued_ns), borrow->pool->settings.barge_ns))
+        connection = pl_peer_take_idle(peer, is_here);
+    if (!connection) {
+        status = may_queue(borrow);
+        if (!status)
+            connection = join_queue(borrow, &waiter);
+    }
+    pthread_mutex_unlock(&peer->lock);
+    if (connection)
+        return connection;
+    if (status) {
+        borrow->failure = pl_failure_make(status, POOL_PHASE_WAIT, 0);
+        return NULL;
+    }
+    wait_in_queue(borrow, &waiter);
+    return waiter.connection;
+}
+
+/* ---- the whole of a borrow */
+
+static void account(struct pl_borrow *borrow, const struct pl_connection *connection)
+{
+    uint64_t now_ns = pl_os->now_ns(), total_ns = now_ns - borrow->start_ns, own_ns;
+
+    if (!connection || pl_get(connection->uses)) {
+        borrow->spent.ns[borrow->failure.status ? borrow->failure.phase : POOL_PHASE_WAIT] = total_ns;
+        return;
+    }
+    own_ns = now_ns > connection->opened_ns ? now_ns - connection->opened_ns : 0;
+    borrow->spent.ns[POOL_PHASE_CONNECT] = earlier(own_ns, total_ns);
+    borrow->spent.ns[POOL_PHASE_WAIT] = total_ns - earlier(own_ns, total_ns);
+}
+
+/* Gives the connection its deadline and runs `prepare` on one that is new. False: borrow->failure. */
+static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection, struct pool_conn *conn)
+{
+    const struct pool_options *options = &borrow->pool->settings.options;
+    uint64_t begin_ns;
+    int answer;
+
+    *conn = pl_connection_handle(connection, atomic_load(&connection->word));
+    connection->lease.start_ns = borrow->start_ns;
+    pl_set(connection->lease.deadline_ns, borrow->deadline_ns);
+    begin_lease(connection, timeout_of(borrow->pool, &borrow->call), borrow->call.flags);
+    if (pl_get(connection->is_prepared))
+        return true;
+    begin_ns = pl_os->now_ns();
+    answer = options->prepare(&(struct pool_conn){ conn->slot, conn->serial }, options->user);
+    borrow->spent.ns[POOL_PHASE_SETUP] = pl_os->now_ns() - begin_ns;
+    if (!pl_word_pin(&connection->word, conn->serial)) {
+        borrow->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);       /* it threw it away */
+        return false;
+    }
+    borrow->failure = pl_failure_unpack(pl_get(connection->failure));
+    if (!borrow->failure.status && (answer || (pl_get(connection->lease.marks) & (PL_MARK_DIRT | PL_MARK_AWAITS))))
+        borrow->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);
+    borrow->failure.phase = POOL_PHASE_SETUP;
+    pl_set(connection->is_prepared, true);
+    pl_set(connection->lease.marks, 0);
+    if (pl_word_unpin(&connection->word)) {
+        pl_peer_finish_close(connection);
+        return false;
+    }
+    if (borrow->failure.status)
+        pl_peer_close(connection, POOL_CLOSE_ERROR);
+    return !borrow->failure.status;
+}
+
+static enum pool_status begin(struct pl_borrow *borrow)
+{
+    uint32_t timeout_ms = timeout_of(borrow->pool, &borrow->call), wait_ms = borrow->call.wait_ms;
+
+    borrow->self = pl_thread_self();
+    borrow->start_ns = pl_os->now_ns();
+    borrow->deadline_ns = timeout_ms == POOL_NONE ? PL_NEVER : pl_after(borrow->start_ns, timeout_ms * PL_MS);
+    if (borrow->call.deadline_ns)
+        borrow->deadline_ns = earlier(borrow->deadline_ns, borrow->call.deadline_ns);
+    borrow->wait_deadline_ns = PL_NEVER;
+    if (wait_ms && wait_ms != POOL_NONE)
+        borrow->wait_deadline_ns = pl_after(borrow->start_ns, wait_ms == POOL_ZERO ? 0 : wait_ms * PL_MS);
+    return borrow->self ? POOL_OK : POOL_E_MEMORY;
+}
+
+/* The caller's peer, entered; by the target, by memory, or by the text. */
+static enum pool_status find_peer(struct pl_borrow *borrow)
+{
+    struct pool_target *target = borrow->call.target;
+    struct pl_recent *recent;
+    enum pool_status status;
+
+    if (target) {
+        if (target->pool != borrow->pool ||
+            !pl_peer_enter(target->peer, borrow->pool, pl_get(target->peer->generation)))
+            return POOL_E_ARGUMENT;
+        borrow->peer = target->peer;
+        return POOL_OK;
+    }
+    recent = *borrow->address ? pl_recent_of_text(borrow->self, borrow->pool, borrow->address) : NULL;
+    if (recent && pl_peer_enter(recent->peer, borrow->pool, recent->generation)) {
+        borrow->peer = recent->peer;
+        return POOL_OK;
+    }
+    status = pl_pool_find_peer(borrow->pool, borrow->address, &borrow->peer, borrow->call.error);
+    if (!status)
+        pl_recent_spell(pl_recent_make(borrow->self, borrow->peer), borrow->address);
+    return status;
+}
+
+static bool obtain(struct pl_borrow *borrow, struct pool_conn *conn)
+{
+    enum pool_check check = borrow->must_look ? POOL_CHECK_ALWAYS : borrow->pool->settings.options.check;
+    struct pl_connection *connection;
+
+    do {
+        connection = get_some(borrow);
+        if (!connection) {
+            account(borrow, NULL);
+            return false;
+        }
+    } while (pl_get(connection->uses) && !is_fit(connection, check));
+    borrow->failure = (struct pl_failure){ 0 };
+    account(borrow, connection);
+    if (borrow->pool->events) {
+        connection->lease.lent_ns = pl_os->now_ns();
+        pl_event_lent(borrow->pool, connection, connection->lease.lent_ns - borrow->start_ns);
+    }
+    return settle_in(borrow, connection, conn);
+}
+
+static void count_failure(struct pool *pool, enum pool_status status)
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->books.borrow_failed++;
+    pool->books.timeouts += status == POOL_E_TIMEOUT || status == POOL_E_TIMEOUT_IN_TRANSFER;
+    pthread_mutex_unlock(&pool->lock);
+}
+
+enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
+{
+    struct pool *pool = borrow->pool;
+    enum pool_status status = begin(borrow);
+    bool is_told = false;
+
+    if (status)
+        return status;
+    if (!pl_pool_enter(pool)) {
+        borrow->failure = pl_failure_make(POOL_E_CLOSING, POOL_PHASE_NONE, 0);
+        pl_failure_tell(&borrow->failure, &borrow->spent, borrow->address, borrow->call.error);
+        return POOL_E_CLOSING;
+    }
+    pl_event_borrow_started(pool, borrow->address ? borrow->address : borrow->call.target->peer->text);
+    status = find_peer(borrow);
+    is_told = status && status != POOL_E_ARGUMENT;
+    if (status)
+        borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
+    else if (!obtain(borrow, conn))
+        status = (enum pool_status)borrow->failure.status;
+    if (status) {
+        *conn = (struct pool_conn){ 0 };
+        count_failure(pool, status);
+        pl_event_borrow_failed(pool, pl_borrow_text(borrow), status);
+        if (!is_told)
+            pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow), borrow->call.error);
+    }
+    if (borrow->peer)
+        pl_peer_leave(borrow->peer);
+    pl_events_tell(pool);
+    pl_pool_leave(pool);
+    return status;
+}
+
+static enum pool_status borrow_cold(struct pool *pool, const char *address, const struct pool_call *call,
+                                    struct pool_conn *conn)
+{
+    struct pl_borrow borrow = { .pool = pool, .address = address };
+    enum pool_status status = pl_call_read(call, &borrow.call);
+
+    *conn = (struct pool_conn){ 0 };
+    if (!pool || (!address && !borrow.call.target))
+        status = POOL_E_ARGUMENT;
+    if (!status)
+        return pl_borrow_any(&borrow, conn);
+    borrow.failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
+    pl_failure_tell(&borrow.failure, NULL, address, call ? call->error : NULL);
+    return status;
+}
+
+enum pool_status pool_borrow(struct pool *pool, const char *address, const struct pool_call *call,
+                             struct pool_conn *conn)
+{
+    if (!conn)
+        return POOL_E_ARGUMENT;
+    if (borrow_warm(pool, address, call ? call : &no_call, conn))
+        return POOL_OK;
+    return borrow_cold(pool, address, call, conn);
+}

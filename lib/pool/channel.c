@@ -1,0 +1,456 @@
+/* channel.c: see channel.h.
+ *
+ * A callback runs with the connection pinned, so what it asks for (ready, drain, the pool's end) can only mark; it is
+ * carried out when the callback has come back. Reading is bounded for each event, so one loud peer does not starve the
+ * others on the mux.
+ */
+#include "pool/channel.h"
+
+#include <errno.h>
+
+#include "base/os.h"
+#include "net/stream.h"
+#include "pool/open.h"
+#include "pool/pool.h"
+
+#define READ_SIZE 16384
+#define READS_PER_EVENT 16
+
+/* ---- life */
+
+static void on_ready_post(struct pl_post *post);
+static void on_hear_post(struct pl_post *post);
+static void on_end_post(struct pl_post *post);
+
+struct pl_channel *pl_channel_make(struct pl_connection *connection)
+{
+    struct pool *pool = connection->peer->pool;
+    struct pl_channel *channel = pl_channel_of(connection);
+
+    if (channel)
+        return channel;
+    channel = pl_zalloc(sizeof(*channel));
+    if (!channel)
+        return NULL;
+    channel->connection = connection;
+    channel->pool = pool;
+    channel->actor.size = sizeof(channel->actor);
+    channel->high = pool->settings.options.write_high;
+    channel->low = pool->settings.options.write_low;
+    channel->id = connection->id;
+    channel->ready_post.run = on_ready_post;
+    channel->hear_post.run = on_hear_post;
+    channel->end_post.run = on_end_post;
+    pl_pool_ref(pool);
+    atomic_store(&connection->channel, channel);
+    return channel;
+}
+
+static void free_channel(struct pl_channel *channel)
+{
+    struct pool *pool = channel->pool;
+
+    for (int i = 0; i < 2 && channel->has_timers; i++)
+        pl_mux_timer_close(pool->mux, &channel->silence[i]);
+    pl_buffer_fini(&channel->out);
+    pl_os->free(channel);
+    pl_pool_leave(pool);
+}
+
+void pl_channel_end(struct pl_connection *connection)
+{
+    struct pl_channel *channel = atomic_exchange(&connection->channel, NULL);
+
+    if (!channel)
+        return;
+    channel->failure = pl_failure_unpack(pl_get(connection->failure));
+    pl_mux_post(channel->pool->mux, &channel->end_post);
+}
+
+static void tell_end(struct pl_channel *channel)
+{
+    struct pool_conn gone = { 0 };
+    struct pool_error error = POOL_ERROR_INIT;
+    pool_conn_event_fn *on_event = channel->on_event;
+    pool_gone_fn *on_close = channel->actor.on_close;
+    bool has_failed = channel->failure.status != POOL_OK && channel->failure.status != POOL_E_CLOSED;
+
+    channel->on_event = NULL;
+    if (on_event)
+        on_event(&gone, has_failed ? POOL_EV_ERROR : POOL_EV_CLOSED, (struct pool_bytes){ 0 }, channel->user);
+    if (!on_close)
+        return;
+    pl_failure_tell(&channel->failure, NULL, NULL, &error);
+    on_close(channel->id, has_failed ? &error : NULL, channel->actor.user);
+}
+
+static void on_end_post(struct pl_post *post)
+{
+    struct pl_channel *channel = pl_container(post, struct pl_channel, end_post);
+
+    channel->connection = NULL;
+    tell_end(channel);
+    free_channel(channel);              /* posts run in order: the others of this channel have run */
+}
+
+/* ---- interest and silence */
+
+void pl_channel_arm_silence(struct pl_channel *channel, enum pool_direction direction)
+{
+    uint32_t ms = channel->silence_ms[direction];
+
+    if (channel->has_timers && ms)
+        pl_mux_timer_arm(channel->pool->mux, &channel->silence[direction], pl_after(pl_os->now_ns(), ms * PL_MS));
+}
+
+bool pl_channel_watch_again(struct pl_channel *channel)
+{
+    struct pl_connection *connection = channel->connection;
+    uint32_t events = pl_buffer_size(&channel->out) || channel->owes_written ? EPOLLOUT : 0;
+
+    if (channel->on_event || channel->actor.on_message)
+        events |= EPOLLIN | EPOLLRDHUP;
+    return !events || pl_connection_arm(connection, channel->pool->mux, events);
+}
+
+/* ---- callbacks */
+
+struct call {
+    struct pl_thread *self;
+    void *outer;
+};
+
+static bool begin_call(struct pl_connection *connection, uint64_t serial, struct call *call)
+{
+    if (!pl_word_pin(&connection->word, serial))
+        return false;
+    call->self = pl_thread_self();
+    call->outer = call->self->callback;         /* this thread dispatches, so it has a record */
+    call->self->callback = connection;
+    return true;
+}
+
+/* False: the connection ended in the callback. */
+static bool end_call(struct pl_connection *connection, struct call *call)
+{
+    call->self->callback = call->outer;
+    if (!pl_word_unpin(&connection->word))
+        return true;
+    pl_peer_finish_close(connection);
+    return false;
+}
+
+bool pl_channel_tell(struct pl_channel *channel, struct pool_conn handle, enum pool_event event, struct pool_bytes bytes)
+{
+    struct pl_connection *connection = channel->connection;
+    pool_conn_event_fn *on_event = channel->on_event;
+    struct call call;
+
+    if (!on_event)
+        return true;
+    if (!begin_call(connection, handle.serial, &call))
+        return false;
+    if (event == POOL_EV_ERROR || event == POOL_EV_CLOSED)
+        channel->on_event = NULL;               /* the last one */
+    on_event(&handle, event, bytes, channel->user);
+    return end_call(connection, &call);
+}
+
+void pl_channel_fail(struct pl_connection *connection, enum pool_status status, int cause)
+{
+    struct pl_failure failure = pl_failure_make(status, POOL_PHASE_SETUP, cause);
+
+    if (pl_word_state(atomic_load(&connection->word)) == PL_HEARD)
+        failure.phase = POOL_PHASE_USE;
+    pl_set(connection->failure, pl_failure_pack(failure));
+}
+
+/* The connection ended by itself: last event, then whatever it was in the middle of fails. */
+static void end_of_stream(struct pl_channel *channel, struct pool_conn handle, int error)
+{
+    struct pl_connection *connection = channel->connection;
+    struct pl_failure failure;
+
+    if (error)
+        pl_channel_fail(connection, pl_status_of_errno(error, POOL_PHASE_USE), error);
+    else
+        pl_channel_fail(connection, POOL_E_CLOSED, 0);
+    if (!pl_channel_tell(channel, handle, error ? POOL_EV_ERROR : POOL_EV_CLOSED, (struct pool_bytes){ 0 }))
+        return;
+    failure = pl_failure_unpack(pl_get(connection->failure));
+    if (pl_word_state(atomic_load(&connection->word)) == PL_SETUP) {
+        enum pool_status told = (enum pool_status)atomic_load(&channel->ready_status);
+
+        if (atomic_load(&channel->is_ready_told) && told)
+            failure.status = (int16_t)told;
+        pl_open_finish(connection, &failure);
+    } else {
+        pl_peer_close(connection, error ? POOL_CLOSE_ERROR : POOL_CLOSE_PEER);
+    }
+}
+
+/* ---- ready */
+
+/* An actor has no more to hear for now. */
+static void unhear(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+    uint64_t seen = atomic_load(&connection->word);
+
+    channel->is_half = false;
+    if (pl_get(connection->expires_ns) == 0 || (seen & PL_PIN_MASK) ||
+        !pl_word_become_state(&connection->word, seen, PL_MUX)) {
+        pl_peer_close(connection, POOL_CLOSE_AGE);
+        return;
+    }
+    pl_room_park_one(channel->pool->room, connection);
+}
+
+/* Carries out pool_conn_ready. True: it was told, and the connection has left the channel's hands. */
+bool pl_channel_carry_out_ready(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+    struct pl_failure failure;
+    enum pool_status status;
+
+    if (!channel || !atomic_exchange(&channel->is_ready_told, false))
+        return false;
+    status = (enum pool_status)atomic_load(&channel->ready_status);
+    failure = pl_failure_make(status, POOL_PHASE_SETUP, 0);
+    if (pl_word_state(atomic_load(&connection->word)) == PL_SETUP) {
+        pl_open_finish(connection, &failure);
+        return true;
+    }
+    if (status) {
+        pl_channel_fail(connection, status, 0);
+        pl_peer_close(connection, POOL_CLOSE_ERROR);
+    } else if (pl_channel_is_busy(connection)) {
+        channel->is_half = false;               /* parked when the rest has left */
+        pl_channel_watch_again(channel);
+    } else {
+        unhear(connection);
+    }
+    return true;
+}
+
+static void on_ready_post(struct pl_post *post)
+{
+    struct pl_channel *channel = pl_container(post, struct pl_channel, ready_post);
+
+    atomic_fetch_and(&channel->posted, ~(uint32_t)PL_POSTED_READY);
+    if (channel->connection && pl_channel_of(channel->connection) == channel &&
+        pl_word_is_held(atomic_load(&channel->connection->word)))
+        pl_channel_carry_out_ready(channel->connection);
+}
+
+/* ---- the hook */
+
+bool pl_channel_call_hook(struct pl_connection *connection, int *answer)
+{
+    struct pl_channel *channel = pl_channel_make(connection);
+    struct pool_conn handle = pl_connection_handle(connection, atomic_load(&connection->word));
+    const struct pool_options *options = &connection->peer->pool->settings.options;
+    struct call call;
+
+    if (!channel)
+        return false;
+    if (!begin_call(connection, handle.serial, &call)) {
+        *answer = POOL_LATER;
+        return true;
+    }
+    *answer = options->on_new_connection(&handle, &channel->actor, options->user);
+    if (!end_call(connection, &call)) {
+        *answer = POOL_LATER;                   /* it ended meanwhile: nothing is left to do */
+        return true;
+    }
+    if (*answer == POOL_LATER && !pl_channel_carry_out_ready(connection) && !pl_channel_watch_again(channel))
+        end_of_stream(channel, handle, EBADF);
+    return true;
+}
+
+void pl_channel_stop_watching(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+
+    if (!channel)
+        return;
+    channel->on_event = NULL;
+    for (int i = 0; i < 2 && channel->has_timers; i++) {
+        channel->silence_ms[i] = 0;
+        pl_mux_timer_disarm(channel->pool->mux, &channel->silence[i]);
+    }
+}
+
+bool pl_channel_is_busy(const struct pl_connection *connection)
+{
+    const struct pl_channel *channel = pl_channel_of(connection);
+
+    return channel && pl_buffer_size(&channel->out) > 0;
+}
+
+bool pl_channel_has_actor(const struct pl_connection *connection)
+{
+    const struct pl_channel *channel = pl_channel_of(connection);
+
+    return channel && channel->actor.on_message;
+}
+
+void pl_channel_settle(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+
+    if (!channel || channel->actor.on_message || channel->actor.on_close || atomic_load(&channel->posted))
+        return;
+    atomic_store(&connection->channel, NULL);
+    free_channel(channel);
+}
+
+/* ---- events */
+
+/* 0, or a positive errno. */
+static int flush(struct pl_channel *channel, bool *has_written)
+{
+    struct pl_connection *connection = channel->connection;
+    ssize_t sent;
+
+    while (pl_buffer_size(&channel->out)) {
+        sent = pl_os->send(connection->fd, channel->out.data + channel->out.start, pl_buffer_size(&channel->out),
+                           MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent == -EINTR)
+            continue;
+        if (sent == -EAGAIN)
+            return 0;
+        if (sent < 0)
+            return (int)-sent;
+        pl_buffer_drop(&channel->out, (size_t)sent);
+        pl_add(connection->bytes_out, (uint64_t)sent);
+        *has_written = true;
+    }
+    pl_buffer_fini(&channel->out);
+    return 0;
+}
+
+/* One message or piece to whoever listens. False: the connection is out of our hands. */
+static bool deliver(struct pl_channel *channel, struct pool_conn handle, struct pool_bytes bytes)
+{
+    struct pl_connection *connection = channel->connection;
+    struct call call;
+
+    if (channel->on_event)
+        return pl_channel_tell(channel, handle, POOL_EV_READ, bytes) && !pl_channel_carry_out_ready(connection);
+    if (!begin_call(connection, handle.serial, &call))
+        return false;
+    channel->is_half = channel->actor.on_message(&handle, bytes, channel->actor.user) != 0;
+    return end_call(connection, &call) && !pl_channel_carry_out_ready(connection);
+}
+
+/* Hears what there is. False: the connection is out of our hands. */
+static bool read_some(struct pl_channel *channel, struct pool_conn handle)
+{
+    struct pl_connection *connection = channel->connection;
+    char bytes[READ_SIZE];
+    ssize_t got;
+
+    for (int i = 0; i < READS_PER_EVENT; i++) {
+        if (!channel->on_event && !channel->actor.on_message)
+            return true;
+        got = pl_os->recv(connection->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+        if (got == -EINTR)
+            continue;
+        if (got == -EAGAIN)
+            return true;
+        if (got <= 0) {
+            end_of_stream(channel, handle, (int)-got);
+            return false;
+        }
+        pl_add(connection->bytes_in, (uint64_t)got);
+        pl_set(connection->last_used_ns, pl_os->now_ns());
+        pl_channel_arm_silence(channel, POOL_READ);
+        if (!deliver(channel, handle, (struct pool_bytes){ bytes, (size_t)got }))
+            return false;
+    }
+    return true;
+}
+
+static bool write_some(struct pl_channel *channel, struct pool_conn handle)
+{
+    bool has_written = false, was_waiting = pl_buffer_size(&channel->out) || channel->owes_written;
+    int error = flush(channel, &has_written);
+
+    if (error) {
+        end_of_stream(channel, handle, error);
+        return false;
+    }
+    if (has_written)
+        pl_channel_arm_silence(channel, POOL_WRITE);
+    if (pl_buffer_size(&channel->out) <= channel->low)
+        channel->is_over_high = false;
+    if (!was_waiting || pl_buffer_size(&channel->out))
+        return true;
+    channel->owes_written = false;
+    if (channel->has_timers)
+        pl_mux_timer_disarm(channel->pool->mux, &channel->silence[POOL_WRITE]);
+    return pl_channel_tell(channel, handle, POOL_EV_WRITTEN, (struct pool_bytes){ 0 }) && !pl_channel_carry_out_ready(channel->connection);
+}
+
+/* What an event leaves behind: an actor between messages lets go, all else is watched on. */
+static void after_event(struct pl_channel *channel, struct pool_conn handle)
+{
+    struct pl_connection *connection = channel->connection;
+
+    if (pl_word_state(atomic_load(&connection->word)) == PL_HEARD && !channel->is_half &&
+        !pl_buffer_size(&channel->out)) {
+        unhear(connection);
+        return;
+    }
+    if (!pl_channel_watch_again(channel))
+        end_of_stream(channel, handle, EBADF);
+}
+
+void pl_channel_on_event(struct pl_connection *connection, uint64_t word, uint32_t events)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+    struct pool_conn handle = pl_connection_handle(connection, word);
+
+    if (!channel)
+        return;
+    if (!pl_connection_is_ours(connection)) {
+        end_of_stream(channel, handle, EBADF);
+        return;
+    }
+    if ((events & EPOLLOUT) && !write_some(channel, handle))
+        return;
+    if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) && !read_some(channel, handle))
+        return;
+    after_event(channel, handle);
+}
+
+void pl_channel_hear(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+    uint64_t seen = atomic_load(&connection->word), word = pl_word_handed(seen, PL_HEARD);
+    struct pool_conn handle = pl_connection_handle(connection, word);
+
+    while (!pl_word_become(&connection->word, seen, word)) {
+        seen = atomic_load(&connection->word);
+        word = pl_word_handed(seen, PL_HEARD);
+    }
+    if (read_some(channel, handle))
+        after_event(channel, handle);
+}
+
+static void on_hear_post(struct pl_post *post)
+{
+    struct pl_channel *channel = pl_container(post, struct pl_channel, hear_post);
+
+    atomic_fetch_and(&channel->posted, ~(uint32_t)PL_POSTED_HEAR);
+    pl_channel_hear(channel->connection);       /* it is MUX and nobody's but ours since it was posted */
+}
+
+void pl_channel_post_hear(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+
+    atomic_fetch_or(&channel->posted, PL_POSTED_HEAR);
+    pl_mux_post(channel->pool->mux, &channel->hear_post);
+}

@@ -1,0 +1,173 @@
+/* channel_calls.c: what programs ask of an event-driven connection. Each call pins the connection for as long as it looks
+ * at it. The callbacks come from channel.c, never from inside a call.
+ */
+#include <errno.h>
+
+#include "base/os.h"
+#include "pool/channel.h"
+#include "pool/pool.h"
+
+/* The channel of a connection that this thread may drive event by event; NULL: not so, and nothing is pinned. */
+static struct pl_channel *enter_channel(const struct pool_conn *conn, bool make)
+{
+    struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
+    struct pl_channel *channel = NULL;
+    enum pl_state state;
+
+    if (!connection || !pl_word_pin(&connection->word, conn->serial))
+        return NULL;
+    state = pl_word_state(atomic_load(&connection->word));
+    if ((state == PL_SETUP || state == PL_HEARD) && pl_mux_is_here(connection->mux))
+        channel = make ? pl_channel_make(connection) : pl_channel_of(connection);
+    if (!channel && pl_word_unpin(&connection->word))
+        pl_peer_finish_close(connection);
+    return channel;
+}
+
+static enum pool_status leave_channel(struct pl_channel *channel, enum pool_status status)
+{
+    struct pl_connection *connection = channel->connection;
+
+    if (pl_word_unpin(&connection->word))
+        pl_peer_finish_close(connection);
+    return status;
+}
+
+enum pool_status pool_conn_watch(struct pool_conn *conn, pool_conn_event_fn *on_event, void *user)
+{
+    struct pl_channel *channel;
+
+    if (!on_event)
+        return POOL_E_ARGUMENT;
+    channel = enter_channel(conn, true);
+    if (!channel)
+        return POOL_E_ARGUMENT;
+    channel->on_event = on_event;
+    channel->user = user;
+    if (!pl_connection_is_ours(channel->connection) || !pl_channel_watch_again(channel)) {
+        channel->on_event = NULL;
+        return leave_channel(channel, POOL_E_BROKEN);
+    }
+    return leave_channel(channel, POOL_OK);
+}
+
+static enum pool_status queue(struct pl_channel *channel, const char *data, size_t size)
+{
+    struct pl_connection *connection = channel->connection;
+    size_t queued = pl_buffer_size(&channel->out);
+    ssize_t sent = 0;
+
+    if (channel->is_over_high || (queued && size > channel->high - queued)) {
+        channel->is_over_high = true;
+        return POOL_E_FULL;
+    }
+    if (!queued && size)
+        sent = pl_os->send(connection->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent == -EAGAIN || sent == -EINTR)
+        sent = 0;
+    if (sent < 0) {
+        pl_channel_fail(connection, pl_status_of_errno((int)-sent, POOL_PHASE_USE), (int)-sent);
+        return POOL_E_BROKEN;
+    }
+    pl_add(connection->bytes_out, (uint64_t)sent);
+    channel->owes_written = true;       /* even when all of it left at once: by the next event, never on this stack */
+    if (!pl_buffer_append(&channel->out, data + sent, size - (size_t)sent))
+        return POOL_E_MEMORY;
+    if (pl_buffer_size(&channel->out) > channel->high)
+        channel->is_over_high = true;
+    pl_channel_arm_silence(channel, POOL_WRITE);
+    return pl_channel_watch_again(channel) ? POOL_OK : POOL_E_BROKEN;
+}
+
+enum pool_status pool_write(struct pool_conn *conn, const void *data, size_t size)
+{
+    struct pl_channel *channel;
+
+    if (!data && size)
+        return POOL_E_ARGUMENT;
+    channel = enter_channel(conn, true);
+    if (!channel)
+        return POOL_E_ARGUMENT;
+    if (!pl_connection_is_ours(channel->connection))
+        return leave_channel(channel, POOL_E_BROKEN);
+    return leave_channel(channel, queue(channel, data, size));
+}
+
+static void on_silence(struct pl_channel *channel, enum pool_direction direction)
+{
+    struct pl_connection *connection = channel->connection;
+    enum pool_event event = direction == POOL_READ ? POOL_EV_TIMEOUT_READ : POOL_EV_TIMEOUT_WRITE;
+    uint64_t word = atomic_load(&connection->word);
+
+    if (direction == POOL_WRITE && !pl_buffer_size(&channel->out))
+        return;
+    if (pl_channel_tell(channel, pl_connection_handle(connection, word), event, (struct pool_bytes){ 0 }))
+        pl_channel_carry_out_ready(connection);
+}
+
+static void on_silent_read(void *user)
+{
+    on_silence(user, POOL_READ);
+}
+
+static void on_silent_write(void *user)
+{
+    on_silence(user, POOL_WRITE);
+}
+
+static bool make_timers(struct pl_channel *channel)
+{
+    struct pool_mux *mux = channel->pool->mux;
+
+    if (channel->has_timers)
+        return true;
+    if (!pl_mux_timer_open(mux, &channel->silence[POOL_READ], on_silent_read, channel))
+        return false;
+    if (!pl_mux_timer_open(mux, &channel->silence[POOL_WRITE], on_silent_write, channel)) {
+        pl_mux_timer_close(mux, &channel->silence[POOL_READ]);
+        return false;
+    }
+    channel->has_timers = true;
+    return true;
+}
+
+enum pool_status pool_conn_timeout(struct pool_conn *conn, enum pool_direction direction, uint32_t ms)
+{
+    struct pl_channel *channel;
+
+    if (direction != POOL_READ && direction != POOL_WRITE)
+        return POOL_E_ARGUMENT;
+    channel = enter_channel(conn, true);
+    if (!channel)
+        return POOL_E_ARGUMENT;
+    if (!make_timers(channel))
+        return leave_channel(channel, POOL_E_MEMORY);
+    channel->silence_ms[direction] = ms == POOL_NONE ? 0 : ms;
+    if (channel->silence_ms[direction])
+        pl_channel_arm_silence(channel, direction);
+    else
+        pl_mux_timer_disarm(channel->pool->mux, &channel->silence[direction]);
+    return leave_channel(channel, POOL_OK);
+}
+
+void pool_conn_ready(struct pool_conn *conn, enum pool_status status)
+{
+    struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
+    struct pl_thread *self = pl_thread_self();
+    struct pl_channel *channel;
+    uint64_t word;
+
+    if (!connection || !pl_word_pin(&connection->word, conn->serial))
+        return;
+    word = atomic_load(&connection->word);
+    channel = pl_channel_of(connection);
+    if (channel && (pl_word_state(word) == PL_SETUP || pl_word_state(word) == PL_HEARD)) {
+        atomic_store(&channel->ready_status, status);
+        atomic_store(&channel->is_ready_told, true);
+        if ((!self || self->callback != connection) &&
+            !(atomic_fetch_or(&channel->posted, PL_POSTED_READY) & PL_POSTED_READY))
+            pl_mux_post(channel->pool->mux, &channel->ready_post);
+    }
+    if (pl_word_unpin(&connection->word))
+        pl_peer_finish_close(connection);
+}

@@ -1,0 +1,142 @@
+/* communicate.c: borrow, use, return: the main call, and what becomes of what `use` did. */
+#include <errno.h>
+
+#include "base/os.h"
+#include "net/stream.h"
+#include "pool/borrow.h"
+#include "pool/events.h"
+
+/* How one run of `use` ended. */
+struct run {
+    enum pool_status status;
+    struct pl_failure failure;
+    bool was_reused, was_sent, was_received;
+};
+
+/* Does what the connection says win over what `use` answered? The peer's end does, unless it is the end of an answer. */
+static bool connection_decides(const struct pl_failure *failure, uint32_t marks, int answer)
+{
+    if (!(marks & PL_MARK_FAILED))
+        return false;
+    return failure->status != POOL_E_CLOSED || answer || !(marks & PL_MARK_RECEIVED);
+}
+
+static void judge(struct run *run, struct pl_connection *connection, int answer)
+{
+    uint32_t marks = pl_get(connection->lease.marks);
+    enum pool_status doom = pl_stream_doom(connection);
+
+    run->was_reused = marks & PL_MARK_REUSED;
+    run->was_sent = marks & PL_MARK_SENT;
+    run->was_received = marks & PL_MARK_RECEIVED;
+    run->failure = pl_failure_unpack(pl_get(connection->failure));
+    if (doom && !(marks & PL_MARK_FAILED) && answer)
+        pl_stream_fail(connection, doom, 0);
+    else if (!connection_decides(&run->failure, marks, answer))
+        run->failure = (struct pl_failure){ 0 };
+    if (!run->failure.status && answer) {
+        run->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_USE, answer);
+        run->failure.outcome = run->was_received ? POOL_ANSWERED : run->was_sent ? POOL_MAYBE_SENT : POOL_NOT_SENT;
+    }
+    run->status = (enum pool_status)run->failure.status;
+}
+
+/* `use` had the connection; it may have given it away itself. */
+static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, void *user)
+{
+    struct pl_connection *connection = pl_connection_of(conn->slot);
+    struct pool_conn lent = *conn;
+    int answer = use(&lent, user);
+
+    *run = (struct run){ .status = POOL_OK };
+    if (!pl_word_pin(&connection->word, conn->serial)) {
+        if (answer) {
+            run->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_USE, answer);
+            run->failure.outcome = POOL_MAYBE_SENT;
+        }
+        run->status = (enum pool_status)run->failure.status;
+        return;
+    }
+    judge(run, connection, answer);
+    if (pl_word_unpin(&connection->word)) {
+        pl_peer_finish_close(connection);
+        return;
+    }
+    if (run->status)
+        pool_discard(conn);
+    else
+        pool_return(conn);
+}
+
+/* Only a connection that had served before may have died of age; a new one that fails would fail again. */
+static bool is_worth_repeating(const struct run *run, uint32_t flags)
+{
+    if (!run->was_reused || (run->status != POOL_E_CLOSED && run->status != POOL_E_BROKEN))
+        return false;
+    return (!run->was_sent && !run->was_received) || (flags & POOL_SAFE_TO_REPEAT);
+}
+
+static void count_end(struct pool *pool, enum pool_status status, bool is_repeated)
+{
+    if (is_repeated)
+        pl_pool_count(pool, retries, 1);
+    else if (status == POOL_E_TIMEOUT || status == POOL_E_TIMEOUT_IN_TRANSFER)
+        pl_pool_count(pool, timeouts, 1);
+}
+
+static enum pool_status tell_failure(struct pool *pool, const char *address, const struct pool_call *call,
+                                     const struct run *run, const struct pl_spent *spent)
+{
+    const char *text = address ? address : call && call->target ? call->target->peer->text : NULL;
+
+    count_end(pool, run->status, false);
+    pl_failure_tell(&run->failure, spent, text, call ? call->error : NULL);
+    return run->status;
+}
+
+/* The second run has what is left of the first one's time. */
+static enum pool_status borrow_again(struct pool *pool, const char *address, const struct pool_call *call,
+                                     uint64_t deadline_ns, struct pool_conn *conn)
+{
+    struct pl_borrow borrow = { .pool = pool, .address = address, .must_look = true };
+    enum pool_status status = pl_call_read(call, &borrow.call);
+
+    if (status)
+        return status;
+    if (!borrow.call.deadline_ns || borrow.call.deadline_ns > deadline_ns)
+        borrow.call.deadline_ns = deadline_ns;
+    return pl_borrow_any(&borrow, conn);
+}
+
+/* The moment at which the whole call ends, read off the connection before it is given away. */
+static uint64_t deadline_of(const struct pool_conn *conn)
+{
+    return pl_stream_deadline(pl_connection_of(conn->slot), pl_os->now_ns());
+}
+
+enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use, void *user,
+                                  const struct pool_call *call)
+{
+    uint64_t begin_ns, deadline_ns = 0;
+    struct pl_spent spent = { { 0 } };
+    struct pool_conn conn;
+    enum pool_status status;
+    struct run run;
+
+    if (!use)
+        return POOL_E_ARGUMENT;
+    status = pool_borrow(pool, address, call, &conn);
+    for (int repeats = 0; !status; repeats++) {
+        begin_ns = pl_os->now_ns();
+        deadline_ns = deadline_of(&conn);
+        run_use(&run, &conn, use, user);
+        if (!run.status)
+            return POOL_OK;
+        spent.ns[POOL_PHASE_USE] += pl_os->now_ns() - begin_ns;
+        if (repeats || !is_worth_repeating(&run, call ? call->flags : 0))
+            return tell_failure(pool, address, call, &run, &spent);
+        count_end(pool, run.status, true);
+        status = borrow_again(pool, address, call, deadline_ns, &conn);
+    }
+    return status;
+}

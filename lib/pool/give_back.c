@@ -1,0 +1,173 @@
+/* give_back.c: the end of a loan. Warm, it is one swap; else the connection is claimed first, so that of several who
+ * return one loan exactly one does, and then given to whoever waits, kept, or closed.
+ */
+#include "base/os.h"
+#include "pool/borrow.h"
+#include "pool/events.h"
+#include "pool/recent.h"
+
+/* Why a connection that comes back may not be lent again; -1: it may. */
+static int unfitness(struct pl_connection *connection, uint64_t now_ns)
+{
+    uint32_t marks = pl_get(connection->lease.marks), doom = pl_get(connection->doom);
+    struct pl_failure failure;
+
+    if (PL_UNLIKELY(doom))
+        return doom == PL_DOOM_STOLEN ? POOL_CLOSE_STOLEN : doom == PL_DOOM_POOL ? POOL_CLOSE_POOL : POOL_CLOSE_DIRTY;
+    if (PL_UNLIKELY(marks & PL_MARK_FAILED)) {
+        failure = pl_failure_unpack(pl_get(connection->failure));
+        return failure.status == POOL_E_CLOSED ? POOL_CLOSE_PEER : POOL_CLOSE_ERROR;
+    }
+    if (PL_UNLIKELY(marks & PL_MARK_DIRT) || ((marks & PL_MARK_AWAITS) && !(connection->lease.flags & POOL_ONE_WAY)))
+        return POOL_CLOSE_DIRTY;
+    if (pl_get(connection->expires_ns) <= now_ns)
+        return POOL_CLOSE_AGE;
+    return pl_get(connection->uses) >= connection->max_uses ? POOL_CLOSE_USES : -1;
+}
+
+static bool is_idle_full(struct pl_peer *peer, const struct pool_options *options)
+{
+    uint32_t idle = 0;
+
+    if (options->max_idle == POOL_NONE)
+        return false;
+    pthread_mutex_lock(&peer->lock);
+    PL_LIST_EACH(link, &peer->shared.idle) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, idle_link);
+        enum pl_state state = pl_word_state(atomic_load(&connection->word));
+
+        idle += state == PL_IDLE || state == PL_PARKED || state == PL_MUX;
+    }
+    pthread_mutex_unlock(&peer->lock);
+    return idle >= options->max_idle;
+}
+
+/* Operations are under way on copies of the handle: whoever does them must not meet the next borrower's connection, so
+ * it ends, and the last of them closes it. False: the handle is stale. */
+static bool end_shared(struct pl_connection *connection, uint64_t serial)
+{
+    uint64_t seen;
+    uint32_t none = PL_DOOM_NONE;
+    bool is_mine = false;
+
+    if (!pl_word_pin(&connection->word, serial))
+        return false;
+    atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_STALE_COPY);
+    pl_connection_shut(connection);
+    for (seen = atomic_load(&connection->word); !is_mine && pl_word_state(seen) == PL_LENT;
+         seen = atomic_load(&connection->word))
+        is_mine = pl_word_become_state(&connection->word, seen, PL_ENDING);
+    if (is_mine)
+        connection->close_reason = POOL_CLOSE_DIRTY;
+    if (pl_word_unpin(&connection->word))
+        pl_peer_finish_close(connection);
+    return is_mine;
+}
+
+enum claim { CLAIMED, SHARED_AND_ENDED, STALE };
+
+/* Makes the connection of a loan the caller's own (MUX): of several who return one loan, one wins. */
+static enum claim claim(struct pl_connection *connection, uint64_t serial)
+{
+    uint64_t seen;
+
+    for (;;) {
+        seen = atomic_load(&connection->word);
+        if (pl_word_serial(seen) != serial || pl_word_state(seen) != PL_LENT)
+            return STALE;
+        if (seen & PL_PIN_MASK)
+            return end_shared(connection, serial) ? SHARED_AND_ENDED : STALE;
+        if (pl_word_become_state(&connection->word, seen, PL_MUX))
+            return CLAIMED;
+    }
+}
+
+static void remember_returned(struct pl_connection *connection, struct pl_peer *peer)
+{
+    struct pl_thread *self = pl_thread_self();
+    struct pl_recent *recent;
+
+    if (!self || !peer->pool->settings.is_plain)
+        return;
+    recent = pl_recent_make(self, peer);
+    recent->connection = connection;
+    recent->word = pl_word_with(atomic_load(&connection->word), PL_IDLE) | PL_LISTED;
+}
+
+/* Every return but the warm one; `reason` is why it must be closed, or -1. */
+static enum pool_status return_cold(struct pl_connection *connection, uint64_t serial, int reason)
+{
+    enum claim claimed = claim(connection, serial);
+    struct pl_peer *peer;
+    struct pool *pool;
+
+    if (claimed != CLAIMED)
+        return claimed == STALE ? POOL_E_ARGUMENT : POOL_OK;
+    peer = connection->peer;
+    pool = peer->pool;
+    pl_pool_ref(pool);
+    pl_event_returned(pool, connection);
+    if (reason < 0 && !(atomic_load(&peer->hints) & PL_HINT_WAITERS) && is_idle_full(peer, &pool->settings.options))
+        reason = POOL_CLOSE_IDLE;
+    if (reason >= 0) {
+        pl_peer_close(connection, (enum pool_close_reason)reason);
+    } else {
+        remember_returned(connection, peer);
+        pl_peer_give_back(peer, connection);
+    }
+    pl_events_tell(pool);
+    pl_pool_leave(pool);
+    return POOL_OK;
+}
+
+/* The warm return: one swap. False: it takes more than that. */
+static bool return_warm(struct pl_connection *connection, struct pl_peer *peer, uint64_t word)
+{
+    struct pl_thread *self = pl_thread_current;
+    struct pl_recent *recent = self ? pl_recent_of_peer(self, peer) : NULL;
+    uint64_t next = pl_word_with(word, PL_IDLE);
+
+    if (!recent || !(word & PL_LISTED) || (word & PL_PIN_MASK) || !peer->pool->settings.is_plain)
+        return false;
+    recent->connection = connection;
+    recent->word = next;
+    if (!pl_word_become(&connection->word, word, next))
+        return false;
+    /* From here on it may be anybody's. Whether there is more to do is read where memory stays what it is. */
+    if (PL_UNLIKELY(atomic_load(&peer->hints) != PL_HINT_HOT || atomic_load(&pl_room_wanted)))
+        pl_peer_look_again(peer, connection, next);
+    return true;
+}
+
+enum pool_status pool_return(struct pool_conn *conn)
+{
+    struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
+    uint64_t word, now_ns;
+    int reason;
+
+    if (!connection)
+        return POOL_E_ARGUMENT;
+    word = atomic_load(&connection->word);
+    if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
+        return POOL_E_ARGUMENT;
+    *conn = (struct pool_conn){ 0 };
+    now_ns = pl_os->coarse_ns();
+    pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_current, now_ns));
+    reason = unfitness(connection, now_ns);
+    if (PL_LIKELY(reason < 0) && return_warm(connection, connection->peer, word))
+        return POOL_OK;
+    return return_cold(connection, pl_word_serial(word), reason);
+}
+
+enum pool_status pool_discard(struct pool_conn *conn)
+{
+    struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
+    enum pool_status status;
+
+    if (!connection)
+        return POOL_E_ARGUMENT;
+    status = return_cold(connection, conn->serial, POOL_CLOSE_DIRTY);
+    if (!status)
+        *conn = (struct pool_conn){ 0 };
+    return status;
+}

@@ -1,0 +1,126 @@
+/* identity.c: descriptors that other code closed, replaced or made, and room asked for by the program. */
+#include <errno.h>
+
+#include "base/os.h"
+#include "pool/events.h"
+#include "pool/pool.h"
+
+/* Ours to look at, whoever has it: idle it is taken, held it is pinned. */
+enum hold { TAKEN, PINNED, OUT_OF_REACH };
+
+static enum hold hold(struct pl_connection *connection)
+{
+    uint64_t seen = atomic_load(&connection->word);
+
+    for (;;) {
+        if (pl_word_is_held(seen)) {
+            if (pl_word_pin_any(&connection->word))
+                return PINNED;
+        } else if ((pl_word_state(seen) != PL_IDLE && pl_word_state(seen) != PL_PARKED) || (seen & PL_PIN_MASK)) {
+            return OUT_OF_REACH;
+        } else if (pl_word_become_state(&connection->word, seen, PL_MUX)) {
+            return TAKEN;
+        }
+        seen = atomic_load(&connection->word);
+    }
+}
+
+static bool is_meant(const struct pl_connection *connection, const struct pool *pool, int fd)
+{
+    return connection->peer->pool == pool && connection->fd == fd && atomic_load(&connection->doom) != PL_DOOM_STOLEN;
+}
+
+static int forget_taken(struct pl_connection *connection, const struct pool *pool, int fd)
+{
+    if (!is_meant(connection, pool, fd)) {
+        pl_peer_give_back(connection->peer, connection);
+        return 0;
+    }
+    atomic_store(&connection->doom, PL_DOOM_STOLEN);    /* so that closing leaves the number alone */
+    pl_peer_close(connection, POOL_CLOSE_STOLEN);
+    return 1;
+}
+
+static int forget_pinned(struct pl_connection *connection, const struct pool *pool, int fd)
+{
+    bool is_it = is_meant(connection, pool, fd);
+
+    if (is_it)
+        atomic_store(&connection->doom, PL_DOOM_STOLEN);
+    if (pl_word_unpin(&connection->word))
+        pl_peer_finish_close(connection);
+    return is_it;
+}
+
+int pool_mark_as_dead(struct pool *pool, int fd)
+{
+    struct pl_connection *connection = pl_fd_table_get(fd);
+    int forgotten = 0;
+
+    if (!pool || !connection || !pl_pool_enter(pool))
+        return 0;
+    switch (hold(connection)) {
+    case TAKEN:
+        forgotten = forget_taken(connection, pool, fd);
+        break;
+    case PINNED:
+        forgotten = forget_pinned(connection, pool, fd);
+        break;
+    case OUT_OF_REACH:
+        break;
+    }
+    pl_pool_leave(pool);
+    return forgotten;
+}
+
+int pool_remove_some_connection(struct pool *pool)
+{
+    bool is_removed;
+
+    if (!pool || !pl_pool_enter(pool))
+        return 0;
+    is_removed = pl_room_evict(pool->room, pool);
+    if (!is_removed)
+        pl_room_ask(pool, pool->settings.options.on_none_removable);
+    pl_events_tell(pool);
+    pl_pool_leave(pool);
+    return is_removed;
+}
+
+/* ---- targets */
+
+enum pool_status pool_target_get(struct pool *pool, const char *address, struct pool_target **got)
+{
+    struct pool_target *target;
+    enum pool_status status;
+
+    if (!got)
+        return POOL_E_ARGUMENT;
+    *got = NULL;
+    if (!pool || !address)
+        return POOL_E_ARGUMENT;
+    if (!pl_pool_enter(pool))
+        return POOL_E_CLOSING;
+    target = pl_zalloc(sizeof(*target));
+    status = target ? pl_pool_find_peer(pool, address, &target->peer, NULL) : POOL_E_MEMORY;
+    if (status) {
+        pl_os->free(target);
+        pl_pool_leave(pool);
+        return status;
+    }
+    target->pool = pool;                /* and the reference that was entered */
+    *got = target;
+    return POOL_OK;
+}
+
+void pool_target_free(struct pool_target *target)
+{
+    struct pool *pool;
+
+    if (!target)
+        return;
+    pool = target->pool;
+    pl_peer_leave(target->peer);
+    pl_pool_leave(pool);
+    pl_os->free(target);
+}

@@ -1,0 +1,466 @@
+/* open.c: see open.h. Everything after the first post runs on the mux thread, which owns connections in the states
+ * OPENING and SETUP. Allocations are made before anything is promised.
+ */
+#include "pool/open.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "net/dialer.h"
+#include "pool/channel.h"
+#include "pool/decide.h"
+#include "pool/events.h"
+#include "pool/pool.h"
+
+#define EVICTIONS_PER_DIAL 16           /* others may take what was freed; after so many it is their turn for good */
+
+static struct pool *pool_of(const struct pl_connection *connection)
+{
+    return connection->peer->pool;
+}
+
+static bool is_closing(const struct pl_peer *peer)
+{
+    return atomic_load(&peer->hints) & PL_HINT_CLOSING;
+}
+
+/* Errors that closing some other connection can cure. */
+static bool is_shortage(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM || error == EADDRNOTAVAIL;
+}
+
+static void drop_dial(struct pl_connection *connection)
+{
+    if (!connection->dial)
+        return;
+    pl_dial_close(connection->dial);
+    pl_os->free(connection->dial);
+    connection->dial = NULL;
+}
+
+/* ---- the end of an attempt */
+
+static void note_opening_ended(struct pl_peer *peer, const struct pl_failure *failure)
+{
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.opening--;
+    peer->shared.last_failure = *failure;
+    peer->shared.was_asked = peer->shared.was_asked && (failure->status || peer->shared.is_wanting);
+    pthread_mutex_unlock(&peer->lock);
+}
+
+/* Nobody else can serve those who wait: no connection stands, none is on its way. */
+static bool is_last_hope(struct pl_peer *peer)
+{
+    bool is_last;
+
+    pthread_mutex_lock(&peer->lock);
+    is_last = peer->shared.count == 1 && peer->shared.opening == 0;
+    pthread_mutex_unlock(&peer->lock);
+    return is_last;
+}
+
+/* From OPENING or SETUP to its end. */
+static void give_up(struct pl_connection *connection, const struct pl_failure *failure)
+{
+    struct pl_peer *peer = connection->peer;
+
+    drop_dial(connection);
+    pl_set(connection->failure, pl_failure_pack(*failure));
+    note_opening_ended(peer, failure);
+    if (failure->status)
+        pl_peer_fail_waiters(peer, failure, is_last_hope(peer));
+    if (is_closing(peer))
+        pl_peer_close(connection, POOL_CLOSE_POOL);
+    else
+        pl_peer_close(connection, failure->status ? POOL_CLOSE_ERROR : POOL_CLOSE_EVICTED);
+}
+
+/* Asks the program once for each time that nothing could be removed for this peer; it says whether to wait for room. */
+static bool may_wait_for_room(struct pl_peer *peer)
+{
+    const struct pool_options *options = &peer->pool->settings.options;
+    bool was_asked;
+
+    pthread_mutex_lock(&peer->lock);
+    was_asked = peer->shared.was_asked;
+    peer->shared.was_asked = true;
+    pthread_mutex_unlock(&peer->lock);
+    return was_asked || pl_room_ask(peer->pool, options->on_none_removable) == POOL_CONTINUE;
+}
+
+/* Nothing could be evicted. The waiters stay, and the peer asks for room. */
+static void give_up_for_room(struct pl_connection *connection, int error)
+{
+    struct pl_peer *peer = connection->peer;
+    struct pool *pool = peer->pool;
+    struct pl_failure failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT), none = { 0 };
+
+    failure.status = POOL_E_RESOURCE;
+    if (!may_wait_for_room(peer)) {
+        give_up(connection, &failure);
+        return;
+    }
+    pl_room_want(pool->room, peer, true, error);
+    give_up(connection, &none);
+}
+
+/* ---- setting up */
+
+static uint64_t scattered(uint64_t span_ns, uint64_t seed)
+{
+    seed = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    return span_ns - span_ns / 10 + (seed >> 11) % (span_ns / 5 + 1);      /* +- 10 % */
+}
+
+static void note_birth(struct pl_connection *connection, uint64_t now_ns)
+{
+    const struct pool_options *options = &pool_of(connection)->settings.options;
+    uint64_t age_ns = options->max_age_ms * PL_MS;
+
+    pl_set(connection->expires_ns, PL_NEVER);
+    if (options->max_age_ms != POOL_NONE)
+        pl_set(connection->expires_ns, pl_after(now_ns, scattered(age_ns, connection->id ^ connection->cookie)));
+    connection->max_uses = options->max_uses == POOL_NONE ? UINT64_MAX : options->max_uses;
+    pl_set(connection->is_prepared, options->prepare == NULL);
+    pl_set(connection->last_used_ns, now_ns);
+}
+
+static void become_ready(struct pl_connection *connection)
+{
+    static const struct pl_failure none = { 0 };
+    struct pl_peer *peer = connection->peer;
+    struct pool *pool = peer->pool;
+
+    drop_dial(connection);
+    pl_os->set_nonblocking(connection->fd, false);
+    note_opening_ended(peer, &none);
+    pl_pool_count(pool, opened, 1);
+    pl_event_ready(pool, connection);
+    pl_channel_settle(connection);
+    pl_peer_give_back(peer, connection);
+}
+
+void pl_open_finish(struct pl_connection *connection, const struct pl_failure *failure)
+{
+    struct pl_failure told = *failure;
+
+    pl_channel_stop_watching(connection);
+    if (told.status) {
+        give_up(connection, &told);
+        return;
+    }
+    if (pl_channel_is_busy(connection)) {
+        told = pl_failure_make(POOL_E_PROTOCOL, POOL_PHASE_SETUP, 0);
+        give_up(connection, &told);
+        return;
+    }
+    become_ready(connection);
+}
+
+static struct pl_failure hook_failure(struct pl_connection *connection, int answer)
+{
+    struct pl_failure failure = pl_failure_unpack(pl_get(connection->failure));
+
+    if (!failure.status)
+        failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);
+    failure.phase = POOL_PHASE_SETUP;
+    return failure;
+}
+
+static void set_up(struct pl_connection *connection)
+{
+    struct pl_failure failure = { 0 };
+    int answer = 0;
+
+    if (pool_of(connection)->settings.options.on_new_connection) {
+        if (!pl_channel_call_hook(connection, &answer)) {
+            failure = pl_failure_make(POOL_E_MEMORY, POOL_PHASE_SETUP, ENOMEM);
+            pl_open_finish(connection, &failure);
+            return;
+        }
+        if (answer == POOL_LATER)
+            return;
+        if (answer)
+            failure = hook_failure(connection, answer);
+    }
+    pl_open_finish(connection, &failure);
+}
+
+/* ---- dialing */
+
+static void on_dialed(struct pl_dial *dial, int error);
+
+static void try_dial(struct pl_dial *dial)
+{
+    struct pl_connection *connection = dial->connection;
+    struct pl_failure failure;
+    int error = pl_dial_start(dial);
+
+    for (int i = 0; i < EVICTIONS_PER_DIAL && is_shortage(error); i++) {
+        if (!pl_room_evict(pool_of(connection)->room, NULL))
+            break;
+        error = pl_dial_start(dial);
+    }
+    if (!error)
+        return;
+    if (is_shortage(error)) {
+        give_up_for_room(connection, error);
+        return;
+    }
+    failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT);
+    if (dial->is_refused_by_hook)
+        failure.status = POOL_E_USER;
+    give_up(connection, &failure);
+}
+
+static void on_setup_timeout(void *user)
+{
+    struct pl_dial *dial = user;
+    struct pl_failure failure = pl_failure_make(POOL_E_TIMEOUT, POOL_PHASE_SETUP, ETIMEDOUT);
+
+    pl_open_finish(dial->connection, &failure);
+}
+
+static void on_dialed(struct pl_dial *dial, int error)
+{
+    struct pl_connection *connection = dial->connection;
+    struct pool *pool = pool_of(connection);
+    uint64_t now_ns = pl_os->now_ns();
+    struct pl_failure failure;
+
+    if (is_shortage(error)) {           /* EADDRNOTAVAIL may come late */
+        pl_connection_close_fd(connection, dial->mux);
+        if (pl_room_evict(pool->room, NULL))
+            try_dial(dial);
+        else
+            give_up_for_room(connection, error);
+        return;
+    }
+    if (error) {
+        failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT);
+        give_up(connection, &failure);
+        return;
+    }
+    note_birth(connection, now_ns);
+    pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_SETUP));
+    dial->timer.fire = on_setup_timeout;
+    dial->timer.user = dial;
+    if (pool->settings.options.connect_ms != POOL_NONE)
+        pl_mux_timer_arm(dial->mux, &dial->timer, pl_after(now_ns, pool->settings.options.connect_ms * PL_MS));
+    set_up(connection);
+}
+
+static void on_mux(struct pl_post *post)
+{
+    struct pl_dial *dial = pl_container(post, struct pl_dial, post);
+    struct pl_connection *connection = dial->connection;
+    struct pl_peer *peer = connection->peer;
+    struct pl_failure failure = { 0 };
+
+    dial->is_begun = true;
+    if (is_closing(peer)) {
+        failure = pl_failure_make(POOL_E_CLOSING, POOL_PHASE_CONNECT, 0);
+        give_up(connection, &failure);
+    } else if (!pl_peer_has_waiters(peer)) {
+        give_up(connection, &failure);  /* a connection came back first: nobody needs this one any more */
+    } else {
+        try_dial(dial);
+    }
+}
+
+void pl_open_on_event(struct pl_connection *connection, uint32_t events)
+{
+    if (connection->dial)
+        pl_dial_on_event(connection->dial, events);
+}
+
+/* ---- deciding to open */
+
+/* A share of max_connections, by evicting if need be. */
+static bool take_share(struct pool *pool)
+{
+    while (!pl_pool_take_share(pool)) {
+        if (!pl_room_evict(pool->room, pool))
+            return false;
+    }
+    return true;
+}
+
+static struct pl_dial *make_dial(struct pool *pool, struct pl_peer *peer)
+{
+    const struct pool_options *options = &pool->settings.options;
+    struct pl_dial *dial = pl_zalloc(sizeof(*dial));
+
+    if (!dial)
+        return NULL;
+    dial->connection = pl_connection_take();
+    if (!dial->connection)
+        goto no_connection;
+    dial->post.run = on_mux;
+    dial->mux = pool->mux;
+    dial->address = peer->address;
+    dial->on_socket = options->on_socket;
+    dial->user = options->user;
+    dial->on_end = on_dialed;
+    dial->deadline_ns = PL_NEVER;
+    if (options->connect_ms != POOL_NONE)
+        dial->deadline_ns = pl_after(pl_os->now_ns(), options->connect_ms * PL_MS);
+    if (options->timeout_ms != POOL_NONE && options->timeout_ms <= INT32_MAX)
+        dial->user_timeout_ms = options->timeout_ms;
+    if (!pl_dial_open(dial))
+        goto no_timer;
+    return dial;
+
+no_timer:
+    pl_word_move(&dial->connection->word,
+                 pl_word_with(atomic_load(&dial->connection->word), PL_CLOSING));
+    pl_connection_give(dial->connection);
+no_connection:
+    pl_os->free(dial);
+    return NULL;
+}
+
+static void begin(struct pool *pool, struct pl_peer *peer, struct pl_dial *dial)
+{
+    struct pl_connection *connection = dial->connection;
+
+    connection->peer = peer;
+    connection->mux = pool->mux;
+    connection->limits = &pool->settings.limits;
+    connection->dial = dial;
+    connection->id = atomic_fetch_add(&pool->last_id, 1) + 1;
+    connection->opened_ns = pl_os->now_ns();
+    pl_pool_ref(pool);
+    pthread_mutex_lock(&peer->lock);
+    pl_list_push_back(&peer->shared.all, &connection->all_link);
+    pthread_mutex_unlock(&peer->lock);
+    pl_event_created(pool, connection);
+    pl_mux_post(pool->mux, &dial->post);
+}
+
+/* A birth that was planned does not take place. */
+static void take_back_plan(struct pl_peer *peer)
+{
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.count--;
+    peer->shared.opening--;
+    pthread_mutex_unlock(&peer->lock);
+}
+
+static bool open_one(struct pool *pool, struct pl_peer *peer)
+{
+    struct pl_failure failure = pl_failure_make(POOL_E_RESOURCE, POOL_PHASE_WAIT, 0);
+    struct pl_dial *dial;
+
+    if (!take_share(pool)) {
+        take_back_plan(peer);
+        if (may_wait_for_room(peer)) {
+            pl_room_want(pool->room, peer, false, 0);
+            return false;
+        }
+        pl_peer_fail_waiters(peer, &failure, false);
+        return true;                    /* the next one in the queue has his own chance */
+    }
+    dial = make_dial(pool, peer);
+    if (!dial) {
+        take_back_plan(peer);
+        pl_pool_give_share(pool);
+        failure = pl_failure_make(POOL_E_MEMORY, POOL_PHASE_CONNECT, ENOMEM);
+        pl_peer_fail_waiters(peer, &failure, true);
+        return false;
+    }
+    begin(pool, peer, dial);
+    return true;
+}
+
+/* Decides, under the lock, whether one more connection should be opened, and counts it as if it were there. */
+static bool plan_one(struct pl_peer *peer, const struct pool_options *options)
+{
+    struct pl_view view = { .max_count = options->max_per_address, .max_opening = options->max_connecting };
+    bool is_wanted;
+
+    pthread_mutex_lock(&peer->lock);
+    view.waiting = peer->shared.waiting;
+    view.count = peer->shared.count;
+    view.opening = peer->shared.opening;
+    view.is_closing = is_closing(peer) || peer->shared.is_wanting;
+    is_wanted = pl_decide_dials(&view) > 0;
+    peer->shared.count += is_wanted;
+    peer->shared.opening += is_wanted;
+    pthread_mutex_unlock(&peer->lock);
+    return is_wanted;
+}
+
+void pl_peer_supply(struct pl_peer *peer)
+{
+    struct pool *pool = peer->pool;
+
+    while (plan_one(peer, &pool->settings.options)) {
+        if (!open_one(pool, peer))
+            break;
+    }
+}
+
+/* ---- questions */
+
+/* Peer lock held. */
+static bool has_state(struct pl_peer *peer, enum pl_state state)
+{
+    PL_LIST_EACH(link, &peer->shared.all) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
+
+        if (pl_word_state(atomic_load(&connection->word)) == state)
+            return true;
+    }
+    return false;
+}
+
+enum pool_phase pl_open_phase(struct pl_peer *peer)
+{
+    enum pool_phase phase = POOL_PHASE_WAIT;
+
+    pthread_mutex_lock(&peer->lock);
+    if (peer->shared.opening && peer->shared.opening == peer->shared.count)
+        phase = has_state(peer, PL_SETUP) ? POOL_PHASE_SETUP : POOL_PHASE_CONNECT;
+    pthread_mutex_unlock(&peer->lock);
+    return phase;
+}
+
+/* What only the mux thread may end: being dialed, set up, or heard by its actor. Peer lock held. */
+static struct pl_connection *find_unready(struct pl_peer *peer)
+{
+    PL_LIST_EACH(link, &peer->shared.all) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
+        enum pl_state state = pl_word_state(atomic_load(&connection->word));
+
+        if (state == PL_SETUP || state == PL_HEARD || (state == PL_OPENING && connection->dial->is_begun))
+            return connection;
+    }
+    return NULL;
+}
+
+bool pl_open_has_unready(struct pl_peer *peer)
+{
+    return find_unready(peer) != NULL;
+}
+
+void pl_open_abort_all(struct pl_peer *peer)
+{
+    struct pl_failure failure = pl_failure_make(POOL_E_CLOSING, POOL_PHASE_CONNECT, 0);
+    struct pl_connection *connection;
+
+    do {
+        pthread_mutex_lock(&peer->lock);
+        connection = find_unready(peer);
+        pthread_mutex_unlock(&peer->lock);
+        if (!connection)
+            break;
+        if (pl_word_state(atomic_load(&connection->word)) == PL_HEARD)
+            pl_peer_close(connection, POOL_CLOSE_POOL);
+        else
+            give_up(connection, &failure);
+    } while (connection);
+}

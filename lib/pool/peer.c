@@ -1,0 +1,382 @@
+/* peer.c: lending and taking back, under one short lock for each peer. Deciding is in decide.c; opening in open.c. */
+#include "pool/peer.h"
+
+#include "base/os.h"
+#include "commpool/address.h"
+#include "net/stream.h"
+#include "pool/channel.h"
+#include "pool/decide.h"
+#include "pool/events.h"
+#include "pool/open.h"
+#include "pool/pool.h"
+
+static void prepare_peer(void *element)
+{
+    struct pl_peer *peer = element;
+
+    pthread_mutex_init(&peer->lock, NULL);
+    pl_list_init(&peer->shared.all);
+    pl_list_init(&peer->shared.idle);
+    pl_list_init(&peer->shared.waiters);
+}
+
+static struct pl_arena peers = PL_ARENA_INIT(peers, struct pl_peer, prepare_peer);
+
+/* ---- life */
+
+struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address)
+{
+    struct pl_peer *peer = pl_arena_take(&peers);
+
+    if (!peer)
+        return NULL;
+    pthread_mutex_lock(&peer->lock);
+    peer->pool = pool;
+    peer->address = address;
+    peer->text = pool_address_text(address);
+    atomic_store(&peer->hints, 0);
+    peer->shared.users = 1;
+    peer->shared.last_failure = (struct pl_failure){ 0 };
+    atomic_fetch_add(&peer->generation, 1);
+    pthread_mutex_unlock(&peer->lock);
+    return peer;
+}
+
+void pl_peer_library_end(void)
+{
+    pl_arena_release(&peers);
+}
+
+static bool is_live(const struct pl_peer *peer)
+{
+    return atomic_load(&peer->generation) & 1;
+}
+
+bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t generation)
+{
+    bool is_same;
+
+    pthread_mutex_lock(&peer->lock);
+    is_same = is_live(peer) && atomic_load(&peer->generation) == generation && (!pool || peer->pool == pool);
+    if (is_same)
+        peer->shared.users++;
+    pthread_mutex_unlock(&peer->lock);
+    return is_same;
+}
+
+/* Peer lock held. */
+static bool is_needed(struct pl_peer *peer)
+{
+    return peer->shared.users || peer->shared.count || !pl_list_is_empty(&peer->shared.waiters);
+}
+
+/* Gives the peer back to the arena when nobody needs it. The pool's lock keeps new users away. */
+static void reclaim(struct pl_peer *peer, struct pool *pool)
+{
+    struct pool_address *address = NULL;
+
+    pthread_mutex_lock(&pool->lock);
+    pthread_mutex_lock(&peer->lock);
+    if (is_live(peer) && peer->pool == pool && !is_needed(peer) && !pl_room_peer_is_listed(pool->room, peer)) {
+        pl_table_remove(&pool->peers, &peer->table_node);
+        pl_list_unlink(&peer->pool_link);
+        atomic_fetch_add(&peer->generation, 1);
+        address = peer->address;
+        peer->pool = NULL;
+        peer->address = NULL;
+        peer->text = NULL;
+    }
+    pthread_mutex_unlock(&peer->lock);
+    pthread_mutex_unlock(&pool->lock);
+    if (address) {
+        pool_address_unref(address);
+        pl_arena_give(&peers, peer);
+    }
+}
+
+void pl_peer_leave(struct pl_peer *peer)
+{
+    struct pool *pool = peer->pool;
+    bool is_last;
+
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.users--;
+    is_last = !is_needed(peer);
+    if (is_last) {
+        peer->shared.is_wanting = peer->shared.was_asked = false;
+        pl_room_forget_peer(pool->room, peer);
+        pl_pool_ref(pool);              /* whoever leaves came in through the pool: it is still there */
+    }
+    pthread_mutex_unlock(&peer->lock);
+    if (!is_last)
+        return;
+    reclaim(peer, pool);
+    pl_pool_leave(pool);
+}
+
+/* ---- lending */
+
+/* Out of the list of idle ones; peer lock held. */
+static void unlist(struct pl_connection *connection)
+{
+    pl_list_unlink(&connection->idle_link);
+}
+
+/* Tries to lend one that stands in the list. False: it is not to be had; then `seen` is the word that said so. */
+static bool take_listed(struct pl_connection *connection, bool must_be_prepared)
+{
+    uint64_t seen = atomic_load(&connection->word);
+    enum pl_state state;
+
+    for (;;) {
+        state = pl_word_state(seen);
+        if (state == PL_LENT) {         /* a thread took it from memory; its return will list it again */
+            if (!atomic_compare_exchange_weak(&connection->word, &seen, seen & ~PL_LISTED))
+                continue;
+            unlist(connection);
+            return false;
+        }
+        if ((state != PL_IDLE && state != PL_PARKED) || (seen & PL_PIN_MASK))
+            return false;
+        if (must_be_prepared && !pl_get(connection->is_prepared))
+            return false;
+        if (pl_word_become(&connection->word, seen, pl_word_handed(seen & ~PL_LISTED, PL_LENT))) {
+            connection->is_armed = state == PL_PARKED;
+            unlist(connection);
+            return true;
+        }
+        seen = atomic_load(&connection->word);
+    }
+}
+
+struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepared)
+{
+    PL_LIST_EACH(link, &peer->shared.idle) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, idle_link);
+
+        if (take_listed(connection, must_be_prepared))
+            return connection;
+    }
+    return NULL;
+}
+
+bool pl_peer_has_waiters(struct pl_peer *peer)
+{
+    bool has_waiters;
+
+    pthread_mutex_lock(&peer->lock);
+    has_waiters = !pl_list_is_empty(&peer->shared.waiters);
+    pthread_mutex_unlock(&peer->lock);
+    return has_waiters;
+}
+
+void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter)
+{
+    pl_list_unlink(&waiter->link);
+    peer->shared.waiting--;
+    if (pl_list_is_empty(&peer->shared.waiters))
+        atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_WAITERS);
+}
+
+static struct pl_waiter *first_waiter(struct pl_peer *peer)
+{
+    return pl_list_is_empty(&peer->shared.waiters) ? NULL
+                                                   : pl_container(peer->shared.waiters.next, struct pl_waiter, link);
+}
+
+/* Tells the first waiter that was not told yet to look for itself; answers its thread. */
+static struct pl_thread *call_waiter(struct pl_peer *peer)
+{
+    PL_LIST_EACH(link, &peer->shared.waiters) {
+        struct pl_waiter *waiter = pl_container(link, struct pl_waiter, link);
+
+        if (!waiter->is_woken) {
+            waiter->is_woken = true;
+            return waiter->thread;
+        }
+    }
+    return NULL;
+}
+
+/* Swaps the word of an owned connection to `state`; false: operations are under way on it, so it must end. */
+static bool settle(struct pl_connection *connection, enum pl_state state, bool handed)
+{
+    uint64_t seen = atomic_load(&connection->word), next;
+
+    do {
+        if (seen & PL_PIN_MASK)
+            return false;
+        next = handed ? pl_word_handed(seen, state) : pl_word_with(seen, state);
+        next |= state == PL_IDLE ? PL_LISTED : 0;
+    } while (!pl_word_become(&connection->word, seen, next) && (seen = atomic_load(&connection->word), true));
+    return true;
+}
+
+static void list_idle(struct pl_peer *peer, struct pl_connection *connection)
+{
+    if (atomic_load(&connection->word) & PL_LISTED)
+        return;
+    if (peer->pool->settings.options.order == POOL_LIFO)
+        pl_list_push_front(&peer->shared.idle, &connection->idle_link);
+    else
+        pl_list_push_back(&peer->shared.idle, &connection->idle_link);
+}
+
+enum give_back_end { GIVEN, UNFIT, EVICT };
+
+/* The connection becomes idle; peer lock held. It must be in the sweep's list before it can be seen as idle, and the
+ * look at who wants room comes after that: whoever begins to want room then finds either the flag read or the peer. */
+static enum give_back_end make_idle(struct pl_peer *peer, struct pl_connection *connection)
+{
+    bool was_listed = atomic_load(&connection->word) & PL_LISTED;
+
+    if (!(atomic_load(&peer->hints) & PL_HINT_HOT))
+        pl_room_note_hot(peer->pool->room, peer);
+    if (atomic_load(&pl_room_wanted) && pl_room_is_wanted_of(peer->pool->room, peer->pool))
+        return EVICT;
+    list_idle(peer, connection);
+    if (settle(connection, PL_IDLE, false))
+        return GIVEN;
+    if (!was_listed)
+        unlist(connection);
+    return UNFIT;
+}
+
+/* Peer lock held. */
+static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *connection, bool is_new,
+                                    struct pl_thread **wake)
+{
+    struct pl_waiter *waiter = first_waiter(peer);
+    uint64_t now_ns, waited_ns;
+    enum give_back_end end;
+
+    if (!waiter)
+        return make_idle(peer, connection);
+    now_ns = pl_os->now_ns();
+    waited_ns = now_ns > waiter->queued_ns ? now_ns - waiter->queued_ns : 0;
+    if (!is_new && pl_decide_may_barge(waited_ns, peer->pool->settings.barge_ns)) {
+        end = make_idle(peer, connection);
+        if (end == GIVEN)
+            *wake = call_waiter(peer);
+        return end;
+    }
+    if (!settle(connection, PL_LENT, true))
+        return UNFIT;
+    pl_waiter_unlink(peer, waiter);
+    waiter->state = PL_WAITER_SERVED;
+    waiter->connection = connection;
+    *wake = waiter->thread;
+    return GIVEN;
+}
+
+void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection)
+{
+    bool is_new = pl_word_state(atomic_load(&connection->word)) == PL_SETUP;
+    struct pl_thread *wake = NULL;
+    enum give_back_end end;
+    bool is_closing;
+
+    pthread_mutex_lock(&peer->lock);
+    is_closing = atomic_load(&peer->hints) & PL_HINT_CLOSING;
+    end = is_closing ? UNFIT : give_back(peer, connection, is_new, &wake);
+    pthread_mutex_unlock(&peer->lock);
+    if (wake)
+        pl_thread_wake(wake);
+    if (end == EVICT)
+        pl_peer_close(connection, POOL_CLOSE_EVICTED);
+    else if (end == UNFIT)
+        pl_peer_close(connection, is_closing ? POOL_CLOSE_POOL : POOL_CLOSE_DIRTY);
+}
+
+void pl_peer_look_again(struct pl_peer *peer, struct pl_connection *connection, uint64_t word)
+{
+    if (pl_word_become_state(&connection->word, word, PL_MUX))
+        pl_peer_give_back(peer, connection);    /* it is ours again, so the peer is still there */
+}
+
+void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, bool all)
+{
+    struct pl_waiter *waiter;
+
+    pthread_mutex_lock(&peer->lock);
+    do {
+        waiter = first_waiter(peer);
+        if (!waiter)
+            break;
+        pl_waiter_unlink(peer, waiter);
+        waiter->state = PL_WAITER_FAILED;
+        waiter->failure = *failure;
+        pl_thread_wake(waiter->thread);
+    } while (all);
+    pthread_mutex_unlock(&peer->lock);
+}
+
+/* ---- closing */
+
+void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reason)
+{
+    uint64_t seen = atomic_load(&connection->word);
+    uint32_t none = PL_DOOM_NONE;
+    enum pl_state next;
+
+    connection->close_reason = (uint8_t)reason;
+    do {
+        next = seen & PL_PIN_MASK ? PL_ENDING : PL_CLOSING;
+        if (next == PL_ENDING) {
+            atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_STALE_COPY);
+            pl_connection_shut(connection);
+        }
+    } while (!pl_word_become_state(&connection->word, seen, next) && (seen = atomic_load(&connection->word), true));
+    if (next == PL_CLOSING)
+        pl_peer_finish_close(connection);
+}
+
+static void keep_books(struct pool *pool, const struct pl_connection *connection)
+{
+    uint64_t uses = pl_get(connection->uses);
+
+    pthread_mutex_lock(&pool->lock);
+    pool->books.borrowed += uses;
+    pool->books.reused += uses ? uses - 1 : 0;
+    pool->books.closed[connection->close_reason]++;
+    pool->books.stolen += connection->close_reason == POOL_CLOSE_STOLEN;
+    pool->books.bytes_in += pl_get(connection->bytes_in);
+    pool->books.bytes_out += pl_get(connection->bytes_out);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* Out of its peer's lists. The peer is entered in exchange for the connection that kept it live. */
+static void remove_from_peer(struct pl_peer *peer, struct pl_connection *connection)
+{
+    pthread_mutex_lock(&peer->lock);
+    if (atomic_load(&connection->word) & PL_LISTED) {
+        atomic_fetch_and(&connection->word, ~PL_LISTED);
+        unlist(connection);
+    }
+    pl_list_unlink(&connection->all_link);
+    peer->shared.count--;
+    peer->shared.users++;
+    pthread_mutex_unlock(&peer->lock);
+}
+
+void pl_peer_finish_close(struct pl_connection *connection)
+{
+    struct pl_peer *peer = connection->peer;
+    struct pool *pool = peer->pool;
+    bool has_descriptor = connection->fd >= 0;
+
+    pl_room_unpark(pool->room, connection);
+    pl_stream_drop_input(connection);
+    pl_connection_close_fd(connection, pool->mux);
+    pl_channel_end(connection);
+    pl_event_closed(pool, connection);
+    remove_from_peer(peer, connection);
+    keep_books(pool, connection);
+    pl_pool_give_share(pool);
+    pl_connection_give(connection);
+    pl_peer_supply(peer);
+    if (atomic_load(&pl_room_wanted))
+        pl_room_serve(pool->room, pool, has_descriptor);
+    pl_peer_leave(peer);
+    pl_pool_leave(pool);
+}

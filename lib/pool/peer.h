@@ -1,0 +1,105 @@
+/* peer.h: the pool's record of one key: its connections, those of them that are idle, and who waits for one.
+ *
+ * Peers are type-stable (base/arena.h): `hints` may be read by a thread that has just let go of a connection and owns
+ * nothing any more. All else is under the lock, or fixed while the peer is live; it is live as long as it has users,
+ * connections, or stands in one of the room's lists.
+ *
+ * Lock order: pool->lock, peer lock, room lock. Nobody is called, and nothing waits, under any of them.
+ */
+#ifndef PL_POOL_PEER_H
+#define PL_POOL_PEER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/failure.h"
+#include "base/table.h"
+#include "base/thread.h"
+#include "net/connection.h"
+
+struct pool;
+
+/* What a thread must know right after it has let go of a connection. */
+enum {
+    PL_HINT_HOT = 1,                    /* the sweep will look at this peer */
+    PL_HINT_WAITERS = 2,                /* somebody waits for a connection */
+    PL_HINT_CLOSING = 4                 /* the pool was destroyed */
+};
+
+enum pl_waiter_state { PL_WAITER_QUEUED, PL_WAITER_SERVED, PL_WAITER_FAILED };
+
+/* A caller who waits; lives on its stack. Under the peer lock while it is queued; whoever takes it off the list fills in
+ * the outcome in the same step, and wakes the thread after. */
+struct pl_waiter {
+    struct pl_list link;
+    struct pl_thread *thread;
+    uint64_t queued_ns;
+    enum pl_waiter_state state;
+    bool is_woken;                      /* told to look for itself, and did not yet */
+    struct pl_connection *connection;   /* SERVED: lent to it */
+    struct pl_failure failure;          /* FAILED */
+};
+
+struct pl_peer {
+    struct pl_arena_node node;
+    _Atomic uint32_t hints;
+    _Atomic uint64_t generation;        /* odd while live */
+    struct pool *pool;                  /* fixed while live, as the next two */
+    struct pool_address *address;
+    const char *text;
+    struct pl_table_node table_node;    /* pool->lock */
+    struct pl_list pool_link;           /* pool->lock */
+    pthread_mutex_t lock;
+    struct {
+        struct pl_list all;             /* every connection, by birth */
+        struct pl_list idle;            /* hints: those that may be idle, the one returned last in front */
+        struct pl_list waiters;         /* who waited longest in front */
+        uint32_t count, opening;        /* births minus deaths; those of them that are not yet ready */
+        uint32_t waiting;
+        uint32_t users;                 /* targets, and calls under way */
+        bool was_asked;                 /* on_none_removable ran, and nothing was opened since */
+        bool is_wanting;                /* waits for room: nothing is opened until the room says so */
+        struct pl_failure last_failure; /* of opening a connection; POOL_OK: the last one went well */
+    } shared;
+    struct {                            /* room lock */
+        struct pl_list hot_link;
+        struct pl_list want_link;       /* waits for a descriptor or for the pool's cap */
+        bool wants_descriptor;          /* a connection of any pool would do */
+        int cause;                      /* the errno that said so */
+    } room;
+};
+
+/* Takes the first idle connection for the caller, who holds the lock; NULL: there is none. It is LENT then, unchecked. */
+struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepared) PL_MUST_USE;
+
+/* Lends a connection that the caller owns (MUX, SETUP, or just taken back) to whoever waits, or makes it idle. */
+void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection);
+
+/* The rest of a return, after the word was swapped to IDLE by the short way: hints said that there is more to do. */
+void pl_peer_look_again(struct pl_peer *peer, struct pl_connection *connection, uint64_t word);
+
+/* Closes a connection that the caller owns; when operations are under way on it, the last of them does. */
+void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reason);
+void pl_peer_finish_close(struct pl_connection *connection);    /* the word says CLOSING, and the caller made it so */
+
+/* Opens what those who wait need; the lock is not held. */
+void pl_peer_supply(struct pl_peer *peer);
+
+/* One failure of opening a connection, told to those whom it concerns. */
+void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, bool all);
+
+bool pl_peer_has_waiters(struct pl_peer *peer);
+void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter);      /* lock held */
+
+/* Users keep a peer live. */
+void pl_peer_leave(struct pl_peer *peer);               /* may reclaim it */
+/* False: it is another one now. `pool` NULL: of whatever pool. */
+bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t generation);
+
+struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address);     /* NULL: no memory; takes the address */
+void pl_peer_library_end(void);
+
+#endif

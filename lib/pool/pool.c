@@ -1,0 +1,377 @@
+/* pool.c: the life of a pool, and the table of its peers. */
+#include "pool/pool.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "net/address.h"
+#include "pool/channel.h"
+#include "pool/events.h"
+#include "pool/open.h"
+#include "pool/watch.h"
+
+static void prepare_pool(void *element)
+{
+    struct pool *pool = element;
+
+    pthread_mutex_init(&pool->lock, NULL);
+}
+
+static struct pl_arena pools = PL_ARENA_INIT(pools, struct pool, prepare_pool);
+static pthread_mutex_t creation = PTHREAD_MUTEX_INITIALIZER;   /* two pools on a new mux make one room */
+
+/* ---- references */
+
+bool pl_pool_enter(struct pool *pool)
+{
+    atomic_fetch_add(&pool->refs, 1);
+    if (atomic_load(&pool->state) == PL_POOL_LIVE)
+        return true;
+    pl_pool_leave(pool);
+    return false;
+}
+
+void pl_pool_ref(struct pool *pool)
+{
+    atomic_fetch_add(&pool->refs, 1);
+}
+
+/* Every connection, peer and call is gone. */
+static void free_pool(struct pool *pool)
+{
+    struct pool_mux *mux = pool->mux;
+
+    pl_room_remove_pool(pool->room, pool);
+    pl_events_close(pool);
+    pl_table_fini(&pool->peers);
+    pl_arena_give(&pools, pool);
+    pl_mux_unref(mux);
+}
+
+void pl_pool_leave(struct pool *pool)
+{
+    uint32_t destroyed = PL_POOL_DESTROYED;
+
+    if (atomic_fetch_sub(&pool->refs, 1) == 1 &&
+        atomic_compare_exchange_strong(&pool->state, &destroyed, PL_POOL_NONE))
+        free_pool(pool);
+}
+
+bool pl_pool_take_share(struct pool *pool)
+{
+    uint32_t total = atomic_load(&pool->total);
+
+    do {
+        if (total >= pool->settings.options.max_connections)
+            return false;
+    } while (!atomic_compare_exchange_weak(&pool->total, &total, total + 1));
+    return true;
+}
+
+void pl_pool_give_share(struct pool *pool)
+{
+    atomic_fetch_sub(&pool->total, 1);
+}
+
+/* ---- peers */
+
+static bool is_peer_of(const struct pl_table_node *node, const void *key)
+{
+    return pool_address_equal(pl_container(node, struct pl_peer, table_node)->address, key);
+}
+
+/* Peers are found and made under the lock, so two callers never make two of one address. Takes the address. */
+static struct pl_peer *find_or_make(struct pool *pool, struct pool_address *address)
+{
+    uint64_t hash = pool_address_hash(address);
+    struct pl_table_node *node;
+    struct pl_peer *peer = NULL;
+
+    pthread_mutex_lock(&pool->lock);
+    node = pl_table_find(&pool->peers, hash, is_peer_of, address);
+    if (node) {
+        peer = pl_container(node, struct pl_peer, table_node);
+        pthread_mutex_lock(&peer->lock);
+        peer->shared.users++;
+        pthread_mutex_unlock(&peer->lock);
+    } else if (atomic_load(&pool->state) == PL_POOL_LIVE) {
+        peer = pl_peer_make(pool, address);
+        if (peer) {
+            pl_table_add(&pool->peers, &peer->table_node, hash);
+            pl_list_push_back(&pool->all_peers, &peer->pool_link);
+            address = NULL;
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    pool_address_unref(address);
+    return peer;
+}
+
+static enum pool_status refuse(enum pool_status status, enum pool_phase phase, const char *text,
+                               struct pool_error *error)
+{
+    struct pl_failure failure = pl_failure_make(status, phase, 0);
+
+    pl_failure_tell(&failure, NULL, text, error);
+    return status;
+}
+
+enum pool_status pl_pool_find_peer(struct pool *pool, const char *text, struct pl_peer **peer,
+                                   struct pool_error *error)
+{
+    struct pool_address *address;
+    enum pool_status status = pool_address_parse(text, &address, error);
+
+    *peer = NULL;
+    if (status)
+        return status;
+    if (address->scheme == PL_SCHEME_TLS)
+        status = refuse(POOL_E_ADDRESS, POOL_PHASE_NONE, text, error);
+    else if (!pl_address_is_literal(address))
+        status = refuse(POOL_E_RESOLVE, POOL_PHASE_RESOLVE, text, error);
+    if (status) {
+        pool_address_unref(address);
+        return status;
+    }
+    *peer = find_or_make(pool, address);
+    if (*peer)
+        return POOL_OK;
+    status = atomic_load(&pool->state) == PL_POOL_LIVE ? POOL_E_MEMORY : POOL_E_CLOSING;
+    return refuse(status, POOL_PHASE_NONE, text, error);
+}
+
+/* ---- creation */
+
+static enum pool_status open_mux(struct pool *pool, struct pool_mux *mux)
+{
+    enum pool_status status = POOL_OK;
+
+    pool->mux = mux;
+    if (mux)
+        pl_mux_ref(mux);
+    else
+        status = pl_mux_open(&pool->mux, true);
+    if (status)
+        return status;
+    pthread_mutex_lock(&creation);
+    pool->room = pool->mux->extension;
+    if (!pool->room) {
+        status = pl_room_open(pool->mux, &pool->room);
+        if (!status)
+            atomic_store(&pool->mux->on_watch[PL_WATCH_CONNECTION], pl_watch_on_event);
+    }
+    pthread_mutex_unlock(&creation);
+    if (status)
+        pl_mux_unref(pool->mux);
+    return status;
+}
+
+enum pool_status pool_create(const struct pool_options *options, struct pool **created)
+{
+    struct pl_settings settings;
+    enum pool_status status;
+    struct pool *pool;
+
+    if (!created)
+        return POOL_E_ARGUMENT;
+    *created = NULL;
+    status = pl_settings_make(options, &settings);
+    if (status)
+        return status;
+    pool = pl_arena_take(&pools);
+    if (!pool || !pl_thread_self()) {
+        status = POOL_E_MEMORY;
+        goto no_pool;
+    }
+    pool->settings = settings;
+    status = open_mux(pool, settings.options.mux);
+    if (status)
+        goto no_pool;
+    status = pl_events_open(pool);
+    if (status)
+        goto no_events;
+    pl_table_init(&pool->peers);
+    pl_list_init(&pool->all_peers);
+    pl_list_init(&pool->parked);
+    pool->books = (struct pl_books){ 0 };
+    atomic_store(&pool->total, 0);
+    atomic_store(&pool->last_id, 0);
+    pl_room_add_pool(pool->room, pool);
+    atomic_fetch_add(&pool->refs, 1);
+    atomic_store(&pool->state, PL_POOL_LIVE);
+    *created = pool;
+    pl_event_of_pool(pool, POOL_EVENT_POOL_CREATED);
+    pl_event_of_pool(pool, POOL_EVENT_POOL_READY);
+    pl_events_tell(pool);
+    return POOL_OK;
+
+no_events:
+    pl_mux_unref(pool->mux);
+no_pool:
+    if (pool)
+        pl_arena_give(&pools, pool);
+    return status;
+}
+
+/* ---- the end */
+
+/* A connection as the destroyer meets it; peer lock held. True: it is idle no more, and the destroyer's to close. */
+static bool end_connection(struct pl_connection *connection)
+{
+    uint64_t seen = atomic_load(&connection->word);
+    uint32_t none = PL_DOOM_NONE;
+
+    while (pl_word_state(seen) == PL_IDLE || pl_word_state(seen) == PL_PARKED) {
+        connection->close_reason = POOL_CLOSE_POOL;
+        if (pl_word_become_state(&connection->word, seen, PL_CLOSING))
+            return true;
+        seen = atomic_load(&connection->word);
+    }
+    if (pl_word_state(seen) == PL_LENT && pl_word_pin_any(&connection->word)) {
+        atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_POOL);
+        pl_connection_shut(connection);
+        pl_channel_end(connection);
+        if (pl_word_unpin(&connection->word))
+            return true;
+    }
+    return false;
+}
+
+/* Closes what is idle, shuts down what is lent, one at a time: closing takes the lock. */
+static void end_connections(struct pl_peer *peer)
+{
+    struct pl_connection *mine;
+    uint32_t doomed;
+
+    do {
+        mine = NULL;
+        pthread_mutex_lock(&peer->lock);
+        PL_LIST_EACH(link, &peer->shared.all) {
+            struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
+
+            doomed = atomic_load(&connection->doom);
+            if (!mine && doomed != PL_DOOM_POOL && end_connection(connection))
+                mine = connection;
+        }
+        pthread_mutex_unlock(&peer->lock);
+        if (mine)
+            pl_peer_finish_close(mine);
+    } while (mine);
+}
+
+/* The next peer that was not told of the end yet, entered and told; NULL: none is left. */
+static struct pl_peer *next_peer(struct pool *pool)
+{
+    struct pl_peer *peer = NULL;
+
+    pthread_mutex_lock(&pool->lock);
+    if (!pl_list_is_empty(&pool->all_peers)) {
+        peer = pl_container(pool->all_peers.next, struct pl_peer, pool_link);
+        if (atomic_fetch_or(&peer->hints, PL_HINT_CLOSING) & PL_HINT_CLOSING) {
+            peer = NULL;
+        } else {
+            pl_list_unlink(&peer->pool_link);
+            pl_list_push_back(&pool->all_peers, &peer->pool_link);
+            pthread_mutex_lock(&peer->lock);
+            peer->shared.users++;
+            pthread_mutex_unlock(&peer->lock);
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return peer;
+}
+
+/* A peer that has something on the mux, entered; NULL: none. */
+static struct pl_peer *next_unready_peer(struct pool *pool)
+{
+    struct pl_peer *found = NULL;
+
+    pthread_mutex_lock(&pool->lock);
+    PL_LIST_EACH(link, &pool->all_peers) {
+        struct pl_peer *peer = pl_container(link, struct pl_peer, pool_link);
+
+        if (found)
+            break;
+        pthread_mutex_lock(&peer->lock);
+        if (pl_open_has_unready(peer)) {
+            found = peer;
+            peer->shared.users++;
+        }
+        pthread_mutex_unlock(&peer->lock);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return found;
+}
+
+/* The part of the end that only the mux thread may do. */
+struct end {
+    struct pl_post post;
+    struct pool *pool;
+    struct pl_thread *thread;
+    _Atomic bool is_done;
+};
+
+static void on_end(struct pl_post *post)
+{
+    struct end *end = pl_container(post, struct end, post);
+    struct pl_thread *thread = end->thread;
+    struct pl_peer *peer;
+
+    while ((peer = next_unready_peer(end->pool))) {
+        pl_open_abort_all(peer);
+        pl_peer_leave(peer);
+    }
+    atomic_store(&end->is_done, true);
+    pl_thread_wake(thread);
+}
+
+/* The second one is posted behind all that the first one made to be posted: last calls of channels. */
+static void end_on_mux(struct pool *pool)
+{
+    struct pl_thread *self = pl_thread_self();
+    bool is_inside = pl_mux_is_dispatching(pool->mux);
+
+    for (int round = 0; round < 2 && self; round++) {
+        struct end end = { .post = { .run = on_end }, .pool = pool, .thread = self };
+
+        if (is_inside) {
+            on_end(&end.post);
+            continue;
+        }
+        pl_mux_post(pool->mux, &end.post);
+        while (!atomic_load(&end.is_done)) {
+            if (pool->mux->has_thread)
+                pl_thread_wait(self, PL_NEVER);
+            else if (!pl_mux_run_here(pool->mux))
+                pl_thread_wait(self, pl_after(pl_os->now_ns(), PL_MS));
+        }
+    }
+}
+
+void pool_destroy(struct pool *pool)
+{
+    struct pl_failure failure = pl_failure_make(POOL_E_CLOSING, POOL_PHASE_WAIT, 0);
+    uint32_t live = PL_POOL_LIVE;
+    struct pl_peer *peer;
+
+    if (!pool || !atomic_compare_exchange_strong(&pool->state, &live, PL_POOL_DESTROYED))
+        return;
+    while ((peer = next_peer(pool))) {
+        pl_peer_fail_waiters(peer, &failure, true);
+        end_connections(peer);
+        pl_peer_leave(peer);
+    }
+    end_on_mux(pool);
+    pl_event_of_pool(pool, POOL_EVENT_POOL_CLOSED);
+    pl_events_stop(pool);
+    pl_pool_leave(pool);
+}
+
+__attribute__((destructor)) static void library_end(void)
+{
+    pl_connection_library_end();
+    pl_peer_library_end();
+    pl_arena_release(&pools);
+    pl_thread_library_end();
+}

@@ -1,0 +1,562 @@
+/* room.c: parking, eviction, and the queue of those who wait for room.
+ *
+ * A connection in the list of parked ones may long be lent again: the list is lazy, and whoever meets such an entry drops
+ * it. Only the swap of the word decides. The list of each pool is in order of last use, because what is parked later
+ * was used later: a sweep takes all that is due, sorted, and a forced sweep takes all there is.
+ */
+#include "pool/room.h"
+
+#include "base/os.h"
+#include "net/stream.h"
+#include "pool/events.h"
+#include "pool/pool.h"
+
+#define RETRY_NS (100 * PL_MS)          /* how often descriptors are tried for while nothing of ours can give one */
+
+_Atomic uint32_t pl_room_wanted;
+
+static struct pl_connection *from_lru(struct pl_list *link)
+{
+    return pl_container(link, struct pl_connection, lru_link);
+}
+
+/* ---- the sweep */
+
+/* Takes the peer's hot connections that are due at `now_ns`, or all if that is PL_NEVER, out of reach, into `taken`. */
+static void take_hot(struct pl_peer *peer, struct pl_room *room, uint64_t now_ns, struct pl_list *taken)
+{
+    uint64_t before_ns = PL_NEVER, park_ns;
+    bool is_more = false;
+
+    pthread_mutex_lock(&peer->lock);
+    if (!peer->pool || peer->pool->room != room) {
+        pthread_mutex_unlock(&peer->lock);      /* reclaimed since it stood in the list */
+        return;
+    }
+    park_ns = peer->pool->settings.park_ns;
+    if (now_ns != PL_NEVER)
+        before_ns = now_ns > park_ns ? now_ns - park_ns : 0;
+    PL_LIST_EACH(link, &peer->shared.idle) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, idle_link);
+        uint64_t seen = atomic_load(&connection->word);
+
+        if (pl_word_state(seen) != PL_IDLE || (seen & PL_PIN_MASK))
+            continue;
+        if (pl_get(connection->last_used_ns) > before_ns) {
+            is_more = true;
+            continue;
+        }
+        if (!pl_word_become_state(&connection->word, seen, PL_MUX))
+            continue;
+        pl_room_unpark(room, connection);       /* an entry from before it was last lent */
+        pl_list_push_back(taken, &connection->lru_link);
+    }
+    if (is_more)
+        pl_room_note_hot(room, peer);
+    pthread_mutex_unlock(&peer->lock);
+}
+
+static struct pl_peer *pop_hot(struct pl_room *room, struct pl_list *hot)
+{
+    struct pl_list *link;
+    struct pl_peer *peer = NULL;
+
+    pthread_mutex_lock(&room->lock);
+    link = pl_list_pop_front(hot);
+    if (link) {
+        peer = pl_container(link, struct pl_peer, room.hot_link);
+        atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_HOT);     /* before its connections are looked at */
+    }
+    pthread_mutex_unlock(&room->lock);
+    return peer;
+}
+
+/* Moves half of `list` to `half`. */
+static void split(struct pl_list *list, struct pl_list *half)
+{
+    struct pl_list *slow = list->next, *fast = list->next;
+
+    while (fast != list && fast->next != list) {
+        slow = slow->next;
+        fast = fast->next->next;
+    }
+    while (slow != list && list->next != slow)
+        pl_list_push_back(half, pl_list_pop_front(list));
+}
+
+/* By last use, oldest first. */
+static void sort(struct pl_list *list)
+{
+    struct pl_list half, sorted;
+
+    if (pl_list_is_empty(list) || list->next->next == list)
+        return;
+    pl_list_init(&half);
+    pl_list_init(&sorted);
+    split(list, &half);
+    sort(list);
+    sort(&half);
+    while (!pl_list_is_empty(list) && !pl_list_is_empty(&half)) {
+        bool first = pl_get(from_lru(list->next)->last_used_ns) < pl_get(from_lru(half.next)->last_used_ns);
+
+        pl_list_push_back(&sorted, pl_list_pop_front(first ? list : &half));
+    }
+    pl_list_move_all(&sorted, list);
+    pl_list_move_all(&sorted, &half);
+    pl_list_move_all(list, &sorted);
+}
+
+enum park_end { PARKED, WANTED, STOLEN, TOO_OLD };
+
+static enum park_end park(struct pl_room *room, struct pl_connection *connection, uint64_t now_ns)
+{
+    struct pl_peer *peer = connection->peer;
+    struct pool *pool = peer->pool;
+    uint64_t word;
+
+    if (pl_get(connection->expires_ns) <= now_ns)
+        return TOO_OLD;
+    pl_stream_drop_input(connection);
+    for (;;) {
+        atomic_store(&connection->missed_event, false);
+        if (!pl_connection_arm(connection, room->mux, EPOLLIN | EPOLLRDHUP))
+            return STOLEN;
+        pthread_mutex_lock(&room->lock);
+        pl_list_push_back(&pool->parked, &connection->lru_link);
+        word = pl_word_with(atomic_load(&connection->word), PL_PARKED);
+        while (!pl_word_become(&connection->word, atomic_load(&connection->word), word))
+            word = pl_word_with(atomic_load(&connection->word), PL_PARKED);
+        pthread_mutex_unlock(&room->lock);
+        /* It is anybody's now. What happened meanwhile is ours to tend only if we get it back. */
+        if (!atomic_load(&connection->missed_event) && !(atomic_load(&peer->hints) & ~(uint32_t)PL_HINT_HOT) &&
+            !atomic_load(&pl_room_wanted))
+            return PARKED;
+        if (!pl_word_become_state(&connection->word, word, PL_MUX))
+            return PARKED;
+        pl_room_unpark(room, connection);
+        if (!atomic_load(&connection->missed_event))
+            return WANTED;
+    }
+}
+
+/* What a sweep could not park is given back or closed by the caller, when no lock of the room is held any more. */
+static void park_all(struct pl_room *room, struct pl_list *taken, struct pl_list *rest)
+{
+    uint64_t now_ns = pl_os->coarse_ns();
+    struct pl_list *link;
+
+    sort(taken);
+    while ((link = pl_list_pop_front(taken))) {
+        struct pl_connection *connection = from_lru(link);
+        enum park_end end = park(room, connection, now_ns);
+
+        if (end == PARKED)
+            continue;
+        connection->close_reason = end == STOLEN ? POOL_CLOSE_STOLEN : end == TOO_OLD ? POOL_CLOSE_AGE : 0xff;
+        pl_list_push_back(rest, &connection->lru_link);
+    }
+}
+
+static void tend_rest(struct pl_list *rest)
+{
+    struct pl_list *link;
+
+    while ((link = pl_list_pop_front(rest))) {
+        struct pl_connection *connection = from_lru(link);
+
+        if (connection->close_reason == 0xff)
+            pl_peer_give_back(connection->peer, connection);
+        else
+            pl_peer_close(connection, (enum pool_close_reason)connection->close_reason);
+    }
+}
+
+/* The sweep lock is held. */
+static void sweep_locked(struct pl_room *room, bool all, struct pl_list *rest)
+{
+    struct pl_list hot, taken;
+    struct pl_peer *peer;
+    uint64_t now_ns = pl_os->now_ns();
+
+    pl_list_init(&hot);
+    pl_list_init(&taken);
+    pthread_mutex_lock(&room->lock);
+    pl_list_move_all(&hot, &room->hot);
+    room->sweep_ns = PL_NEVER;
+    pthread_mutex_unlock(&room->lock);
+    while ((peer = pop_hot(room, &hot)))
+        take_hot(peer, room, all ? PL_NEVER : now_ns, &taken);
+    park_all(room, &taken, rest);
+}
+
+void pl_room_park_one(struct pl_room *room, struct pl_connection *connection)
+{
+    struct pl_list taken, rest;
+
+    pl_list_init(&taken);
+    pl_list_init(&rest);
+    pl_room_unpark(room, connection);
+    pl_list_push_back(&taken, &connection->lru_link);
+    pthread_mutex_lock(&room->sweep_lock);
+    park_all(room, &taken, &rest);
+    pthread_mutex_unlock(&room->sweep_lock);
+    tend_rest(&rest);
+}
+
+void pl_room_sweep(struct pl_room *room, bool all)
+{
+    struct pl_list rest;
+
+    pl_list_init(&rest);
+    pthread_mutex_lock(&room->sweep_lock);
+    sweep_locked(room, all, &rest);
+    pthread_mutex_unlock(&room->sweep_lock);
+    tend_rest(&rest);
+}
+
+/* ---- taking out of the parked ones */
+
+/* The oldest parked connection of the pool that is older than `before_ns`, CLOSING and the caller's; room lock held. */
+static struct pl_connection *pop_parked(struct pool *pool, uint64_t before_ns, enum pool_close_reason reason)
+{
+    while (!pl_list_is_empty(&pool->parked)) {
+        struct pl_connection *connection = from_lru(pool->parked.next);
+        uint64_t seen = atomic_load(&connection->word);
+
+        if (pl_word_state(seen) == PL_PARKED && !(seen & PL_PIN_MASK)) {
+            if (pl_get(connection->last_used_ns) > before_ns)
+                return NULL;
+            if (!pl_word_become_state(&connection->word, seen, PL_CLOSING))
+                continue;
+            pl_list_unlink(&connection->lru_link);
+            connection->close_reason = (uint8_t)reason;
+            return connection;
+        }
+        pl_list_unlink(&connection->lru_link);
+    }
+    return NULL;
+}
+
+/* Drops entries that are not parked any more from the front; the time of the first real one, or PL_NEVER. */
+static uint64_t oldest_parked(struct pool *pool)
+{
+    while (!pl_list_is_empty(&pool->parked)) {
+        struct pl_connection *connection = from_lru(pool->parked.next);
+
+        if (pl_word_state(atomic_load(&connection->word)) == PL_PARKED)
+            return pl_get(connection->last_used_ns);
+        pl_list_unlink(&connection->lru_link);
+    }
+    return PL_NEVER;
+}
+
+static struct pl_connection *pop_oldest(struct pl_room *room, struct pool *pool)
+{
+    struct pl_connection *connection = NULL;
+    uint64_t oldest_ns, best_ns = PL_NEVER;
+
+    pthread_mutex_lock(&room->lock);
+    if (!pool) {
+        PL_LIST_EACH(link, &room->pools) {
+            struct pool *other = pl_container(link, struct pool, room_link);
+
+            oldest_ns = oldest_parked(other);
+            if (oldest_ns < best_ns) {
+                best_ns = oldest_ns;
+                pool = other;
+            }
+        }
+    }
+    if (pool)
+        connection = pop_parked(pool, PL_NEVER, POOL_CLOSE_EVICTED);
+    pthread_mutex_unlock(&room->lock);
+    return connection;
+}
+
+bool pl_room_evict(struct pl_room *room, struct pool *pool)
+{
+    struct pl_connection *connection;
+    struct pl_list rest;
+
+    pl_list_init(&rest);
+    pthread_mutex_lock(&room->sweep_lock);
+    connection = pop_oldest(room, pool);
+    if (!connection) {
+        sweep_locked(room, true, &rest);
+        connection = pop_oldest(room, pool);
+    }
+    pthread_mutex_unlock(&room->sweep_lock);
+    tend_rest(&rest);
+    if (connection)
+        pl_peer_finish_close(connection);
+    return connection != NULL;
+}
+
+void pl_room_unpark(struct pl_room *room, struct pl_connection *connection)
+{
+    pthread_mutex_lock(&room->lock);
+    if (pl_list_is_linked(&connection->lru_link))
+        pl_list_unlink(&connection->lru_link);
+    pthread_mutex_unlock(&room->lock);
+}
+
+/* ---- hot peers */
+
+/* Room lock held. */
+static void arm_sweep(struct pl_room *room, uint64_t when_ns)
+{
+    if (when_ns >= room->sweep_ns)
+        return;
+    room->sweep_ns = when_ns;
+    pl_mux_timer_arm(room->mux, &room->sweep_timer, when_ns);
+}
+
+void pl_room_note_hot(struct pl_room *room, struct pl_peer *peer)
+{
+    pthread_mutex_lock(&room->lock);
+    atomic_fetch_or(&peer->hints, PL_HINT_HOT);
+    if (!pl_list_is_linked(&peer->room.hot_link))
+        pl_list_push_front(&room->hot, &peer->room.hot_link);
+    arm_sweep(room, pl_after(pl_os->now_ns(), peer->pool->settings.park_ns));
+    pthread_mutex_unlock(&room->lock);
+}
+
+void pl_room_forget_peer(struct pl_room *room, struct pl_peer *peer)
+{
+    pthread_mutex_lock(&room->lock);
+    if (pl_list_is_linked(&peer->room.hot_link))
+        pl_list_unlink(&peer->room.hot_link);
+    atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_HOT);
+    pthread_mutex_unlock(&room->lock);
+    pl_room_stop_wanting(room, peer);
+}
+
+bool pl_room_peer_is_listed(struct pl_room *room, struct pl_peer *peer)
+{
+    bool is_listed;
+
+    pthread_mutex_lock(&room->lock);
+    is_listed = pl_list_is_linked(&peer->room.hot_link) || pl_list_is_linked(&peer->room.want_link);
+    pthread_mutex_unlock(&room->lock);
+    return is_listed;
+}
+
+/* ---- those who want room */
+
+enum pool_decision pl_room_ask(struct pool *pool, pool_none_removable_fn *ask)
+{
+    static __thread bool is_asking __attribute__((tls_model("initial-exec")));
+    enum pool_decision decision;
+
+    if (!ask || is_asking)
+        return POOL_CONTINUE;
+    is_asking = true;
+    decision = ask(pool, pool->settings.options.user);
+    is_asking = false;
+    return decision;
+}
+
+void pl_room_want(struct pl_room *room, struct pl_peer *peer, bool wants_descriptor, int cause)
+{
+    struct pool *pool = peer->pool;
+
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.is_wanting = true;
+    pthread_mutex_lock(&room->lock);
+    peer->room.wants_descriptor = wants_descriptor;
+    peer->room.cause = cause;
+    if (!pl_list_is_linked(&peer->room.want_link)) {
+        pl_list_push_back(&room->wanting, &peer->room.want_link);
+        atomic_fetch_add(&pl_room_wanted, 1);
+    }
+    if (wants_descriptor)
+        pl_mux_timer_arm(room->mux, &room->retry_timer, pl_after(pl_os->now_ns(), RETRY_NS));
+    pthread_mutex_unlock(&room->lock);
+    pthread_mutex_unlock(&peer->lock);
+    /* What was returned before it could see the flag is idle now; closing it serves whoever is first in the queue. */
+    pl_room_evict(room, wants_descriptor ? NULL : pool);
+}
+
+bool pl_room_wants(struct pl_room *room, struct pl_peer *peer, int *cause)
+{
+    bool wants;
+
+    pthread_mutex_lock(&room->lock);
+    wants = pl_list_is_linked(&peer->room.want_link);
+    *cause = peer->room.cause;
+    pthread_mutex_unlock(&room->lock);
+    return wants;
+}
+
+/* Room lock held. */
+static void unlink_wanting(struct pl_peer *peer)
+{
+    pl_list_unlink(&peer->room.want_link);
+    atomic_fetch_sub(&pl_room_wanted, 1);
+}
+
+void pl_room_stop_wanting(struct pl_room *room, struct pl_peer *peer)
+{
+    pthread_mutex_lock(&room->lock);
+    if (pl_list_is_linked(&peer->room.want_link))
+        unlink_wanting(peer);
+    pthread_mutex_unlock(&room->lock);
+}
+
+static bool helps(const struct pl_peer *peer, const struct pool *pool, bool has_freed_descriptor)
+{
+    return peer->room.wants_descriptor ? has_freed_descriptor : peer->pool == pool;
+}
+
+bool pl_room_is_wanted_of(struct pl_room *room, const struct pool *pool)
+{
+    bool is_wanted = false;
+
+    pthread_mutex_lock(&room->lock);
+    PL_LIST_EACH(link, &room->wanting)
+        is_wanted = is_wanted || helps(pl_container(link, struct pl_peer, room.want_link), pool, true);
+    pthread_mutex_unlock(&room->lock);
+    return is_wanted;
+}
+
+/* The first one whom it helps, out of the queue; its generation tells later whether it is still the same. */
+static struct pl_peer *pop_wanting(struct pl_room *room, const struct pool *pool, bool has_freed_descriptor,
+                                   uint64_t *generation)
+{
+    struct pl_peer *found = NULL;
+
+    pthread_mutex_lock(&room->lock);
+    PL_LIST_EACH(link, &room->wanting) {
+        struct pl_peer *peer = pl_container(link, struct pl_peer, room.want_link);
+
+        if (!found && helps(peer, pool, has_freed_descriptor)) {
+            found = peer;
+            *generation = atomic_load(&peer->generation);
+            unlink_wanting(peer);
+        }
+    }
+    pthread_mutex_unlock(&room->lock);
+    return found;
+}
+
+void pl_room_serve(struct pl_room *room, const struct pool *pool, bool has_freed_descriptor)
+{
+    uint64_t generation;
+    struct pl_peer *peer = pop_wanting(room, pool, has_freed_descriptor, &generation);
+
+    if (!peer || !pl_peer_enter(peer, NULL, generation))
+        return;
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.is_wanting = false;
+    pthread_mutex_unlock(&peer->lock);
+    pl_peer_supply(peer);
+    pl_peer_leave(peer);
+}
+
+/* ---- timers */
+
+/* Closes what was idle for longer than its pool allows; answers when the next one is due. */
+static uint64_t expire(struct pl_room *room, uint64_t now_ns)
+{
+    struct pl_connection *connection;
+    uint64_t next_ns = PL_NEVER;
+
+    do {
+        connection = NULL;
+        next_ns = PL_NEVER;
+        pthread_mutex_lock(&room->lock);
+        PL_LIST_EACH(link, &room->pools) {
+            struct pool *pool = pl_container(link, struct pool, room_link);
+            uint32_t idle_ms = pool->settings.options.idle_ms;
+            uint64_t idle_ns = idle_ms * PL_MS, oldest_ns = oldest_parked(pool);
+
+            if (connection || idle_ms == POOL_NONE || oldest_ns == PL_NEVER)
+                continue;
+            if (oldest_ns + idle_ns <= now_ns)
+                connection = pop_parked(pool, oldest_ns, POOL_CLOSE_IDLE);
+            else if (oldest_ns + idle_ns < next_ns)
+                next_ns = oldest_ns + idle_ns;
+        }
+        pthread_mutex_unlock(&room->lock);
+        if (connection)
+            pl_peer_finish_close(connection);
+    } while (connection);
+    return next_ns;
+}
+
+static void on_sweep(void *user)
+{
+    struct pl_room *room = user;
+    uint64_t next_ns;
+
+    pl_room_sweep(room, false);
+    next_ns = expire(room, pl_os->now_ns());
+    pthread_mutex_lock(&room->lock);
+    if (next_ns != PL_NEVER)
+        arm_sweep(room, next_ns);
+    pthread_mutex_unlock(&room->lock);
+}
+
+static void on_retry(void *user)
+{
+    struct pl_room *room = user;
+
+    pl_room_serve(room, NULL, true);
+}
+
+/* ---- life */
+
+static void close_room(struct pool_mux *mux)
+{
+    struct pl_room *room = mux->extension;
+
+    pl_mux_timer_close(mux, &room->sweep_timer);
+    pl_mux_timer_close(mux, &room->retry_timer);
+    pthread_mutex_destroy(&room->sweep_lock);
+    pthread_mutex_destroy(&room->lock);
+    pl_os->free(room);
+}
+
+enum pool_status pl_room_open(struct pool_mux *mux, struct pl_room **opened)
+{
+    struct pl_room *room = pl_zalloc(sizeof(*room));
+
+    *opened = NULL;
+    if (!room)
+        return POOL_E_MEMORY;
+    room->mux = mux;
+    room->sweep_ns = PL_NEVER;
+    pl_list_init(&room->pools);
+    pl_list_init(&room->hot);
+    pl_list_init(&room->wanting);
+    if (!pl_mux_timer_open(mux, &room->sweep_timer, on_sweep, room))
+        goto no_sweep;
+    if (!pl_mux_timer_open(mux, &room->retry_timer, on_retry, room))
+        goto no_retry;
+    pthread_mutex_init(&room->lock, NULL);
+    pthread_mutex_init(&room->sweep_lock, NULL);
+    mux->extension = room;
+    mux->end_extension = close_room;
+    *opened = room;
+    return POOL_OK;
+
+no_retry:
+    pl_mux_timer_close(mux, &room->sweep_timer);
+no_sweep:
+    pl_os->free(room);
+    return POOL_E_MEMORY;
+}
+
+void pl_room_add_pool(struct pl_room *room, struct pool *pool)
+{
+    pthread_mutex_lock(&room->lock);
+    pl_list_push_back(&room->pools, &pool->room_link);
+    pthread_mutex_unlock(&room->lock);
+}
+
+void pl_room_remove_pool(struct pl_room *room, struct pool *pool)
+{
+    pthread_mutex_lock(&room->lock);
+    pl_list_unlink(&pool->room_link);
+    pthread_mutex_unlock(&room->lock);
+}

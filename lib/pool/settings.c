@@ -1,0 +1,132 @@
+/* settings.c: defaults and their limits, as the table in the documentation of struct pool_options has them. */
+#include "pool/settings.h"
+
+#include <string.h>
+
+#include "base/os.h"
+
+#define DESCRIPTORS_SPARED 64u          /* left to the program when the pool takes its default share */
+#define CONNECTIONS_AT_LEAST 8u
+#define SMALLEST_OPTIONS offsetof(struct pool_options, codec)
+#define SMALLEST_CALL offsetof(struct pool_call, wait_ms)
+#define LARGEST_STRUCT 4096u            /* no release's struct is that large: the size was never set */
+#define FLAGS (POOL_SAFE_TO_REPEAT | POOL_FRESH | POOL_DONT_WAIT | POOL_ONE_WAY)
+
+/* 0 becomes `value`, POOL_ZERO becomes 0. */
+static void fill(uint32_t *field, uint32_t value)
+{
+    if (*field == 0)
+        *field = value;
+    else if (*field == POOL_ZERO)
+        *field = 0;
+}
+
+static uint32_t default_connections(void)
+{
+    uint64_t limit = pl_os->descriptor_limit();
+
+    if (limit > POOL_ZERO - 1)
+        limit = POOL_ZERO - 1;
+    return limit < DESCRIPTORS_SPARED + CONNECTIONS_AT_LEAST ? CONNECTIONS_AT_LEAST
+                                                             : (uint32_t)limit - DESCRIPTORS_SPARED;
+}
+
+static void fill_counts(struct pool_options *options)
+{
+    fill(&options->max_connections, default_connections());
+    fill(&options->max_per_address, 64);
+    fill(&options->max_waiters, 10000);
+    fill(&options->max_connecting, 2);
+    fill(&options->max_inflight, 1024);
+    fill(&options->min_idle, 0);
+    fill(&options->max_idle, POOL_NONE);
+    fill(&options->max_uses, POOL_NONE);
+    fill(&options->write_high, 1u << 20);
+    fill(&options->write_low, 256u << 10);
+    fill(&options->max_line, 64u << 10);
+    fill(&options->max_message, 16u << 20);
+    fill(&options->suspend_after, 5);
+}
+
+static void fill_times(struct pool_options *options)
+{
+    fill(&options->idle_ms, 60000);
+    fill(&options->max_age_ms, 1800000);
+    fill(&options->park_ms, 100);
+    fill(&options->leak_ms, POOL_NONE);
+    fill(&options->timeout_ms, 10000);
+    fill(&options->connect_ms, 5000);
+    fill(&options->tls_ms, 5000);
+    fill(&options->read_ms, POOL_NONE);
+    fill(&options->write_ms, POOL_NONE);
+    fill(&options->barge_ms, 10);
+    fill(&options->backoff_first_ms, 100);
+    fill(&options->backoff_max_ms, 10000);
+    fill(&options->suspend_ms, 1000);
+}
+
+/* Counts of which none at all would make a pool that can do nothing. */
+static bool is_possible(const struct pool_options *options)
+{
+    return options->max_connections && options->max_per_address && options->max_connecting && options->max_uses &&
+           options->max_line && options->write_high && options->write_low <= options->write_high &&
+           options->check >= POOL_CHECK_ALWAYS && options->check <= POOL_CHECK_NEVER &&
+           options->order >= POOL_LIFO && options->order <= POOL_FIFO;
+}
+
+static bool is_offered(const struct pool_options *options)
+{
+    return !options->codec && !options->tls && !options->start_paused && !options->on_error && !options->on_log &&
+           !options->on_request && !options->on_orphan;
+}
+
+/* What of a struct of `size` bytes this release knows; false: no release wrote it. */
+static bool copy_known(void *copy, size_t known, const void *given, size_t smallest)
+{
+    size_t size;
+
+    memcpy(&size, given, sizeof(size));
+    if (size < smallest || size > LARGEST_STRUCT)
+        return false;
+    memcpy(copy, given, size < known ? size : known);
+    for (size_t i = known; i < size; i++) {
+        if (((const char *)given)[i])
+            return false;               /* a later release's field, set: ignoring it could be unsafe */
+    }
+    return true;
+}
+
+enum pool_status pl_settings_make(const struct pool_options *given, struct pl_settings *settings)
+{
+    struct pool_options *options = &settings->options;
+
+    memset(settings, 0, sizeof(*settings));
+    if (given && !copy_known(options, sizeof(*options), given, SMALLEST_OPTIONS))
+        return POOL_E_ARGUMENT;
+    options->size = sizeof(*options);
+    if (!is_offered(options))
+        return POOL_E_ARGUMENT;
+    fill_counts(options);
+    fill_times(options);
+    if (!is_possible(options))
+        return POOL_E_ARGUMENT;
+    settings->limits = (struct pl_limits){ options->read_ms, options->write_ms, options->max_line };
+    settings->park_ns = options->park_ms * PL_MS;
+    settings->barge_ns = options->barge_ms == POOL_NONE ? PL_NEVER : options->barge_ms * PL_MS;
+    settings->is_plain = !options->on_event && options->max_idle == POOL_NONE && options->order == POOL_LIFO;
+    return POOL_OK;
+}
+
+enum pool_status pl_call_read(const struct pool_call *call, struct pool_call *copy)
+{
+    memset(copy, 0, sizeof(*copy));
+    if (!call)
+        return POOL_OK;
+    if (call->size && !copy_known(copy, sizeof(*copy), call, SMALLEST_CALL))
+        return POOL_E_ARGUMENT;
+    if (!call->size)
+        memcpy(copy, call, sizeof(*copy));
+    if ((copy->flags & ~(uint32_t)FLAGS) || copy->ticket || copy->on_part || copy->on_error)
+        return POOL_E_ARGUMENT;
+    return POOL_OK;
+}

@@ -1,0 +1,77 @@
+/* stats.c: one snapshot: gauges read off the words, counters from the books and from the living connections. */
+#include <string.h>
+
+#include "pool/pool.h"
+
+static void add_connection(struct pool_stats *stats, struct pl_connection *connection)
+{
+    uint64_t uses = pl_get(connection->uses);
+
+    switch (pl_word_state(atomic_load(&connection->word))) {
+    case PL_OPENING:
+    case PL_SETUP:
+        stats->opening++;
+        break;
+    case PL_IDLE:
+    case PL_PARKED:
+    case PL_MUX:
+    case PL_HEARD:
+        stats->idle++;
+        break;
+    case PL_LENT:
+        stats->lent++;
+        break;
+    default:
+        stats->closing++;
+        break;
+    }
+    stats->borrowed += uses;
+    stats->reused += uses ? uses - 1 : 0;
+    stats->bytes_in += pl_get(connection->bytes_in);
+    stats->bytes_out += pl_get(connection->bytes_out);
+}
+
+static void add_peer(struct pool_stats *stats, struct pl_peer *peer)
+{
+    pthread_mutex_lock(&peer->lock);
+    stats->waiting += peer->shared.waiting;
+    PL_LIST_EACH(link, &peer->shared.all)
+        add_connection(stats, pl_container(link, struct pl_connection, all_link));
+    pthread_mutex_unlock(&peer->lock);
+}
+
+static void add_books(struct pool_stats *stats, const struct pl_books *books)
+{
+    stats->borrowed = books->borrowed;
+    stats->reused = books->reused;
+    stats->opened = books->opened;
+    memcpy(stats->closed, books->closed, sizeof(stats->closed));
+    stats->evicted = books->closed[POOL_CLOSE_EVICTED];
+    stats->stolen = books->stolen;
+    stats->borrow_failed = books->borrow_failed;
+    stats->timeouts = books->timeouts;
+    stats->retries = books->retries;
+    stats->bytes_in = books->bytes_in;
+    stats->bytes_out = books->bytes_out;
+}
+
+enum pool_status pool_stats(struct pool *pool, struct pool_stats *told)
+{
+    struct pool_stats stats = { 0 };
+
+    if (!pool || !told || told->size < sizeof(size_t))
+        return POOL_E_ARGUMENT;
+    if (!pl_pool_enter(pool))
+        return POOL_E_CLOSING;
+    pthread_mutex_lock(&pool->lock);
+    add_books(&stats, &pool->books);
+    PL_LIST_EACH(link, &pool->all_peers)
+        add_peer(&stats, pl_container(link, struct pl_peer, pool_link));
+    pthread_mutex_unlock(&pool->lock);
+    stats.total = stats.idle + stats.lent + stats.shared + stats.opening + stats.closing;
+    stats.wakeups = pl_get(pool->mux->wakeups);
+    stats.size = told->size;
+    memcpy(told, &stats, told->size < sizeof(stats) ? told->size : sizeof(stats));
+    pl_pool_leave(pool);
+    return POOL_OK;
+}

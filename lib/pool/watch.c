@@ -1,0 +1,60 @@
+/* watch.c: see watch.h. Runs on the mux thread. */
+#include "pool/watch.h"
+
+#include "net/connection.h"
+#include "pool/channel.h"
+#include "pool/open.h"
+#include "pool/pool.h"
+
+/* Something came for a connection that nobody has; it is ours (MUX) now. */
+static void on_parked_event(struct pl_connection *connection)
+{
+    struct pl_room *room = connection->peer->pool->room;
+
+    pl_room_unpark(room, connection);
+    if (!pl_connection_is_ours(connection)) {
+        pl_peer_close(connection, POOL_CLOSE_STOLEN);
+    } else if (pl_channel_has_actor(connection)) {
+        pl_channel_hear(connection);
+    } else if (pl_connection_peek(connection) == PL_HEALTHY) {
+        pl_room_park_one(room, connection);
+    } else {
+        pl_peer_close(connection, POOL_CLOSE_PEER);     /* its end, or bytes that nobody asked for */
+    }
+}
+
+/* True: dealt with, or nobody's business; false: the word changed meanwhile, look again. */
+static bool hand_to_owner(struct pl_connection *connection, uint64_t word, uint32_t events)
+{
+    switch (pl_word_state(word)) {
+    case PL_OPENING:
+        pl_open_on_event(connection, events);
+        return true;
+    case PL_SETUP:
+    case PL_HEARD:
+        pl_channel_on_event(connection, word, events);
+        return true;
+    case PL_PARKED:
+        if (!pl_word_become_state(&connection->word, word, PL_MUX))
+            return false;
+        on_parked_event(connection);
+        return true;
+    case PL_MUX:
+        /* Being parked by another thread, which looks at the mark after it has let go. */
+        atomic_store(&connection->missed_event, true);
+        return atomic_load(&connection->word) == word;
+    default:
+        return true;
+    }
+}
+
+void pl_watch_on_event(struct pool_mux *mux, uint32_t index, uint32_t birth, uint32_t events)
+{
+    struct pl_connection *connection = pl_connection_at(index);
+
+    (void)mux;
+    while (connection && pl_get(connection->birth) == birth) {
+        if (hand_to_owner(connection, atomic_load(&connection->word), events))
+            break;
+    }
+}

@@ -1,0 +1,5 @@
+/* skipped.c: a program that cannot run here and says so. */
+int main(void)
+{
+    return 77;
+}

@@ -1,0 +1,47 @@
+/* servers.h: real servers for tests: Redis, nginx and memcached, each on a free port of
+ * 127.0.0.1 in a directory of its own. They come from the system's packages; where one is
+ * missing the test is skipped:
+ *
+ *     struct server *redis = redis_start(NULL);
+ *
+ *     if (!redis)
+ *         cr_skip("%s", server_why_not());
+ *
+ * A server shares no descriptor with the test and dies with the thread that started it
+ * (PR_SET_PDEATHSIG looks at threads). Starting returns when it accepts connections. Any one
+ * thread at a time may use a server. */
+#ifndef TEST_SUPPORT_SERVERS_H
+#define TEST_SUPPORT_SERVERS_H
+
+#include <stdbool.h>
+
+#define NGINX_SMALL "hello from nginx\n" /* "/" and "/small.txt"; "/kilo.txt" is 1,024 times 'k' */
+
+struct server;
+
+/* Each answers NULL, and server_why_not() says why, when the server is not installed or does not
+ * start. End them with server_stop(). Redis keeps nothing on disk, has a unix socket too, and
+ * wants `password` unless that is NULL. */
+struct server *redis_start(const char *password);
+struct server *nginx_start(void);
+struct server *memcached_start(void);
+
+/* Why this thread's last start answered NULL. */
+const char *server_why_not(void);
+
+int server_port(const struct server *server);
+const char *server_address(const struct server *server);            /* tcp://127.0.0.1:port */
+const char *server_unix_address(const struct server *server);   /* of Redis, else NULL */
+const char *server_directory(const struct server *server);          /* its log is there, in "log" */
+int server_pid(const struct server *server);
+
+/* Kills it, and starts it again at the same port with nothing in memory. Up and restart answer
+ * false when it does not come up. */
+void server_down(struct server *server);
+bool server_up(struct server *server);
+bool server_restart(struct server *server);
+
+/* Kills it and removes its directory. NULL is fine. */
+void server_stop(struct server *server);
+
+#endif

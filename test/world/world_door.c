@@ -1,0 +1,189 @@
+/* world_door.c: the table that the library calls, and what needs no network: clock, dice, heap, threads. */
+#include <errno.h>
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "world/world_parts.h"
+
+#define COARSE_STEP_NS (4 * PL_MS)
+
+static unsigned door_interface_index(const char *name)
+{
+    return !strcmp(name, "lo") ? 1 : !strcmp(name, "eth0") ? 2 : 0;
+}
+
+static uint64_t door_now_ns(void)
+{
+    world_note_call(world_current);
+    return world_current->now_ns;
+}
+
+static uint64_t door_coarse_ns(void)
+{
+    return world_current->now_ns - world_current->now_ns % COARSE_STEP_NS;
+}
+
+static uint64_t door_coarse_step_ns(void)
+{
+    return COARSE_STEP_NS;
+}
+
+static int door_random(void *buffer, size_t size)
+{
+    unsigned char *bytes = buffer;
+
+    world_current->calls++;
+    for (size_t i = 0; i < size; i++)
+        bytes[i] = (unsigned char)world_dice(world_current);
+    return (int)size;
+}
+
+/* ---- memory; what is handed out and taken back is full of junk, so nobody can rely on it */
+
+static void count_in(void *memory)
+{
+    if (!memory)
+        world_fail("the machine has no memory left");
+    world_current->allocations++;
+    world_current->allocated_bytes += malloc_usable_size(memory);
+}
+
+static void count_out(void *memory)
+{
+    world_current->allocations--;
+    world_current->allocated_bytes -= malloc_usable_size(memory);
+}
+
+static void *door_malloc(size_t size)
+{
+    void *memory = malloc(size ? size : 1);
+
+    count_in(memory);
+    return memset(memory, 0xa5, size);
+}
+
+static void *door_realloc(void *memory, size_t size)
+{
+    if (!memory)
+        return door_malloc(size);
+    count_out(memory);
+    memory = realloc(memory, size ? size : 1);
+    count_in(memory);
+    return memory;
+}
+
+static void door_free(void *memory)
+{
+    if (!memory)
+        return;
+    count_out(memory);
+    memset(memory, 0xdd, malloc_usable_size(memory));
+    free(memory);
+}
+
+static void *door_map(size_t size)
+{
+    void *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (pages == MAP_FAILED)
+        world_fail("the machine has no memory left");
+    world_current->maps++;
+    return pages;
+}
+
+static void door_unmap(void *pages, size_t size)
+{
+    munmap(pages, size);
+    if (world_current)
+        world_current->maps--;
+}
+
+/* ---- threads */
+
+static int door_thread_start(pthread_t *thread, pl_step_fn *step, void *argument)
+{
+    world_current->calls++;
+    return world_start_task(world_current, thread, step, argument);
+}
+
+static void door_thread_join(pthread_t thread)
+{
+    world_join_task(world_current, thread);
+}
+
+static void door_thread_detach(pthread_t thread)
+{
+    (void)thread;                       /* its steps go on until it is over, joined or not */
+}
+
+/* One thing happens, and whoever waits looks again: conditions may wake without a reason. */
+static int door_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
+{
+    struct world *world = world_current;
+    bool is_late = world->now_ns >= deadline_ns;
+
+    (void)condition;
+    world_note_call(world);
+    if (world->running)
+        world_fail("a thread of the library's own waits inside its step");
+    if (is_late)
+        return -ETIMEDOUT;
+    pthread_mutex_unlock(mutex);
+    world_turn(world, deadline_ns);
+    pthread_mutex_lock(mutex);
+    return 0;
+}
+
+static uint64_t door_descriptor_limit(void)
+{
+    return world_current->number_limit;
+}
+
+static const struct pl_os world_table = {
+    .socket = door_socket,
+    .connect = door_connect,
+    .bind = door_bind,
+    .send = door_send,
+    .sendmsg = door_sendmsg,
+    .recv = door_recv,
+    .shutdown = door_shutdown,
+    .close = door_close,
+    .setsockopt = door_setsockopt,
+    .getsockopt = door_getsockopt,
+    .getsockname = door_getsockname,
+    .getpeername = door_getpeername,
+    .set_nonblocking = door_set_nonblocking,
+    .interface_index = door_interface_index,
+    .poll_until = door_poll_until,
+    .epoll_create = door_epoll_create,
+    .epoll_ctl = door_epoll_ctl,
+    .epoll_wait = door_epoll_wait,
+    .eventfd_create = door_eventfd_create,
+    .eventfd_add = door_eventfd_add,
+    .eventfd_drain = door_eventfd_drain,
+    .timerfd_create = door_timerfd_create,
+    .timerfd_arm = door_timerfd_arm,
+    .timerfd_drain = door_timerfd_drain,
+    .now_ns = door_now_ns,
+    .coarse_ns = door_coarse_ns,
+    .coarse_step_ns = door_coarse_step_ns,
+    .random = door_random,
+    .malloc = door_malloc,
+    .realloc = door_realloc,
+    .free = door_free,
+    .map = door_map,
+    .unmap = door_unmap,
+    .thread_start = door_thread_start,
+    .thread_join = door_thread_join,
+    .thread_detach = door_thread_detach,
+    .wait_until = door_wait_until,
+    .descriptor_limit = door_descriptor_limit,
+};
+
+const struct pl_os *world_os(struct world *world)
+{
+    (void)world;
+    return &world_table;
+}
