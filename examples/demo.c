@@ -7,8 +7,8 @@
  *   - 300 addresses are visited with 64 descriptors, and no visit fails;
  *   - messages that nobody asked for reach an actor, and no borrower sees one;
  *   - a descriptor that other code replaced by its own is noticed and left alone.
- * The table at the end compares what was expected with what was seen, on both sides of the wire. The
- * exit status is 0 only if every line of it is right. */
+ * The table at the end compares what was expected with what was seen, on both sides of the wire.
+ * The exit status is 0 only if every line of it is right. */
 #include <commpool/pool.h>
 #include <stdio.h>
 

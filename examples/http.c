@@ -2,9 +2,10 @@
  *
  *     ./examples/run http 127.0.0.1:80 [path] [count]
  *
- * It shows what keeps a connection warm: `use` reads each response to its last byte, whichever way
- * its length is told, and answers non-zero when the server wants to close. Asking twice does no harm
- * here, so a fetch that hits a connection which the server is just closing is repeated by itself. */
+ * It shows what keeps a connection warm: `use` reads each response to its last byte, whichever
+ * way its length is told, and answers non-zero when the server wants to close. Asking twice does
+ * no harm here, so a fetch that hits a connection which the server is just closing is repeated by
+ * itself. */
 #include <commpool/pool.h>
 #include <inttypes.h>
 #include <stdio.h>

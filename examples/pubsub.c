@@ -2,9 +2,9 @@
  *
  *     ./examples/run pubsub 127.0.0.1:6379 [count]
  *
- * It shows an actor (support/inbox.c): the hook on_new_connection subscribes, event-driven, and names
- * who gets what arrives while the connection is idle. No thread waits for it, and nobody borrows the
- * connection meanwhile. */
+ * It shows an actor (support/inbox.c): the hook on_new_connection subscribes, event-driven, and
+ * names who gets what arrives while the connection is idle. No thread waits for it, and nobody
+ * borrows the connection meanwhile. */
 #include <commpool/pool.h>
 #include <stdio.h>
 

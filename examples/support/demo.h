@@ -1,5 +1,5 @@
-/* demo.h: the parts of demo.c. Each makes pools of its own, talks to the peer, and notes in the table
- * what it saw. */
+/* demo.h: the parts of demo.c. Each makes pools of its own, talks to the peer, and notes in the
+ * table what it saw. */
 #ifndef EXAMPLES_DEMO_H
 #define EXAMPLES_DEMO_H
 

@@ -1,4 +1,5 @@
-/* demo_crowd.c: many threads share few connections, and each gets the answers to its own questions. */
+/* demo_crowd.c: many threads share few connections, and each gets the answers to its own
+ * questions. */
 #include <pthread.h>
 #include <stdio.h>
 

@@ -55,7 +55,7 @@ static int attach(struct pool_conn *conn, struct pool_actor *actor, void *user)
     return 0;
 }
 
-/* Sends a line of *user and wants it confirmed; `prepare` subscribes so, and the publisher publishes. */
+/* Sends a line and wants it confirmed: `prepare` subscribes so, and the publisher publishes. */
 static int order(struct pool_conn *conn, const char *line)
 {
     struct pool_bytes answer;

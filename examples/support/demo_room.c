@@ -1,5 +1,5 @@
-/* demo_room.c: more addresses than descriptors. The kernel says that no descriptor is left (EMFILE),
- * and the pool closes the connection that was idle for longest and goes on. */
+/* demo_room.c: more addresses than descriptors. The kernel says that no descriptor is left
+ * (EMFILE), and the pool closes the connection that was idle for longest and goes on. */
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/resource.h>

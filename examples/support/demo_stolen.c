@@ -1,5 +1,5 @@
-/* demo_stolen.c: other code of the program replaces a descriptor of the pool by one of its own, as a
- * close() too many does. The pool must notice, and leave the stranger alone. */
+/* demo_stolen.c: other code of the program replaces a descriptor of the pool by one of its own,
+ * as a close() too many does. The pool must notice, and leave the stranger alone. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>

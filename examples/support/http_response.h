@@ -1,7 +1,8 @@
 /* http_response.h: reads one HTTP/1.1 response from a borrowed connection, to its last byte.
  *
- * It is no HTTP library: no trailers, no compression, and it counts the bytes of the body instead of
- * keeping them. What is ambiguous about where a body ends is an error (RFC 9112, section 6.3). */
+ * It is no HTTP library: no trailers, no compression, and it counts the bytes of the body instead
+ * of keeping them. What is ambiguous about where a body ends is an error (RFC 9112, section 6.3).
+ * */
 #ifndef EXAMPLES_HTTP_RESPONSE_H
 #define EXAMPLES_HTTP_RESPONSE_H
 

@@ -29,8 +29,8 @@ struct inbox {
 /* The hook for pool_options.on_new_connection; `user` is the inbox. */
 int inbox_open(struct pool_conn *conn, struct pool_actor *actor, void *user);
 
-/* Waits until `count` messages were heard, the connection is gone, or `seconds` have passed; answers
- * how many were heard. */
+/* Waits until `count` messages were heard, the connection is gone, or `seconds` have passed;
+ * answers how many were heard. */
 long inbox_wait(struct inbox *inbox, long count, int seconds);
 
 #endif

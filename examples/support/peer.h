@@ -1,8 +1,8 @@
 /* peer.h: a small server of the examples' own, so that they run where there is none.
  *
- * It is a child process, so its descriptors are its own and the program's limits do not touch it, and
- * it ends when the program does. It listens at any number of loopback addresses, and understands
- * lines:
+ * It is a child process, so its descriptors are its own and the program's limits do not touch it,
+ * and it ends when the program does. It listens at any number of loopback addresses, and
+ * understands lines:
  *
  *     echo TEXT      answers TEXT
  *     subscribe      answers subscribed; from then on this connection gets what is published
@@ -32,8 +32,9 @@ struct peer {
     struct peer_seen *seen;
 };
 
-/* Starts a peer that listens at `places` loopback addresses, 127.1.0.1 and so on, each with a port of
- * its own. Call it before the program makes threads. When it answers false, it has printed why. */
+/* Starts a peer that listens at `places` loopback addresses, 127.1.0.1 and so on, each with a
+ * port of its own. Call it before the program makes threads. When it answers false, it has
+ * printed why. */
 bool peer_start(struct peer *peer, int places);
 
 /* Ends the peer; one that was never started (all zeros) is fine. */

@@ -56,16 +56,6 @@ struct pl_thread *pl_thread_register(void)
     return thread;
 }
 
-uint64_t pl_thread_stamp(struct pl_thread *self, uint64_t at_least_ns)
-{
-    if (!self)
-        return at_least_ns;
-    if (at_least_ns <= self->stamp_ns)
-        at_least_ns = self->stamp_ns + 1;
-    self->stamp_ns = at_least_ns;
-    return at_least_ns;
-}
-
 bool pl_thread_wait(struct pl_thread *self, uint64_t deadline_ns)
 {
     bool was_woken;

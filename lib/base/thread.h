@@ -50,8 +50,16 @@ static inline struct pl_thread *pl_thread_self(void)
     return PL_LIKELY(pl_thread_current != NULL) ? pl_thread_current : pl_thread_register();
 }
 
-/* A stamp of "last used": the coarse clock, but greater than any that this thread took before. */
-uint64_t pl_thread_stamp(struct pl_thread *self, uint64_t at_least_ns);
+/* A stamp of "last used": the clock's time, but greater than any that this thread took before. */
+static inline uint64_t pl_thread_stamp(struct pl_thread *self, uint64_t now_ns)
+{
+    if (PL_UNLIKELY(!self))
+        return now_ns;
+    if (now_ns <= self->stamp_ns)
+        now_ns = self->stamp_ns + 1;
+    self->stamp_ns = now_ns;
+    return now_ns;
+}
 
 bool pl_thread_wait(struct pl_thread *self, uint64_t deadline_ns);     /* false: the deadline came first */
 void pl_thread_wake(struct pl_thread *thread);                          /* any thread */

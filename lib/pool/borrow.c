@@ -66,7 +66,7 @@ static bool is_still_ours(struct pl_connection *connection, enum pool_check chec
 }
 
 /* Looks at an idle connection that was just taken (LENT). False: it was no good and is dealt with. */
-static bool is_fit(struct pl_connection *connection, enum pool_check check)
+static __attribute__((noinline)) bool is_fit(struct pl_connection *connection, enum pool_check check)
 {
     bool was_parked = connection->is_armed;
     enum pl_health health;
@@ -141,7 +141,8 @@ static bool borrow_warm(struct pool *pool, const char *address, const struct poo
         pl_peer_give_back(connection->peer, connection);
         return false;
     }
-    if (!is_fit(connection, pool->settings.options.check))
+    if ((pool->settings.options.check != POOL_CHECK_NEVER || connection->is_armed) &&
+        !is_fit(connection, pool->settings.options.check))
         return false;
     connection->lease.start_ns = pl_os->coarse_ns();
     pl_set(connection->lease.deadline_ns, 0);
@@ -448,7 +449,7 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     return status;
 }
 
-static enum pool_status borrow_cold(struct pool *pool, const char *address, const struct pool_call *call,
+static PL_COLD enum pool_status borrow_cold(struct pool *pool, const char *address, const struct pool_call *call,
                                     struct pool_conn *conn)
 {
     struct pl_borrow borrow = { .pool = pool, .address = address };

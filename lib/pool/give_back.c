@@ -6,18 +6,22 @@
 #include "pool/events.h"
 #include "pool/recent.h"
 
+static PL_COLD int what_failed(const struct pl_connection *connection, uint32_t doom)
+{
+    struct pl_failure failure = pl_failure_unpack(pl_get(connection->failure));
+
+    if (doom)
+        return doom == PL_DOOM_STOLEN ? POOL_CLOSE_STOLEN : doom == PL_DOOM_POOL ? POOL_CLOSE_POOL : POOL_CLOSE_DIRTY;
+    return failure.status == POOL_E_CLOSED ? POOL_CLOSE_PEER : POOL_CLOSE_ERROR;
+}
+
 /* Why a connection that comes back may not be lent again; -1: it may. */
 static int unfitness(struct pl_connection *connection, uint64_t now_ns)
 {
     uint32_t marks = pl_get(connection->lease.marks), doom = pl_get(connection->doom);
-    struct pl_failure failure;
 
-    if (PL_UNLIKELY(doom))
-        return doom == PL_DOOM_STOLEN ? POOL_CLOSE_STOLEN : doom == PL_DOOM_POOL ? POOL_CLOSE_POOL : POOL_CLOSE_DIRTY;
-    if (PL_UNLIKELY(marks & PL_MARK_FAILED)) {
-        failure = pl_failure_unpack(pl_get(connection->failure));
-        return failure.status == POOL_E_CLOSED ? POOL_CLOSE_PEER : POOL_CLOSE_ERROR;
-    }
+    if (PL_UNLIKELY(doom | (marks & PL_MARK_FAILED)))
+        return what_failed(connection, doom);
     if (PL_UNLIKELY(marks & PL_MARK_DIRT) || ((marks & PL_MARK_AWAITS) && !(connection->lease.flags & POOL_ONE_WAY)))
         return POOL_CLOSE_DIRTY;
     if (pl_get(connection->expires_ns) <= now_ns)
@@ -25,7 +29,7 @@ static int unfitness(struct pl_connection *connection, uint64_t now_ns)
     return pl_get(connection->uses) >= connection->max_uses ? POOL_CLOSE_USES : -1;
 }
 
-static bool is_idle_full(struct pl_peer *peer, const struct pool_options *options)
+static PL_COLD bool is_idle_full(struct pl_peer *peer, const struct pool_options *options)
 {
     uint32_t idle = 0;
 
@@ -95,7 +99,7 @@ static void remember_returned(struct pl_connection *connection, struct pl_peer *
 }
 
 /* Every return but the warm one; `reason` is why it must be closed, or -1. */
-static enum pool_status return_cold(struct pl_connection *connection, uint64_t serial, int reason)
+static PL_COLD enum pool_status return_cold(struct pl_connection *connection, uint64_t serial, int reason)
 {
     enum claim claimed = claim(connection, serial);
     struct pl_peer *peer;

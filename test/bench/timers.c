@@ -5,7 +5,7 @@
 
 #include "bench.h"
 
-#define ROUNDS 41u
+#define ROUNDS 101u
 #define TIMERS 100000u
 #define TIMES 50000u
 #define SOONEST_MS 600000u

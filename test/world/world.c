@@ -15,10 +15,15 @@
 #include "world/world_parts.h"
 
 #define START_NS (1000 * 1000 * PL_MS)  /* a clock that starts at 0 hides mistakes */
+#define DAY_NS (86400 * 1000 * PL_MS)
 #define MOST_TURNS 2000000              /* calls and turns in one moment: somebody goes round in circles */
 #define MOST_SPARES 64
 
 struct world *world_current;
+
+/* The clock never goes back, not from one world to the next either: the library keeps what it has seen of it. But each
+ * world begins at the same time of day, so that its runs are the same. */
+static uint64_t days_ns;
 
 /* Records of threads that ended. The library gives them back at the end of a real thread only. */
 static struct pl_thread *spares[MOST_SPARES];
@@ -328,7 +333,7 @@ struct world *world_create(uint64_t seed)
 
     if (world_current)
         world_fail("there is a world already");
-    world->start_ns = world->now_ns = START_NS;
+    world->start_ns = world->now_ns = days_ns + START_NS;
     world->end_ns = PL_NEVER;
     world->dice = seed;
     world->number_limit = 1024;
@@ -370,6 +375,7 @@ void world_destroy(struct world *world)
         free(pl_container(link, struct world_event, link));
     while ((link = pl_list_pop_front(&world->peers)))
         world_peer_free(pl_container(link, struct world_peer, link));
+    days_ns += (world->now_ns - days_ns) / DAY_NS * DAY_NS + DAY_NS;
     free(world->numbers);
     free(world);
     world_current = NULL;
