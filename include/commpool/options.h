@@ -7,7 +7,8 @@
  *
  * In every number 0 means the default, POOL_NONE "no limit" or "for ever", POOL_ZERO "none at all".
  * A field marked Reserved belongs to a later release: in this one it must be 0, NULL or false, and
- * anything else is POOL_E_ARGUMENT.
+ * anything else is POOL_E_ARGUMENT. A number marked "No effect yet" tunes a feature of a later
+ * release and may be set already.
  *
  * Invariants: no lock is held while a hook runs; a handle or struct given to a hook is borrowed for
  * that call; hooks return normally, that is, no longjmp, no exception and no pthread_exit leaves
@@ -42,7 +43,7 @@ enum pool_check {
 /* Which idle connection is lent first. */
 enum pool_order {
     POOL_LIFO, /* the one returned last: the warmest, and the others may grow old and close */
-    POOL_FIFO /* the one idle for longest (later release) */
+    POOL_FIFO /* the one idle for longest */
 };
 
 /* What a deciding hook wants. */
@@ -158,10 +159,10 @@ struct pool_options {
      * restarted peer from being stormed. Raise it when connecting is slow and bursts are sudden. */
     uint32_t max_connecting;
 
-    /* Queries in flight on one shared connection. Reserved. */
+    /* Queries in flight on one shared connection. No effect yet. */
     uint32_t max_inflight;
 
-    /* Connections kept open to each address even when nobody needs them. Reserved. */
+    /* Connections kept open to each address even when nobody needs them. No effect yet. */
     uint32_t min_idle;
 
     /* Idle connections kept for one address; one returned beyond it is closed. Default:
@@ -186,7 +187,7 @@ struct pool_options {
      * notices a peer's close later. */
     uint32_t park_ms;
 
-    /* Milliseconds after which a loan is reported as a leak. Reserved. */
+    /* Milliseconds after which a loan is reported as a leak. No effect yet. */
     uint32_t leak_ms;
 
     /* Milliseconds that a whole call may take: waiting, connecting, setting up and using. Default:
@@ -197,7 +198,7 @@ struct pool_options {
      * Lower it on a local network, where a late answer means none. */
     uint32_t connect_ms;
 
-    /* Milliseconds for one TLS handshake. Reserved. */
+    /* Milliseconds for one TLS handshake. No effect yet. */
     uint32_t tls_ms;
 
     /* Milliseconds that one receiving call may wait. Default: bounded by the call's deadline alone.
@@ -226,19 +227,19 @@ struct pool_options {
      * lines. */
     uint32_t max_line;
 
-    /* Bytes of one message of a codec. Reserved. */
+    /* Bytes of one message of a codec. No effect yet. */
     uint32_t max_message;
 
-    /* The first pause, in milliseconds, after a failure to connect. Reserved. */
+    /* The first pause, in milliseconds, after a failure to connect. No effect yet. */
     uint32_t backoff_first_ms;
 
-    /* The longest such pause, in milliseconds. Reserved. */
+    /* The longest such pause, in milliseconds. No effect yet. */
     uint32_t backoff_max_ms;
 
-    /* Failures in a row after which an address is suspended. Reserved. */
+    /* Failures in a row after which an address is suspended. No effect yet. */
     uint32_t suspend_after;
 
-    /* Milliseconds for which it is. Reserved. */
+    /* Milliseconds for which it is. No effect yet. */
     uint32_t suspend_ms;
 
     /* How closely connections are looked at before reuse. Default: POOL_CHECK_ALWAYS, two short
@@ -246,13 +247,16 @@ struct pool_options {
      * closes descriptors that are not its own. */
     enum pool_check check;
 
-    /* Which idle connection is lent first. Default: POOL_LIFO. POOL_FIFO is Reserved. */
+    /* Which idle connection is lent first. Default: POOL_LIFO. POOL_FIFO spreads use over all idle
+     * ones; no return is then as cheap as a warm one. */
     enum pool_order order;
 
     /* The pool is born paused. Reserved. */
     bool start_paused;
 
-    /* Sees a fresh socket before it connects. Reserved. */
+    /* Sees each fresh socket before it connects, on the mux thread: the place for socket options of
+     * your own (setsockopt(2)). It must not close `fd`. Non-zero refuses the socket, and the caller
+     * gets POOL_E_USER. Default: NULL. */
     int (*on_socket)(int fd, const char *address, void *user);
 
     /* Sets up each connection that the pool opens, on the mux thread. Default: NULL, none. Set it
@@ -307,8 +311,8 @@ enum {
     POOL_SAFE_TO_REPEAT = 1,
 
     POOL_FRESH = 2, /* Reserved: a new connection, never a reused one */
-    POOL_DONT_WAIT = 4, /* Reserved: POOL_E_FULL instead of waiting for a connection */
-    POOL_ONE_WAY = 8, /* Reserved: no answer is due to what was sent last */
+    POOL_DONT_WAIT = 4, /* POOL_E_FULL when no connection is idle and max_per_address is reached */
+    POOL_ONE_WAY = 8, /* no answer is due to what is sent last: the connection is clean after it */
     POOL_ONE_SHOT = 16, /* Reserved, for queries: never repeated */
     POOL_ORDERED = 32 /* Reserved, for queries: these keep their order, on one connection */
 };
@@ -327,13 +331,14 @@ struct pool_call {
      * ever. */
     uint32_t timeout_ms;
 
-    /* Milliseconds for the wait for a connection alone. Reserved. */
+    /* Milliseconds for the wait for a connection alone. Default: bounded by the whole call. */
     uint32_t wait_ms;
 
     /* Bits as above. Default: 0. */
     uint32_t flags;
 
-    /* A point in time, in nanoseconds of CLOCK_MONOTONIC. Reserved. */
+    /* A point in time at which the whole call must end, in nanoseconds of CLOCK_MONOTONIC
+     * (clock_gettime(2)); the earliest of all bounds counts. Default: 0, none. */
     uint64_t deadline_ns;
 
     /* Where to put a ticket by which another thread can cancel the call. Reserved. */
@@ -354,7 +359,7 @@ struct pool_call {
      * POOL_ERROR_INIT, or be all zeros. */
     struct pool_error *error;
 
-    /* A name for this call in reports. Reserved. */
+    /* A name for this call in reports. No effect yet. */
     const char *tag;
 
     /* Given to the hooks of this call. As there are none in this release, it is not looked at. */

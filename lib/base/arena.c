@@ -19,25 +19,36 @@ static uint32_t chunk_count(unsigned chunk)
     return PL_ARENA_FIRST << chunk;
 }
 
-static bool grow(struct pl_arena *arena)
+/* The chunk in which the next element is made; NULL: no memory. */
+static char *chunk_to_fill(struct pl_arena *arena)
 {
     unsigned chunk = chunk_of(arena->made);
     char *elements;
 
     if (chunk >= PL_ARENA_CHUNKS)
-        return false;
+        return NULL;
+    elements = atomic_load_explicit(&arena->chunks[chunk], memory_order_relaxed);
+    if (elements)
+        return elements;
     elements = pl_os->map(arena->element_size * chunk_count(chunk));
+    if (elements)
+        atomic_store_explicit(&arena->chunks[chunk], elements, memory_order_release);
+    return elements;
+}
+
+/* Makes one more element. Those of a chunk are touched one by one, so what is never taken costs no memory. */
+static bool make_one(struct pl_arena *arena)
+{
+    char *elements = chunk_to_fill(arena);
+    struct pl_arena_node *node;
+
     if (!elements)
         return false;
-    for (uint32_t i = 0; i < chunk_count(chunk); i++) {
-        struct pl_arena_node *node = (void *)(elements + arena->element_size * i);
-
-        node->index = arena->made++;
-        if (arena->prepare)
-            arena->prepare(node);
-        pl_list_push_back(&arena->unused, &node->link);
-    }
-    atomic_store_explicit(&arena->chunks[chunk], elements, memory_order_release);
+    node = (void *)(elements + arena->element_size * (arena->made - chunk_start(chunk_of(arena->made))));
+    node->index = arena->made++;
+    if (arena->prepare)
+        arena->prepare(node);
+    pl_list_push_back(&arena->unused, &node->link);
     return true;
 }
 
@@ -46,7 +57,7 @@ void *pl_arena_take(struct pl_arena *arena)
     struct pl_list *link = NULL;
 
     pthread_mutex_lock(&arena->lock);
-    if (!pl_list_is_empty(&arena->unused) || grow(arena)) {
+    if (!pl_list_is_empty(&arena->unused) || make_one(arena)) {
         link = pl_list_pop_front(&arena->unused);
         arena->taken++;
     }

@@ -40,7 +40,8 @@ struct pl_arena {
 
 void *pl_arena_take(struct pl_arena *arena);                    /* NULL: no memory */
 void pl_arena_give(struct pl_arena *arena, void *element);
-void *pl_arena_at(struct pl_arena *arena, uint32_t index);      /* any thread, no lock; NULL: never made */
+/* Any thread, no lock. What was never taken is NULL or all zeros. */
+void *pl_arena_at(struct pl_arena *arena, uint32_t index);
 void pl_arena_release(struct pl_arena *arena);                  /* unmaps everything, unless an element is taken */
 
 #endif

@@ -9,6 +9,8 @@
 #define PL_PRINTF(format, first) __attribute__((format(printf, format, first)))
 #define PL_LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define PL_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+#define PL_INLINE static inline __attribute__((always_inline))
+#define PL_NOINLINE __attribute__((noinline))
 #define PL_COLD __attribute__((cold, noinline))
 #define PL_LINE 64                                      /* bytes that two cores cannot write at once */
 

@@ -2,6 +2,7 @@
 #include "base/failure.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -65,6 +66,19 @@ static enum pool_status status_while_connecting(int error, enum pool_status stat
     }
 }
 
+/* In use, whatever says that there is no such connection, or none any more, says that it broke. */
+static enum pool_status status_in_use(enum pool_status status)
+{
+    switch (status) {
+    case POOL_E_TIMEOUT:                /* the kernel's own ETIMEDOUT: the peer fell silent for too long */
+    case POOL_E_REFUSED:
+    case POOL_E_ADDRESS:
+        return POOL_E_BROKEN;
+    default:
+        return status;
+    }
+}
+
 enum pool_status pl_status_of_errno(int error, enum pool_phase phase)
 {
     enum pool_status status = error ? POOL_E_SYSTEM : POOL_OK;
@@ -75,9 +89,7 @@ enum pool_status pl_status_of_errno(int error, enum pool_phase phase)
     }
     if (phase == POOL_PHASE_CONNECT || phase == POOL_PHASE_RESOLVE)
         return status_while_connecting(error, status);
-    if (phase >= POOL_PHASE_USE && status == POOL_E_TIMEOUT)
-        return POOL_E_BROKEN;           /* the kernel's own ETIMEDOUT: the peer fell silent for too long */
-    return status;
+    return phase >= POOL_PHASE_USE ? status_in_use(status) : status;
 }
 
 struct pl_failure pl_failure_of_errno(int error, enum pool_phase phase)
@@ -151,5 +163,9 @@ void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *sp
         told.spent_ms[i] = (uint32_t)(spent->ns[i] / PL_MS);
     write_sentence(failure, address, &told);
     told.size = error->size;
-    memcpy(error, &told, size < sizeof(told) ? size : sizeof(told));
+    if (size > sizeof(told))
+        size = sizeof(told);
+    if (size > offsetof(struct pool_error, text))
+        ((char *)&told)[size - 1] = '\0';
+    memcpy(error, &told, size);
 }

@@ -12,10 +12,8 @@ struct public_post {
 };
 
 struct pool_timer {
-    struct pl_timer timer;
     struct pool_mux *mux;
-    pool_post_fn *fire;
-    void *user;
+    struct pl_timer timer;
 };
 
 static void run_public(struct pl_post *inner)
@@ -40,13 +38,6 @@ enum pool_status pool_mux_post(struct pool_mux *mux, pool_post_fn *run, void *us
     return POOL_OK;
 }
 
-static void fire_public(void *user)
-{
-    struct pool_timer *timer = user;
-
-    timer->fire(timer->user);
-}
-
 static uint64_t deadline_in(uint32_t ms)
 {
     return ms == POOL_NONE ? PL_NEVER : pl_after(pl_os->now_ns(), ms == POOL_ZERO ? 0 : ms * PL_MS);
@@ -63,8 +54,8 @@ enum pool_status pool_mux_after(struct pool_mux *mux, uint32_t ms, pool_post_fn 
     timer = pl_zalloc(sizeof(*timer));
     if (!timer)
         return POOL_E_MEMORY;
-    *timer = (struct pool_timer){ .mux = mux, .fire = fire, .user = user };
-    if (!pl_mux_timer_open(mux, &timer->timer, fire_public, timer)) {
+    timer->mux = mux;
+    if (!pl_mux_timer_open(mux, &timer->timer, fire, user)) {
         pl_os->free(timer);
         return POOL_E_MEMORY;
     }

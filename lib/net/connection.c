@@ -56,23 +56,11 @@ void pl_connection_library_end(void)
     pl_arena_release(&connections);
 }
 
-static int read_cookie(int fd, uint64_t *cookie)
-{
-    socklen_t size = sizeof(*cookie);
-
-    return pl_os->getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, &size);
-}
-
 int pl_connection_remember(struct pl_connection *connection)
 {
-    return read_cookie(connection->fd, &connection->cookie);
-}
+    socklen_t size = sizeof(connection->cookie);
 
-bool pl_connection_is_ours(const struct pl_connection *connection)
-{
-    uint64_t cookie;
-
-    return connection->fd >= 0 && read_cookie(connection->fd, &cookie) == 0 && cookie == connection->cookie;
+    return pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_COOKIE, &connection->cookie, &size);
 }
 
 void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux)
@@ -96,31 +84,6 @@ void pl_connection_shut(struct pl_connection *connection)
         pl_os->shutdown(connection->fd, SHUT_RDWR);
 }
 
-enum pl_health pl_connection_peek(struct pl_connection *connection)
-{
-    char byte;
-    ssize_t got;
-
-    do
-        got = pl_os->recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    while (got == -EINTR);
-    if (got > 0)
-        return PL_UNASKED_DATA;
-    return got == -EAGAIN ? PL_HEALTHY : PL_ENDED;
-}
-
-bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, uint32_t events)
-{
-    struct epoll_event event = {
-        .events = events | EPOLLONESHOT,
-        .data = { .u64 = pl_mux_data(PL_WATCH_CONNECTION, connection->node.index, pl_get(connection->birth)) },
-    };
-
-    return pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event) == 0;
-}
-
-/* ---- numbers */
-
 static _Atomic uint32_t *fd_entry(int fd, bool make)
 {
     unsigned chunk_index = (unsigned)fd / FD_CHUNK;
@@ -140,6 +103,28 @@ static _Atomic uint32_t *fd_entry(int fd, bool make)
     }
     return chunk ? &chunk[(unsigned)fd % FD_CHUNK] : NULL;
 }
+
+/* Was the number not given to a later connection of ours? That one may be watched by the same mux: a MOD would be
+ * answered as if it were us, and take over its watch. */
+static bool is_last_of_its_number(const struct pl_connection *connection)
+{
+    const _Atomic uint32_t *entry = fd_entry(connection->fd, false);
+
+    return entry ? atomic_load(entry) == connection->node.index + 1 : pl_connection_is_ours(connection);
+}
+
+bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, uint32_t events)
+{
+    struct epoll_event event = {
+        .events = events | EPOLLONESHOT,
+        .data = { .u64 = pl_mux_data(PL_WATCH_CONNECTION, connection->node.index, pl_get(connection->birth)) },
+    };
+
+    return is_last_of_its_number(connection) &&
+           pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event) == 0;
+}
+
+/* ---- the table of numbers */
 
 void pl_fd_table_set(int fd, struct pl_connection *connection)
 {

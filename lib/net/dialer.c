@@ -62,17 +62,20 @@ static int set_demands(const struct pl_dial *dial, int fd, int family)
     return -error;
 }
 
-static bool is_self(int fd)
+/* Who is at the other end? 0: a peer; else a positive errno. */
+static int look_at_peer(int fd)
 {
     struct sockaddr_storage here = { 0 }, there = { 0 };
     socklen_t here_size = sizeof(here), there_size = sizeof(there);
+    int error = pl_os->getpeername(fd, (struct sockaddr *)&there, &there_size);
 
-    if (pl_os->getsockname(fd, (struct sockaddr *)&here, &here_size) ||
-        pl_os->getpeername(fd, (struct sockaddr *)&there, &there_size))
-        return false;
+    if (error)
+        return -error;
+    if (pl_os->getsockname(fd, (struct sockaddr *)&here, &here_size))
+        return 0;
     if (here.ss_family != AF_INET && here.ss_family != AF_INET6)
-        return false;
-    return here_size == there_size && memcmp(&here, &there, here_size) == 0;
+        return 0;
+    return here_size == there_size && memcmp(&here, &there, here_size) == 0 ? ECONNREFUSED : 0;
 }
 
 static int watch(struct pl_dial *dial, int fd)
@@ -191,7 +194,7 @@ void pl_dial_on_event(struct pl_dial *dial, uint32_t events)
     }
     if (pl_os->getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size))
         error = EBADF;
-    if (!error && is_self(fd))
-        error = ECONNREFUSED;
+    if (!error)
+        error = look_at_peer(fd);
     finish(dial, error);
 }

@@ -45,7 +45,7 @@ static uint32_t timeout_of(const struct pool *pool, const struct pool_call *call
 /* ---- looks before lending */
 
 /* The connection is not to be lent. Data for an actor sends it to the mux, anything else ends it. */
-static void put_aside(struct pl_connection *connection, enum pl_health health)
+static PL_COLD void put_aside(struct pl_connection *connection, enum pl_health health)
 {
     uint64_t seen = atomic_load(&connection->word);
 
@@ -56,7 +56,7 @@ static void put_aside(struct pl_connection *connection, enum pl_health health)
         pl_peer_close(connection, POOL_CLOSE_PEER);
 }
 
-static bool is_still_ours(struct pl_connection *connection, enum pool_check check)
+PL_INLINE bool is_still_ours(struct pl_connection *connection, enum pool_check check)
 {
     if (connection->is_armed) {
         connection->is_armed = false;
@@ -66,7 +66,7 @@ static bool is_still_ours(struct pl_connection *connection, enum pool_check chec
 }
 
 /* Looks at an idle connection that was just taken (LENT). False: it was no good and is dealt with. */
-static __attribute__((noinline)) bool is_fit(struct pl_connection *connection, enum pool_check check)
+PL_INLINE bool is_fit(struct pl_connection *connection, enum pool_check check)
 {
     bool was_parked = connection->is_armed;
     enum pl_health health;
@@ -78,7 +78,7 @@ static __attribute__((noinline)) bool is_fit(struct pl_connection *connection, e
     if (check == POOL_CHECK_NEVER || (check == POOL_CHECK_PARKED && !was_parked))
         return true;
     health = pl_connection_peek(connection);
-    if (health == PL_HEALTHY)
+    if (PL_LIKELY(health == PL_HEALTHY))
         return true;
     put_aside(connection, health);
     return false;
@@ -96,18 +96,17 @@ static bool is_simple(const struct pool *pool, const struct pool_call *call)
 }
 
 /* Takes exactly the connection that this thread returned last, if nothing happened to it since. */
-static struct pl_connection *take_recent(struct pl_recent *recent, uint64_t *word)
+PL_INLINE struct pl_connection *take_recent(struct pl_recent *recent)
 {
     struct pl_connection *connection = recent->connection;
     uint64_t seen;
 
     if (!connection)
         return NULL;
-    seen = atomic_load_explicit(&connection->word, memory_order_relaxed);
+    seen = pl_get(connection->word);
     if (seen != recent->word && seen != pl_word_with(recent->word, PL_PARKED))
         return NULL;
-    *word = pl_word_handed(seen, PL_LENT);
-    if (!pl_word_become(&connection->word, seen, *word))
+    if (!pl_word_become(&connection->word, seen, pl_word_handed(seen, PL_LENT)))
         return NULL;
     connection->is_armed = pl_word_state(seen) == PL_PARKED;
     return connection;
@@ -121,34 +120,34 @@ static struct pl_recent *find_recent(struct pl_thread *self, struct pool *pool, 
     return address && *address ? pl_recent_of_text(self, pool, address) : NULL;
 }
 
-/* The whole of a warm borrow; false: it takes more than that. */
-static bool borrow_warm(struct pool *pool, const char *address, const struct pool_call *call, struct pool_conn *conn)
+/* Takes what this thread returned last, unlooked at; NULL: it takes more than that. */
+PL_INLINE struct pl_connection *take_warm(struct pool *pool, const char *address, const struct pool_call *call)
 {
     struct pl_thread *self = pl_thread_current;
     struct pl_connection *connection;
     struct pl_recent *recent;
-    uint64_t word;
 
     if (!self || !is_simple(pool, call))
-        return false;
+        return NULL;
     recent = find_recent(self, pool, address, call);
     if (!recent)
-        return false;
-    connection = take_recent(recent, &word);
-    if (!connection)
-        return false;
-    if (PL_UNLIKELY(!pl_get(connection->is_prepared))) {
+        return NULL;
+    connection = take_recent(recent);
+    if (PL_UNLIKELY(connection && !pl_get(connection->is_prepared))) {
         pl_peer_give_back(connection->peer, connection);
-        return false;
+        return NULL;
     }
-    if ((pool->settings.options.check != POOL_CHECK_NEVER || connection->is_armed) &&
-        !is_fit(connection, pool->settings.options.check))
-        return false;
+    return connection;
+}
+
+PL_INLINE enum pool_status lend_warm(struct pool *pool, const struct pool_call *call, struct pl_connection *connection,
+                                     struct pool_conn *conn)
+{
     connection->lease.start_ns = pl_os->coarse_ns();
     pl_set(connection->lease.deadline_ns, 0);
     begin_lease(connection, timeout_of(pool, call), call->flags);
-    *conn = pl_connection_handle(connection, word);
-    return true;
+    *conn = pl_connection_handle(connection, pl_get(connection->word));
+    return POOL_OK;
 }
 
 /* ---- waiting */
@@ -302,13 +301,13 @@ static void account(struct pl_borrow *borrow, const struct pl_connection *connec
 {
     uint64_t now_ns = pl_os->now_ns(), total_ns = now_ns - borrow->start_ns, own_ns;
 
-    if (!connection || pl_get(connection->uses)) {
-        borrow->spent.ns[borrow->failure.status ? borrow->failure.phase : POOL_PHASE_WAIT] = total_ns;
+    if (!connection || !connection->is_fresh) {
+        borrow->spent.ns[borrow->failure.status ? borrow->failure.phase : POOL_PHASE_WAIT] += total_ns;
         return;
     }
     own_ns = now_ns > connection->opened_ns ? now_ns - connection->opened_ns : 0;
-    borrow->spent.ns[POOL_PHASE_CONNECT] = earlier(own_ns, total_ns);
-    borrow->spent.ns[POOL_PHASE_WAIT] = total_ns - earlier(own_ns, total_ns);
+    borrow->spent.ns[POOL_PHASE_CONNECT] += earlier(own_ns, total_ns);
+    borrow->spent.ns[POOL_PHASE_WAIT] += total_ns - earlier(own_ns, total_ns);
 }
 
 /* Gives the connection its deadline and runs `prepare` on one that is new. False: borrow->failure. */
@@ -319,6 +318,7 @@ static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection
     int answer;
 
     *conn = pl_connection_handle(connection, atomic_load(&connection->word));
+    connection->is_fresh = false;
     connection->lease.start_ns = borrow->start_ns;
     pl_set(connection->lease.deadline_ns, borrow->deadline_ns);
     begin_lease(connection, timeout_of(borrow->pool, &borrow->call), borrow->call.flags);
@@ -326,7 +326,7 @@ static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection
         return true;
     begin_ns = pl_os->now_ns();
     answer = options->prepare(&(struct pool_conn){ conn->slot, conn->serial }, options->user);
-    borrow->spent.ns[POOL_PHASE_SETUP] = pl_os->now_ns() - begin_ns;
+    borrow->spent.ns[POOL_PHASE_SETUP] += pl_os->now_ns() - begin_ns;
     if (!pl_word_pin(&connection->word, conn->serial)) {
         borrow->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);       /* it threw it away */
         return false;
@@ -341,9 +341,11 @@ static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection
         pl_peer_finish_close(connection);
         return false;
     }
-    if (borrow->failure.status)
-        pl_peer_close(connection, POOL_CLOSE_ERROR);
-    return !borrow->failure.status;
+    if (!borrow->failure.status)
+        return true;
+    pl_set(connection->uses, pl_get(connection->uses) - 1);     /* nobody got it */
+    pl_peer_close(connection, POOL_CLOSE_ERROR);
+    return false;
 }
 
 static enum pool_status begin(struct pl_borrow *borrow)
@@ -397,7 +399,7 @@ static bool obtain(struct pl_borrow *borrow, struct pool_conn *conn)
             account(borrow, NULL);
             return false;
         }
-    } while (pl_get(connection->uses) && !is_fit(connection, check));
+    } while (!connection->is_fresh && !is_fit(connection, check));
     borrow->failure = (struct pl_failure){ 0 };
     account(borrow, connection);
     if (borrow->pool->events) {
@@ -449,28 +451,60 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     return status;
 }
 
-static PL_COLD enum pool_status borrow_cold(struct pool *pool, const char *address, const struct pool_call *call,
-                                    struct pool_conn *conn)
+static PL_COLD enum pool_status borrow_cold(struct pl_borrow *borrow, const struct pool_call *call,
+                                            struct pool_conn *conn)
 {
-    struct pl_borrow borrow = { .pool = pool, .address = address };
-    enum pool_status status = pl_call_read(call, &borrow.call);
+    enum pool_status status = pl_call_read(call, &borrow->call);
 
     *conn = (struct pool_conn){ 0 };
-    if (!pool || (!address && !borrow.call.target))
+    if (!borrow->pool || (!borrow->address && !borrow->call.target))
         status = POOL_E_ARGUMENT;
     if (!status)
-        return pl_borrow_any(&borrow, conn);
-    borrow.failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
-    pl_failure_tell(&borrow.failure, NULL, address, call ? call->error : NULL);
+        return pl_borrow_any(borrow, conn);
+    borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
+    pl_failure_tell(&borrow->failure, NULL, borrow->address, call ? call->error : NULL);
     return status;
+}
+
+enum pool_status pl_borrow_first(struct pl_borrow *borrow, const struct pool_call *call, struct pool_conn *conn)
+{
+    const struct pool_call *read = call ? call : &no_call;
+    struct pl_connection *connection = take_warm(borrow->pool, borrow->address, read);
+
+    if (connection && is_fit(connection, borrow->pool->settings.options.check))
+        return lend_warm(borrow->pool, read, connection, conn);
+    return borrow_cold(borrow, call, conn);
+}
+
+static PL_COLD enum pool_status borrow_cold_by_hand(struct pool *pool, const char *address,
+                                                    const struct pool_call *call, struct pool_conn *conn)
+{
+    struct pl_borrow borrow = { .pool = pool, .address = address };
+
+    return borrow_cold(&borrow, call, conn);
+}
+
+/* The last call of its caller, so that nothing returns through several frames after the system calls. */
+static PL_NOINLINE enum pool_status look_and_lend(struct pool *pool, const char *address, const struct pool_call *call,
+                                                  struct pl_connection *connection, struct pool_conn *conn)
+{
+    if (PL_LIKELY(is_fit(connection, pool->settings.options.check)))
+        return lend_warm(pool, call ? call : &no_call, connection, conn);
+    return borrow_cold_by_hand(pool, address, call, conn);
 }
 
 enum pool_status pool_borrow(struct pool *pool, const char *address, const struct pool_call *call,
                              struct pool_conn *conn)
 {
+    const struct pool_call *read = call ? call : &no_call;
+    struct pl_connection *connection;
+
     if (!conn)
         return POOL_E_ARGUMENT;
-    if (borrow_warm(pool, address, call ? call : &no_call, conn))
-        return POOL_OK;
-    return borrow_cold(pool, address, call, conn);
+    connection = take_warm(pool, address, read);
+    if (!connection)
+        return borrow_cold_by_hand(pool, address, call, conn);
+    if (connection->is_armed || pool->settings.options.check != POOL_CHECK_NEVER)
+        return look_and_lend(pool, address, call, connection, conn);
+    return lend_warm(pool, read, connection, conn);
 }

@@ -95,48 +95,49 @@ static enum pool_status tell_failure(struct pool *pool, const char *address, con
 }
 
 /* The second run has what is left of the first one's time. */
-static enum pool_status borrow_again(struct pool *pool, const char *address, const struct pool_call *call,
-                                     uint64_t deadline_ns, struct pool_conn *conn)
+static enum pool_status borrow_again(struct pl_borrow *borrow, const struct pool_call *call, uint64_t deadline_ns,
+                                     struct pool_conn *conn)
 {
-    struct pl_borrow borrow = { .pool = pool, .address = address, .must_look = true };
-    enum pool_status status = pl_call_read(call, &borrow.call);
+    enum pool_status status = pl_call_read(call, &borrow->call);
 
     if (status)
         return status;
-    if (!borrow.call.deadline_ns || borrow.call.deadline_ns > deadline_ns)
-        borrow.call.deadline_ns = deadline_ns;
-    return pl_borrow_any(&borrow, conn);
+    if (!borrow->call.deadline_ns || borrow->call.deadline_ns > deadline_ns)
+        borrow->call.deadline_ns = deadline_ns;
+    borrow->must_look = true;
+    return pl_borrow_any(borrow, conn);
 }
 
 /* The moment at which the whole call ends, read off the connection before it is given away. */
-static uint64_t deadline_of(const struct pool_conn *conn)
+static uint64_t deadline_of(const struct pool_conn *conn, uint64_t now_ns)
 {
-    return pl_stream_deadline(pl_connection_of(conn->slot), pl_os->now_ns());
+    return pl_stream_deadline(pl_connection_of(conn->slot), now_ns);
 }
 
 enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use, void *user,
                                   const struct pool_call *call)
 {
-    uint64_t begin_ns, deadline_ns = 0;
-    struct pl_spent spent = { { 0 } };
+    struct pl_borrow borrow = { .pool = pool, .address = address };
+    uint64_t begin_ns, deadline_ns;
     struct pool_conn conn;
     enum pool_status status;
     struct run run;
 
     if (!use)
         return POOL_E_ARGUMENT;
-    status = pool_borrow(pool, address, call, &conn);
+    status = pl_borrow_first(&borrow, call, &conn);
     for (int repeats = 0; !status; repeats++) {
         begin_ns = pl_os->now_ns();
-        deadline_ns = deadline_of(&conn);
+        deadline_ns = deadline_of(&conn, begin_ns);
         run_use(&run, &conn, use, user);
         if (!run.status)
             return POOL_OK;
-        spent.ns[POOL_PHASE_USE] += pl_os->now_ns() - begin_ns;
+        borrow.spent.ns[POOL_PHASE_USE] += pl_os->now_ns() - begin_ns;
         if (repeats || !is_worth_repeating(&run, call ? call->flags : 0))
-            return tell_failure(pool, address, call, &run, &spent);
+            return tell_failure(pool, address, call, &run, &borrow.spent);
         count_end(pool, run.status, true);
-        status = borrow_again(pool, address, call, deadline_ns, &conn);
+        borrow.peer = NULL;
+        status = borrow_again(&borrow, call, deadline_ns, &conn);
     }
     return status;
 }

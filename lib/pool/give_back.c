@@ -131,7 +131,10 @@ static bool return_warm(struct pl_connection *connection, struct pl_peer *peer, 
     struct pl_recent *recent = self ? pl_recent_of_peer(self, peer) : NULL;
     uint64_t next = pl_word_with(word, PL_IDLE);
 
-    if (!recent || !(word & PL_LISTED) || (word & PL_PIN_MASK) || !peer->pool->settings.is_plain)
+    /* An entry that is left from another peer in the same memory knows that one's text: it must not learn ours. */
+    if (!recent || recent->generation != pl_get(peer->generation))
+        return false;
+    if (!(word & PL_LISTED) || (word & PL_PIN_MASK) || !peer->pool->settings.is_plain)
         return false;
     recent->connection = connection;
     recent->word = next;

@@ -99,6 +99,10 @@ static void give_up_for_room(struct pl_connection *connection, int error)
     struct pl_failure failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT), none = { 0 };
 
     failure.status = POOL_E_RESOURCE;
+    if (!pl_peer_has_waiters(peer)) {
+        give_up(connection, &none);
+        return;
+    }
     if (!may_wait_for_room(peer)) {
         give_up(connection, &failure);
         return;
@@ -140,6 +144,7 @@ static void become_ready(struct pl_connection *connection)
     pl_pool_count(pool, opened, 1);
     pl_event_ready(pool, connection);
     pl_channel_settle(connection);
+    connection->is_fresh = true;
     pl_peer_give_back(peer, connection);
 }
 
@@ -221,7 +226,7 @@ static void on_setup_timeout(void *user)
     struct pl_dial *dial = user;
     struct pl_failure failure = pl_failure_make(POOL_E_TIMEOUT, POOL_PHASE_SETUP, ETIMEDOUT);
 
-    pl_open_finish(dial->connection, &failure);
+    give_up(dial->connection, &failure);        /* whoever watches it is told by the connection's end */
 }
 
 static void on_dialed(struct pl_dial *dial, int error)

@@ -235,6 +235,7 @@ static enum give_back_end make_idle(struct pl_peer *peer, struct pl_connection *
     if (atomic_load(&pl_room_wanted) && pl_room_is_wanted_of(peer->pool->room, peer->pool))
         return EVICT;
     list_idle(peer, connection);
+    connection->is_fresh = false;
     if (settle(connection, PL_IDLE, false))
         return GIVEN;
     if (!was_listed)

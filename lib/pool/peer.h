@@ -19,6 +19,7 @@
 #include "base/table.h"
 #include "base/thread.h"
 #include "net/connection.h"
+#include "pool/key.h"
 
 struct pool;
 
@@ -50,6 +51,7 @@ struct pl_peer {
     struct pool *pool;                  /* fixed while live, as the next two */
     struct pool_address *address;
     const char *text;
+    struct pl_key key;                  /* pool->lock */
     struct pl_table_node table_node;    /* pool->lock */
     struct pl_list pool_link;           /* pool->lock */
     pthread_mutex_t lock;

@@ -78,18 +78,18 @@ void pl_pool_give_share(struct pool *pool)
 
 static bool is_peer_of(const struct pl_table_node *node, const void *key)
 {
-    return pool_address_equal(pl_container(node, struct pl_peer, table_node)->address, key);
+    return pl_key_is_same(&pl_container(node, struct pl_peer, table_node)->key, key);
 }
 
 /* Peers are found and made under the lock, so two callers never make two of one address. Takes the address. */
 static struct pl_peer *find_or_make(struct pool *pool, struct pool_address *address)
 {
-    uint64_t hash = pool_address_hash(address);
+    struct pl_key key = pl_key_make(address, &pool->settings.options);
     struct pl_table_node *node;
     struct pl_peer *peer = NULL;
 
     pthread_mutex_lock(&pool->lock);
-    node = pl_table_find(&pool->peers, hash, is_peer_of, address);
+    node = pl_table_find(&pool->peers, pl_key_hash(&key), is_peer_of, &key);
     if (node) {
         peer = pl_container(node, struct pl_peer, table_node);
         pthread_mutex_lock(&peer->lock);
@@ -98,7 +98,8 @@ static struct pl_peer *find_or_make(struct pool *pool, struct pool_address *addr
     } else if (atomic_load(&pool->state) == PL_POOL_LIVE) {
         peer = pl_peer_make(pool, address);
         if (peer) {
-            pl_table_add(&pool->peers, &peer->table_node, hash);
+            peer->key = key;
+            pl_table_add(&pool->peers, &peer->table_node, pl_key_hash(&key));
             pl_list_push_back(&pool->all_peers, &peer->pool_link);
             address = NULL;
         }

@@ -441,16 +441,20 @@ static struct pl_peer *pop_wanting(struct pl_room *room, const struct pool *pool
 
 void pl_room_serve(struct pl_room *room, const struct pool *pool, bool has_freed_descriptor)
 {
+    struct pl_peer *peer;
     uint64_t generation;
-    struct pl_peer *peer = pop_wanting(room, pool, has_freed_descriptor, &generation);
+    bool is_used = false;
 
-    if (!peer || !pl_peer_enter(peer, NULL, generation))
-        return;
-    pthread_mutex_lock(&peer->lock);
-    peer->shared.is_wanting = false;
-    pthread_mutex_unlock(&peer->lock);
-    pl_peer_supply(peer);
-    pl_peer_leave(peer);
+    while (!is_used && (peer = pop_wanting(room, pool, has_freed_descriptor, &generation))) {
+        if (!pl_peer_enter(peer, NULL, generation))
+            continue;
+        pthread_mutex_lock(&peer->lock);
+        peer->shared.is_wanting = false;
+        is_used = peer->shared.waiting > 0;     /* else the room is for the next one in the queue */
+        pthread_mutex_unlock(&peer->lock);
+        pl_peer_supply(peer);
+        pl_peer_leave(peer);
+    }
 }
 
 /* ---- timers */
@@ -500,8 +504,14 @@ static void on_sweep(void *user)
 static void on_retry(void *user)
 {
     struct pl_room *room = user;
+    bool is_more;
 
     pl_room_serve(room, NULL, true);
+    pthread_mutex_lock(&room->lock);
+    is_more = !pl_list_is_empty(&room->wanting);
+    if (is_more)
+        pl_mux_timer_arm(room->mux, &room->retry_timer, pl_after(pl_os->now_ns(), RETRY_NS));
+    pthread_mutex_unlock(&room->lock);
 }
 
 /* ---- life */

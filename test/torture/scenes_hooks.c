@@ -256,14 +256,3 @@ static void steal_parked(struct torture *torture)
 }
 
 const struct scenario scene_stolen_parked = { "stolen-parked", .exercise = steal_parked };
-
-/* ---- all of them */
-
-const struct scenario *const torture_scenarios[] = {
-    &scene_create, &scene_once, &scene_reuse, &scene_two, &scene_parked, &scene_unix, &scene_parameters,
-    &scene_borrow, &scene_discard, &scene_target, &scene_use_fails, &scene_nested, &scene_long, &scene_lines,
-    &scene_destroy_lent, &scene_closed_hot, &scene_closed_parked, &scene_stale, &scene_idle, &scene_refused,
-    &scene_connect_timeout, &scene_bad_answers, &scene_waiter, &scene_waiter_late, &scene_descriptors,
-    &scene_max_connections, &scene_room, &scene_prepare, &scene_set_up, &scene_rejected, &scene_actor,
-    &scene_unasked, &scene_observed, &scene_marked, &scene_stolen_hot, &scene_stolen_parked, NULL
-};

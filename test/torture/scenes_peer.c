@@ -178,3 +178,5 @@ static void wait_for_room(struct torture *torture)
 
 const struct scenario scene_room = { "room", .descriptors = 7, .furnish = listen_on_many,
                                      .exercise = wait_for_room };
+const struct scenario scene_share = { "share", .options = { .max_connections = 1 }, .furnish = listen_on_many,
+                                      .exercise = wait_for_room };

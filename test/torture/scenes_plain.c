@@ -104,6 +104,23 @@ static void borrow_and_return(struct torture *torture)
 
 const struct scenario scene_borrow = { "borrow", .exercise = borrow_and_return };
 
+/* Gives back what went wrong half way as if nothing had happened; nobody looks at it before the next use. */
+static void borrow_and_hide(struct torture *torture)
+{
+    char half[12];
+    struct pool_conn conn;
+
+    if (borrow(torture, TCP, &conn)) {
+        if (!pool_send(&conn, "twenty-four letters only", 24) && !pool_recv_exact(&conn, half, sizeof(half)))
+            pool_recv_exact(&conn, half, sizeof(half));
+        torture_check(torture, pool_return(&conn) == POOL_OK);
+    }
+    TORTURE_ASK(torture, .address = TCP);
+}
+
+const struct scenario scene_hidden = { "hidden", .options = { .check = POOL_CHECK_NEVER },
+                                       .exercise = borrow_and_hide };
+
 static void borrow_and_discard(struct torture *torture)
 {
     unsigned accepted;

@@ -74,6 +74,13 @@ static void remember(uint64_t point, enum fault_call call)
     memory.count = point;
 }
 
+/* Stands alone so that a debugger can stop here. */
+static __attribute__((noinline)) void fault_strikes(enum fault_call call)
+{
+    struck_kind = call;
+    has_struck = true;
+}
+
 /* What this call must answer: an errno or FAULT_SHORT; 0: let it pass. */
 static int verdict(enum fault_call call)
 {
@@ -86,8 +93,7 @@ static int verdict(enum fault_call call)
     if (!armed_point || point < armed_point)
         return 0;
     if (point == armed_point) {
-        struck_kind = call;
-        has_struck = true;
+        fault_strikes(call);
         return armed_error;
     }
     return armed_for_good && call == struck_kind ? armed_error : 0;

@@ -157,6 +157,15 @@ static struct pl_thread *take_spare(void)
     return spare_count ? spares[--spare_count] : NULL;
 }
 
+/* What a thread remembers of an earlier world would make its calls differ from run to run. */
+static void forget_the_past(struct pl_thread *identity)
+{
+    if (!identity)
+        return;
+    memset(identity->recent, 0, sizeof(identity->recent));
+    identity->next_recent = 0;
+}
+
 static void keep_spare(struct pl_thread *identity)
 {
     if (identity && spare_count < MOST_SPARES)
@@ -342,6 +351,9 @@ struct world *world_create(uint64_t seed)
     world->last_cookie = 4096;
     world->numbers = world_memory(WORLD_MOST_FDS * sizeof(struct world_file *));
     world->highest = WORLD_FIRST_FD;
+    for (unsigned i = 0; i < spare_count; i++)
+        forget_the_past(spares[i]);
+    forget_the_past(pl_thread_current);
     world->script_identity = take_spare();
     pl_list_init(&world->events);
     pl_list_init(&world->tasks);

@@ -6,6 +6,8 @@
 
 #include "world/world_parts.h"
 
+#define LATE 8                          /* SO_RCVTIMEO comes late by an eighth of itself, and up to a jiffy */
+#define JIFFY_NS (4 * PL_MS)
 #define SYN_RETRIES_NS (127 * 1000 * PL_MS)
 
 struct world_file *world_socket_at(int fd, bool changes, int *error)
@@ -430,7 +432,7 @@ ssize_t door_recv(int fd, void *buffer, size_t size, int flags)
     if (got != -EAGAIN || !may_wait(file, flags))
         return got;
     wait_ns = file->socket.receive_wait_ns;
-    deadline_ns = wait_ns ? pl_after(file->world->now_ns, wait_ns) : PL_NEVER;
+    deadline_ns = wait_ns ? pl_after(file->world->now_ns, wait_ns + wait_ns / LATE + JIFFY_NS) : PL_NEVER;
     file->refs++;
     if (world_block(file->world, can_receive, file, deadline_ns))
         got = receive_now(&file->socket, buffer, size, flags);

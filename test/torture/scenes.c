@@ -1,0 +1,18 @@
+/* scenes.c: all scenarios, in the order in which they are played. */
+#include "torture/scenes.h"
+
+const struct scenario *const torture_scenarios[] = {
+    &scene_create, &scene_once, &scene_reuse, &scene_two, &scene_parked, &scene_unix,
+    &scene_parameters, &scene_borrow, &scene_hidden, &scene_discard, &scene_target,
+    &scene_use_fails, &scene_nested, &scene_long, &scene_lines, &scene_destroy_lent,
+    &scene_closed_hot, &scene_closed_parked, &scene_stale, &scene_idle, &scene_refused,
+    &scene_connect_timeout, &scene_bad_answers, &scene_waiter, &scene_waiter_late,
+    &scene_descriptors, &scene_max_connections, &scene_room, &scene_share, &scene_max_uses,
+    &scene_max_age, &scene_drain, &scene_one_way, &scene_dont_wait, &scene_no_room,
+    &scene_no_share, &scene_no_room_late, &scene_deaf, &scene_vanished, &scene_setup_timeout,
+    &scene_bad_prepare, &scene_big_setup, &scene_ping, &scene_stolen_lent,
+    &scene_closed_by_others, &scene_prepare, &scene_set_up, &scene_rejected, &scene_actor,
+    &scene_unasked, &scene_observed, &scene_marked, &scene_stolen_hot, &scene_stolen_parked,
+    &scene_shared_mux, &scene_end_in_use, &scene_end_in_connect, &scene_end_in_prepare,
+    &scene_end_in_setup, &scene_end_queued, &scene_end_in_actor, NULL
+};
