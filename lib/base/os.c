@@ -284,7 +284,10 @@ static void *real_realloc(void *memory, size_t size)
 
 static void real_free(void *memory)
 {
+    int saved = errno;
+
     allocator.free_fn(memory);
+    errno = saved;
 }
 
 static void *real_map(size_t size)
@@ -298,7 +301,10 @@ static void *real_map(size_t size)
 
 static void real_unmap(void *pages, size_t size)
 {
+    int saved = errno;
+
     munmap(pages, size);
+    errno = saved;
 }
 
 struct start {
@@ -320,7 +326,7 @@ static int real_thread_start(pthread_t *thread, pl_step_fn *step, void *argument
 {
     struct start *start = real_malloc(sizeof(*start));
     sigset_t all, before;
-    int error;
+    int error, saved = errno;
 
     if (!start)
         return -ENOMEM;
@@ -329,6 +335,7 @@ static int real_thread_start(pthread_t *thread, pl_step_fn *step, void *argument
     pthread_sigmask(SIG_SETMASK, &all, &before);    /* signals are the program's: none is handled on our thread */
     error = pthread_create(thread, NULL, run_steps, start);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = saved;                      /* libc may have met one on its way */
     if (error)
         real_free(start);
     return -error;

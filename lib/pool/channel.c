@@ -431,6 +431,10 @@ void pl_channel_hear(struct pl_connection *connection)
     uint64_t seen = atomic_load(&connection->word), word = pl_word_handed(seen, PL_HEARD);
     struct pool_conn handle = pl_connection_handle(connection, word);
 
+    if (atomic_load(&connection->peer->hints) & PL_HINT_CLOSING) {
+        pl_peer_close(connection, POOL_CLOSE_POOL);
+        return;
+    }
     while (!pl_word_become(&connection->word, seen, word)) {
         seen = atomic_load(&connection->word);
         word = pl_word_handed(seen, PL_HEARD);

@@ -11,6 +11,8 @@ struct run {
     enum pool_status status;
     struct pl_failure failure;
     bool was_reused, was_sent, was_received;
+    bool has_failed;                    /* an operation did: the connection's return will say why it is closed */
+    bool is_to_repeat;
 };
 
 /* Does what the connection says win over what `use` answered? The peer's end does, unless it is the end of an answer. */
@@ -29,6 +31,7 @@ static void judge(struct run *run, struct pl_connection *connection, int answer)
     run->was_reused = marks & PL_MARK_REUSED;
     run->was_sent = marks & PL_MARK_SENT;
     run->was_received = marks & PL_MARK_RECEIVED;
+    run->has_failed = marks & PL_MARK_FAILED;
     run->failure = pl_failure_unpack(pl_get(connection->failure));
     if (doom && !(marks & PL_MARK_FAILED) && answer)
         pl_stream_fail(connection, doom, 0);
@@ -41,10 +44,31 @@ static void judge(struct run *run, struct pl_connection *connection, int answer)
     run->status = (enum pool_status)run->failure.status;
 }
 
+/* Only a connection that had served before may have died of age; a new one that fails would fail again. */
+static bool is_worth_repeating(const struct run *run, uint32_t flags)
+{
+    if (!run->was_reused || (run->status != POOL_E_CLOSED && run->status != POOL_E_BROKEN))
+        return false;
+    return (!run->was_sent && !run->was_received) || (flags & POOL_SAFE_TO_REPEAT);
+}
+
+/* While the connection still keeps its pool alive: after the last one is given back to a destroyed pool, none is. */
+static void keep_count(struct pl_connection *connection, const struct run *run)
+{
+    struct pool *pool = connection->peer->pool;
+
+    if (run->is_to_repeat)
+        pl_pool_count(pool, retries, 1);
+    else if (run->status == POOL_E_TIMEOUT || run->status == POOL_E_TIMEOUT_IN_TRANSFER)
+        pl_pool_count(pool, timeouts, 1);
+}
+
 /* `use` had the connection; it may have given it away itself. */
 static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, void *user)
 {
     struct pl_connection *connection = pl_connection_of(conn->slot);
+    bool may_repeat = run->is_to_repeat;
+    uint32_t flags = connection->lease.flags;
     struct pool_conn lent = *conn;
     int answer = use(&lent, user);
 
@@ -58,38 +82,23 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
         return;
     }
     judge(run, connection, answer);
+    run->is_to_repeat = may_repeat && is_worth_repeating(run, flags);
+    keep_count(connection, run);
     if (pl_word_unpin(&connection->word)) {
         pl_peer_finish_close(connection);
         return;
     }
-    if (run->status)
+    if (run->status && !run->has_failed)
         pool_discard(conn);
     else
         pool_return(conn);
 }
 
-/* Only a connection that had served before may have died of age; a new one that fails would fail again. */
-static bool is_worth_repeating(const struct run *run, uint32_t flags)
-{
-    if (!run->was_reused || (run->status != POOL_E_CLOSED && run->status != POOL_E_BROKEN))
-        return false;
-    return (!run->was_sent && !run->was_received) || (flags & POOL_SAFE_TO_REPEAT);
-}
-
-static void count_end(struct pool *pool, enum pool_status status, bool is_repeated)
-{
-    if (is_repeated)
-        pl_pool_count(pool, retries, 1);
-    else if (status == POOL_E_TIMEOUT || status == POOL_E_TIMEOUT_IN_TRANSFER)
-        pl_pool_count(pool, timeouts, 1);
-}
-
-static enum pool_status tell_failure(struct pool *pool, const char *address, const struct pool_call *call,
-                                     const struct run *run, const struct pl_spent *spent)
+static enum pool_status tell_failure(const char *address, const struct pool_call *call, const struct run *run,
+                                     const struct pl_spent *spent)
 {
     const char *text = address ? address : call && call->target ? call->target->peer->text : NULL;
 
-    count_end(pool, run->status, false);
     pl_failure_tell(&run->failure, spent, text, call ? call->error : NULL);
     return run->status;
 }
@@ -129,13 +138,13 @@ enum pool_status pool_communicate(struct pool *pool, const char *address, pool_u
     for (int repeats = 0; !status; repeats++) {
         begin_ns = pl_os->now_ns();
         deadline_ns = deadline_of(&conn, begin_ns);
+        run.is_to_repeat = repeats == 0;
         run_use(&run, &conn, use, user);
         if (!run.status)
             return POOL_OK;
         borrow.spent.ns[POOL_PHASE_USE] += pl_os->now_ns() - begin_ns;
-        if (repeats || !is_worth_repeating(&run, call ? call->flags : 0))
-            return tell_failure(pool, address, call, &run, &borrow.spent);
-        count_end(pool, run.status, true);
+        if (!run.is_to_repeat)
+            return tell_failure(address, call, &run, &borrow.spent);
         borrow.peer = NULL;
         status = borrow_again(&borrow, call, deadline_ns, &conn);
     }

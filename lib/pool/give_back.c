@@ -170,10 +170,16 @@ enum pool_status pool_discard(struct pool_conn *conn)
 {
     struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
     enum pool_status status;
+    uint64_t word;
+    int reason;
 
     if (!connection)
         return POOL_E_ARGUMENT;
-    status = return_cold(connection, conn->serial, POOL_CLOSE_DIRTY);
+    word = atomic_load(&connection->word);
+    if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
+        return POOL_E_ARGUMENT;
+    reason = unfitness(connection, 0);
+    status = return_cold(connection, conn->serial, reason < 0 ? POOL_CLOSE_DIRTY : reason);
     if (!status)
         *conn = (struct pool_conn){ 0 };
     return status;
