@@ -9,6 +9,7 @@
 
 #define BATCH 256                       /* events taken from the kernel at once */
 #define INDEX_BITS 29
+#define RECOVERY_NS (20 * PL_MS)        /* between attempts of our own thread while a batch cannot even begin */
 
 uint64_t pl_mux_data(enum pl_watch_kind kind, uint32_t index, uint32_t birth)
 {
@@ -322,8 +323,8 @@ static bool step(void *argument)
 {
     struct pool_mux *mux = argument;
 
-    if (!atomic_load(&mux->is_stopped))
-        dispatch(mux, -1);
+    if (!atomic_load(&mux->is_stopped) && dispatch(mux, -1))
+        pl_os->poll_until(NULL, 0, pl_after(pl_os->now_ns(), RECOVERY_NS));     /* no memory, or a foreign close */
     if (!atomic_load(&mux->is_stopped))
         return true;
     if (mux->ends_itself)

@@ -95,7 +95,7 @@ static _Atomic uint32_t *fd_entry(int fd, bool make)
     if (!chunk && make) {
         chunk = pl_os->map(FD_CHUNK * sizeof(*chunk));
         if (!chunk)
-            return NULL;                /* the number is then only missing in pool_mark_as_dead's shortcut */
+            return NULL;
         if (!atomic_compare_exchange_strong(&fd_chunks[chunk_index], &other, chunk)) {
             pl_os->unmap((void *)(uintptr_t)chunk, FD_CHUNK * sizeof(*chunk));
             chunk = other;
@@ -126,12 +126,14 @@ bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, u
 
 /* ---- the table of numbers */
 
-void pl_fd_table_set(int fd, struct pl_connection *connection)
+bool pl_fd_table_set(int fd, struct pl_connection *connection)
 {
     _Atomic uint32_t *entry = fd_entry(fd, true);
 
-    if (entry)
-        atomic_store(entry, connection->node.index + 1);
+    if (!entry)
+        return (unsigned)fd / FD_CHUNK >= FD_CHUNKS;    /* a number beyond the table is only noticed at its next use */
+    atomic_store(entry, connection->node.index + 1);
+    return true;
 }
 
 void pl_fd_table_clear(int fd, const struct pl_connection *connection)

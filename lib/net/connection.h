@@ -106,7 +106,7 @@ void pl_connection_shut(struct pl_connection *connection);      /* wakes whoever
 bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, uint32_t events);
 
 /* Which connection a number belongs to, process-wide. */
-void pl_fd_table_set(int fd, struct pl_connection *connection);     /* from birth */
+bool pl_fd_table_set(int fd, struct pl_connection *connection) PL_MUST_USE;    /* from birth; false: no memory */
 void pl_fd_table_clear(int fd, const struct pl_connection *connection);
 struct pl_connection *pl_fd_table_get(int fd);
 

@@ -71,8 +71,9 @@ static int look_at_peer(int fd)
 
     if (error)
         return -error;
-    if (pl_os->getsockname(fd, (struct sockaddr *)&here, &here_size))
-        return 0;
+    error = pl_os->getsockname(fd, (struct sockaddr *)&here, &here_size);
+    if (error)
+        return -error;
     if (here.ss_family != AF_INET && here.ss_family != AF_INET6)
         return 0;
     return here_size == there_size && memcmp(&here, &there, here_size) == 0 ? ECONNREFUSED : 0;
@@ -160,12 +161,13 @@ int pl_dial_start(struct pl_dial *dial)
         return -fd;
     connection->fd = fd;
     error = -pl_connection_remember(connection);
+    if (!error && !pl_fd_table_set(fd, connection))
+        error = ENOMEM;
     if (error) {
-        pl_os->close(fd);               /* without a cookie nothing could prove later that it is ours */
+        pl_os->close(fd);               /* without these nothing could prove later that it is ours, or is not */
         connection->fd = -1;
         return error;
     }
-    pl_fd_table_set(fd, connection);
     if (family != AF_UNIX) {
         set_comforts(dial, fd);
         error = set_demands(dial, fd, family);

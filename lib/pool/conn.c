@@ -16,10 +16,14 @@ static struct pl_connection *enter(const struct pool_conn *conn)
     return connection && pl_word_pin(&connection->word, conn->serial) ? connection : NULL;
 }
 
-static void leave(struct pl_connection *connection)
+/* True: the loan had been ended by another copy of the handle, and the connection is closed now. */
+static bool leave(struct pl_connection *connection)
 {
-    if (PL_UNLIKELY(pl_word_unpin(&connection->word)))
+    bool has_ended = pl_word_unpin(&connection->word);
+
+    if (PL_UNLIKELY(has_ended))
         pl_peer_finish_close(connection);
+    return has_ended;
 }
 
 /* For blocking I/O: only on a loan, for what the mux thread holds must not wait. */
@@ -107,7 +111,10 @@ enum pool_status pool_recv_until(struct pool_conn *conn, const void *delimiter, 
     if (status)
         return status;
     status = pl_stream_recv_until(connection, (struct pool_bytes){ delimiter, size }, bytes);
-    leave(connection);
+    if (leave(connection)) {            /* and with it what `bytes` would point to */
+        *bytes = (struct pool_bytes){ 0 };
+        return POOL_E_ARGUMENT;
+    }
     return status;
 }
 

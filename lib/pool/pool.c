@@ -125,6 +125,8 @@ enum pool_status pl_pool_find_peer(struct pool *pool, const char *text, struct p
     enum pool_status status = pool_address_parse(text, &address, error);
 
     *peer = NULL;
+    if (status == POOL_E_MEMORY)
+        return refuse(status, POOL_PHASE_NONE, text, error);
     if (status)
         return status;
     if (address->scheme == PL_SCHEME_TLS)

@@ -1,5 +1,5 @@
-/* test_world.c: the scripted world by itself: its clock, its threads and its accounts. That its network is Linux's is
- * shown by test_world_linux.c. */
+/* test_world.c: the scripted world by itself: its clock, its threads and its accounts. That its
+ * network is Linux's is shown by test_world_linux.c. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -9,6 +9,7 @@
 #include <sys/time.h>
 
 #include "mux/mux.h"
+#include "world/fault.h"
 #include "world/world.h"
 
 #define QUIET (MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -87,7 +88,8 @@ Test(world, the_clock_moves_only_while_somebody_waits)
 /* SO_RCVTIMEO is as late here as it can be on Linux: an eighth of it and 4 ms. */
 Test(world, a_blocking_receive_waits_as_long_as_it_was_told)
 {
-    struct world_peer *peer = WORLD_LISTEN(world, "tcp://10.0.0.1:80", .behave = WORLD_ECHO, .delay_ms = 300);
+    struct world_peer *peer =
+        WORLD_LISTEN(world, "tcp://10.0.0.1:80", .behave = WORLD_ECHO, .delay_ms = 300);
     struct timeval wait = { .tv_usec = 128000 };
     uint64_t start_ms;
     int fd = dial("10.0.0.1", 80);
@@ -224,4 +226,80 @@ Test(world, going_round_in_circles_is_found_out, .signal = SIGABRT)
 
     while (pl_os->now_ns() < later_ns)
         continue;
+}
+
+/* ---- the door that makes calls fail */
+
+static void count_three_calls(const struct pl_os *os)
+{
+    void *memory = os->malloc(1);
+    int fd = os->eventfd_create();
+
+    os->free(memory);
+    if (fd >= 0)
+        os->close(fd);
+}
+
+static void expect_points(const struct pl_os *os)
+{
+    fault_count();
+    count_three_calls(os);
+    fault_off();
+    count_three_calls(os);
+    cr_expect_eq(fault_points(), 3);
+    cr_expect_eq(fault_kind(1), FAULT_MALLOC);
+    cr_expect_eq(fault_kind(2), FAULT_EVENTFD);
+    cr_expect_eq(fault_kind(3), FAULT_CLOSE);
+    cr_expect_eq(fault_kind(4), FAULT_CALLS);
+    cr_expect_eq(fault_live_allocations(), 0);
+}
+
+Test(world, points_are_counted_before_any_door)
+{
+    expect_points(fault_os(world_os(world)));
+    expect_points(fault_os(&pl_os_real));
+}
+
+Test(world, a_call_fails_once_or_for_good)
+{
+    const struct pl_os *os = fault_os(world_os(world));
+
+    fault_arm(2, EMFILE, false);
+    cr_expect_eq(os->eventfd_create(), 3);
+    cr_expect_not(fault_has_struck());
+    cr_expect_eq(os->eventfd_create(), -EMFILE);
+    cr_expect(fault_has_struck());
+    cr_expect_eq(os->eventfd_create(), 4);
+    fault_arm(1, ENFILE, true);
+    cr_expect_eq(os->eventfd_create(), -ENFILE);
+    cr_expect_eq(os->timerfd_create(), 5);
+    cr_expect_eq(os->eventfd_create(), -ENFILE);
+    fault_off();
+    cr_expect_eq(os->eventfd_create(), 6);
+}
+
+Test(world, a_close_that_was_interrupted_has_closed)
+{
+    const struct pl_os *os = fault_os(world_os(world));
+    int fd = os->eventfd_create();
+
+    fault_arm(1, EINTR, false);
+    cr_expect_eq(os->close(fd), -EINTR);
+    cr_expect_eq(world_descriptors(world), 0);
+    cr_expect_eq(os->close(fd), -EBADF);
+    cr_expect_eq(world_violations(world), 1);
+}
+
+Test(world, every_call_has_errors_with_names)
+{
+    bool once_only;
+
+    for (enum fault_call call = 0; call < FAULT_CALLS; call++) {
+        cr_expect_neq(fault_error(call, 0, &once_only), 0);
+        for (unsigned i = 0; fault_error(call, i, &once_only); i++) {
+            int error = fault_error(call, i, &once_only);
+
+            cr_expect_eq(fault_error_named(fault_error_name(error)), error);
+        }
+    }
 }

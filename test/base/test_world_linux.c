@@ -1,5 +1,5 @@
-/* test_world_linux.c: the scripted world held against Linux: small scripts are played on both, and what the door answers
- * must be the same. */
+/* test_world_linux.c: the scripted world held against Linux: small scripts are played on both, and
+ * what the door answers must be the same. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -31,7 +31,8 @@ static void note_error(struct stage *stage, int fd)
     int error = 0;
     socklen_t size = sizeof(error);
 
-    stage_note(stage, "SO_ERROR asked", stage->os->getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size));
+    stage_note(stage, "SO_ERROR asked",
+               stage->os->getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size));
     stage_note(stage, "SO_ERROR", -error);
 }
 
@@ -40,12 +41,10 @@ static void note_events(struct stage *stage, int fd)
     stage_note_events(stage, "events", stage_events(stage, fd));
 }
 
-/* Everything that may be asked of a socket, in an order that shows what each answer leaves behind. */
-static void note_all(struct stage *stage, int fd)
+/* Everything that may be asked of a socket, in an order that shows what each answer leaves
+ * behind. */
+static void note_bytes_and_error(struct stage *stage, int fd)
 {
-    struct sockaddr_storage name;
-    socklen_t size = sizeof(name);
-
     note_events(stage, fd);
     note_recv(stage, fd, MSG_PEEK);
     note_events(stage, fd);
@@ -54,8 +53,17 @@ static void note_all(struct stage *stage, int fd)
     note_send(stage, fd, "y");
     note_recv(stage, fd, 0);
     note_error(stage, fd);
-    stage_note(stage, "getpeername", stage->os->getpeername(fd, (struct sockaddr *)&name, &size));
     note_events(stage, fd);
+}
+
+static void note_all(struct stage *stage, int fd)
+{
+    struct sockaddr_storage name;
+    socklen_t size = sizeof(name);
+
+    note_bytes_and_error(stage, fd);
+    stage_note(stage, "getpeername",
+               stage->os->getpeername(fd, (struct sockaddr *)&name, &size));
 }
 
 /* ---- connecting */
@@ -196,7 +204,8 @@ Test(world_linux, knows_what_unconnected_sockets_answer)
 
 /* ---- ends */
 
-static void hear_end(struct stage *stage, enum stage_place place, void (*end)(struct stage *), bool with_bytes)
+static void hear_end(struct stage *stage, enum stage_place place, void (*end)(struct stage *),
+                     bool with_bytes)
 {
     int fd;
 
@@ -209,7 +218,7 @@ static void hear_end(struct stage *stage, enum stage_place place, void (*end)(st
     note_all(stage, fd);
     note_all(stage, fd);
     stage_note(stage, "shutdown", stage->os->shutdown(fd, SHUT_RDWR));
-    note_all(stage, fd);
+    note_bytes_and_error(stage, fd); /* the peer's name goes when it has answered our end */
     stage->os->close(fd);
 }
 
@@ -321,7 +330,8 @@ static void give_numbers(struct stage *stage)
     stage_note(stage, "same socket", cookie == other);
     stage->os->close(first);
     stage->os->close(third);
-    stage_note(stage, "closed", stage->os->getsockopt(third, SOL_SOCKET, SO_COOKIE, &other, &(socklen_t){ 8 }));
+    stage_note(stage, "closed",
+               stage->os->getsockopt(third, SOL_SOCKET, SO_COOKIE, &other, &(socklen_t){ 8 }));
     stage_note_events(stage, "poll", stage_events(stage, third));
     third = stage->os->eventfd_create();
     stage_note(stage, "no socket", stage->os->recv(third, &other, 1, MSG_DONTWAIT));
@@ -412,7 +422,8 @@ static void steal_watched(struct stage *stage)
     stage->os->close(epoll_fd);
 }
 
-/* A child that inherited the socket keeps its entry in the set alive, under a number that is somebody else's by then. */
+/* A child that inherited the socket keeps its entry in the set alive, under a number that is
+ * somebody else's by then. */
 static void hold_watched(struct stage *stage)
 {
     int epoll_fd = stage->os->epoll_create(), fd;
@@ -486,7 +497,8 @@ Test(world_linux, counts_and_times_as_linux)
 
 static void set_options(struct stage *stage)
 {
-    int tcp = stage_socket(stage, STAGE_TCP), local = stage_socket(stage, STAGE_UNIX), on = 1, got = 0;
+    int tcp = stage_socket(stage, STAGE_TCP), local = stage_socket(stage, STAGE_UNIX), on = 1,
+        got = 0;
     struct timeval wait = { .tv_usec = 1000000 };
     socklen_t size = sizeof(got);
     const struct pl_os *os = stage->os;

@@ -52,7 +52,8 @@ const struct scenario scene_prepare = { "prepare", .options = { .prepare = authe
                                         .furnish = listen_with_secret, .exercise = ask_prepared };
 
 /* The same, event-driven. */
-static void on_greeting(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_greeting(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                        void *user)
 {
     struct torture *torture = user;
 
@@ -145,7 +146,7 @@ static void hear_news(struct torture *torture)
     said = push_news(torture);
     torture_must(torture, said && torture->heard == said);
     TORTURE_ASK(torture, .address = TCP);
-    said += push_news(torture);         /* it is hot now: heard when it is looked at */
+    said += push_news(torture); /* it is hot now: heard when it is looked at */
     TORTURE_ASK(torture, .address = TCP);
     world_run(torture->world, 400);
     torture_must(torture, torture->heard == said);
@@ -158,8 +159,8 @@ static void all_are_gone(struct torture *torture)
                      torture->attached);
 }
 
-const struct scenario scene_actor = { "actor", .options = { .on_new_connection = attach }, .exercise = hear_news,
-                                      .afterwards = all_are_gone };
+const struct scenario scene_actor = { "actor", .options = { .on_new_connection = attach },
+                                      .exercise = hear_news, .afterwards = all_are_gone };
 
 /* Without an actor, unasked data closes the connection. */
 static void hear_unasked(struct torture *torture)
@@ -192,7 +193,8 @@ static void ask_observed(struct torture *torture)
     TORTURE_ASK(torture, .address = TCP);
 }
 
-const struct scenario scene_observed = { "observed", .options = { .on_event = on_event }, .exercise = ask_observed };
+const struct scenario scene_observed = { "observed", .options = { .on_event = on_event },
+                                         .exercise = ask_observed };
 
 /* ---- stolen numbers */
 
@@ -204,7 +206,8 @@ static int note_fd(struct pool_conn *conn, void *user)
     return torture_exchange(conn, user);
 }
 
-/* Foreign code takes the number of the connection that was used last, if it is a connection's at all. */
+/* Foreign code takes the number of the connection that was used last, if it is a connection's at
+ * all. */
 static bool steal(struct torture *torture)
 {
     torture->fd = -1;

@@ -80,8 +80,10 @@ static void share_mux(struct torture *torture)
 
     if (!start_loop(torture, &loop))
         return;
-    torture_check_status(torture, pool_create(POOL_OPTIONS(.mux = loop.mux), &first), "pool_create");
-    torture_check_status(torture, pool_create(POOL_OPTIONS(.mux = loop.mux), &second), "pool_create");
+    torture_check_status(torture, pool_create(POOL_OPTIONS(.mux = loop.mux), &first),
+                         "pool_create");
+    torture_check_status(torture, pool_create(POOL_OPTIONS(.mux = loop.mux), &second),
+                         "pool_create");
     if (first && second)
         ask_in_both(torture, first, second);
     torture->pool = own;
@@ -119,7 +121,8 @@ static void end_while_asking(struct torture *torture, const struct pool_options 
     if (status)
         return;
     world_at(torture->world, 30, end_pool, &inner);
-    status = pool_communicate(inner.pool, TCP, torture_exchange, &inner, POOL_CALL(.timeout_ms = 1000));
+    status =
+        pool_communicate(inner.pool, TCP, torture_exchange, &inner, POOL_CALL(.timeout_ms = 1000));
     torture_check(torture, torture->is_strict ? status == POOL_E_CLOSING : may_end(status));
     world_run(torture->world, 50);
 }
@@ -139,8 +142,10 @@ static void end_plain(struct torture *torture)
     end_while_asking(torture, NULL);
 }
 
-const struct scenario scene_end_in_use = { "end-in-use", .furnish = listen_silently, .exercise = end_plain };
-const struct scenario scene_end_in_connect = { "end-in-connect", .furnish = listen_blackly, .exercise = end_plain };
+const struct scenario scene_end_in_use = { "end-in-use", .furnish = listen_silently,
+                                           .exercise = end_plain };
+const struct scenario scene_end_in_connect = { "end-in-connect", .furnish = listen_blackly,
+                                               .exercise = end_plain };
 
 static int prepare_in_vain(struct pool_conn *conn, void *user)
 {
@@ -169,9 +174,11 @@ static void end_in_setup(struct torture *torture)
     end_while_asking(torture, POOL_OPTIONS(.on_new_connection = never_ready));
 }
 
-const struct scenario scene_end_in_setup = { "end-in-setup", .furnish = listen_silently, .exercise = end_in_setup };
+const struct scenario scene_end_in_setup = { "end-in-setup", .furnish = listen_silently,
+                                             .exercise = end_in_setup };
 
-/* One waits for the connection that another has, when the pool ends; the other gives it back after. */
+/* One waits for the connection that another has when the pool ends; the other gives it back
+ * after. */
 static void end_while_queued(struct torture *torture)
 {
     struct torture inner = *torture;
@@ -185,8 +192,10 @@ static void end_while_queued(struct torture *torture)
     torture_check_status(torture, status, "pool_borrow");
     world_at(torture->world, 30, end_pool, &inner);
     if (!status) {
-        status = pool_communicate(inner.pool, TCP, torture_exchange, &inner, POOL_CALL(.timeout_ms = 1000));
-        torture_check(torture, status == POOL_E_CLOSING || (!torture->is_strict && may_end(status)));
+        status = pool_communicate(inner.pool, TCP, torture_exchange, &inner,
+                                  POOL_CALL(.timeout_ms = 1000));
+        torture_check(torture,
+                      status == POOL_E_CLOSING || (!torture->is_strict && may_end(status)));
         world_run(torture->world, 50);
         torture_check(torture, pool_return(&conn) == POOL_OK);
     } else {
@@ -220,8 +229,10 @@ static void end_in_actor(struct torture *torture)
     struct torture inner = *torture;
     unsigned last;
 
-    torture_check_status(torture, pool_create(POOL_OPTIONS(.on_new_connection = attach_ender, .user = &inner),
-                                              &inner.pool), "pool_create");
+    torture_check_status(
+        torture,
+        pool_create(POOL_OPTIONS(.on_new_connection = attach_ender, .user = &inner), &inner.pool),
+        "pool_create");
     if (!inner.pool)
         return;
     TORTURE_ASK(&inner, .address = TCP);

@@ -76,13 +76,15 @@ static void ask_with_parameters(struct torture *torture)
     TORTURE_ASK(torture, .address = "tcp://[fd00::1]:80?bind=eth0");
 }
 
-const struct scenario scene_parameters = { "parameters", .furnish = listen_on_v6, .exercise = ask_with_parameters };
+const struct scenario scene_parameters = { "parameters", .furnish = listen_on_v6,
+                                           .exercise = ask_with_parameters };
 
 /* ---- borrowing by hand */
 
 static bool borrow(struct torture *torture, const char *address, struct pool_conn *conn)
 {
-    enum pool_status status = pool_borrow(torture->pool, address, POOL_CALL(.timeout_ms = 1000), conn);
+    enum pool_status status =
+        pool_borrow(torture->pool, address, POOL_CALL(.timeout_ms = 1000), conn);
 
     torture_check_status(torture, status, "pool_borrow");
     return status == POOL_OK;
@@ -104,14 +106,16 @@ static void borrow_and_return(struct torture *torture)
 
 const struct scenario scene_borrow = { "borrow", .exercise = borrow_and_return };
 
-/* Gives back what went wrong half way as if nothing had happened; nobody looks at it before the next use. */
+/* Gives back what went wrong half way as if nothing had happened; nobody looks at it before the
+ * next use. */
 static void borrow_and_hide(struct torture *torture)
 {
     char half[12];
     struct pool_conn conn;
 
     if (borrow(torture, TCP, &conn)) {
-        if (!pool_send(&conn, "twenty-four letters only", 24) && !pool_recv_exact(&conn, half, sizeof(half)))
+        if (!pool_send(&conn, "twenty-four letters only", 24) &&
+            !pool_recv_exact(&conn, half, sizeof(half)))
             pool_recv_exact(&conn, half, sizeof(half));
         torture_check(torture, pool_return(&conn) == POOL_OK);
     }
@@ -172,7 +176,7 @@ static void fail_in_use(struct torture *torture)
 {
     TORTURE_ASK(torture, .address = TCP, .use = refuse_use, .expected = POOL_E_USER);
     TORTURE_ASK(torture, .address = TCP);
-    TORTURE_ASK(torture, .address = TCP, .use = send_and_forget);       /* dirty: it is closed */
+    TORTURE_ASK(torture, .address = TCP, .use = send_and_forget); /* dirty: it is closed */
     TORTURE_ASK(torture, .address = TCP);
 }
 
@@ -273,4 +277,5 @@ static void use_what_is_left(struct torture *torture)
     torture_check(torture, pool_return(&torture->conn) == POOL_OK);
 }
 
-const struct scenario scene_destroy_lent = { "destroy-lent", .exercise = keep_one, .afterwards = use_what_is_left };
+const struct scenario scene_destroy_lent = { "destroy-lent", .exercise = keep_one,
+                                             .afterwards = use_what_is_left };

@@ -13,7 +13,8 @@ static void use_up(struct torture *torture)
     torture_must(torture, world_counts(torture->peer).open <= 1);
 }
 
-const struct scenario scene_max_uses = { "max-uses", .options = { .max_uses = 2 }, .exercise = use_up };
+const struct scenario scene_max_uses = { "max-uses", .options = { .max_uses = 2 },
+                                         .exercise = use_up };
 
 static void grow_old(struct torture *torture)
 {
@@ -23,7 +24,8 @@ static void grow_old(struct torture *torture)
     }
 }
 
-const struct scenario scene_max_age = { "max-age", .options = { .max_age_ms = 300 }, .exercise = grow_old };
+const struct scenario scene_max_age = { "max-age", .options = { .max_age_ms = 300 },
+                                        .exercise = grow_old };
 
 static int drain_in_use(struct pool_conn *conn, void *user)
 {
@@ -63,7 +65,8 @@ static void listen_silently(struct torture *torture)
     torture->peer = WORLD_LISTEN(torture->world, TCP, .behave = WORLD_SILENT);
 }
 
-const struct scenario scene_one_way = { "one-way", .furnish = listen_silently, .exercise = send_one_way };
+const struct scenario scene_one_way = { "one-way", .furnish = listen_silently,
+                                        .exercise = send_one_way };
 
 static void do_not_wait(struct torture *torture)
 {
@@ -71,13 +74,15 @@ static void do_not_wait(struct torture *torture)
     enum pool_status status = pool_borrow(torture->pool, TCP, NULL, &conn);
 
     torture_check_status(torture, status, "pool_borrow");
-    TORTURE_ASK(torture, .address = TCP, .flags = POOL_DONT_WAIT, .expected = status ? POOL_OK : POOL_E_FULL);
+    TORTURE_ASK(torture, .address = TCP, .flags = POOL_DONT_WAIT,
+                .expected = status ? POOL_OK : POOL_E_FULL);
     if (!status)
         torture_check(torture, pool_return(&conn) == POOL_OK);
     TORTURE_ASK(torture, .address = TCP, .flags = POOL_DONT_WAIT);
 }
 
-const struct scenario scene_dont_wait = { "dont-wait", .options = { .max_per_address = 1 }, .exercise = do_not_wait };
+const struct scenario scene_dont_wait = { "dont-wait", .options = { .max_per_address = 1 },
+                                          .exercise = do_not_wait };
 
 /* ---- when there is no room */
 
@@ -99,12 +104,13 @@ static void find_no_room(struct torture *torture)
     TORTURE_ASK(torture, .address = TCP2);
 }
 
-const struct scenario scene_no_room = { "no-room", .options = { .on_none_removable = give_up }, .descriptors = 7,
-                                        .exercise = find_no_room };
+const struct scenario scene_no_room = { "no-room", .options = { .on_none_removable = give_up },
+                                        .descriptors = 7, .exercise = find_no_room };
 const struct scenario scene_no_share = { "no-share", .options = { .on_none_removable = give_up,
                                                                   .max_connections = 1 },
                                          .exercise = find_no_room };
-const struct scenario scene_no_room_late = { "no-room-late", .descriptors = 7, .exercise = find_no_room };
+const struct scenario scene_no_room_late = { "no-room-late", .descriptors = 7,
+                                             .exercise = find_no_room };
 
 /* ---- peers that do not take or give */
 
@@ -140,10 +146,11 @@ static void cut_the_wire(struct torture *torture)
 {
     struct world_peer *peer = torture->peer;
 
-    torture->peer = NULL;               /* it never hears of the end */
+    torture->peer = NULL; /* it never hears of the end */
     TORTURE_ASK(torture, .address = TCP);
     world_vanish(peer);
-    TORTURE_ASK(torture, .address = TCP, .timeout_ms = 5000, .expected = POOL_E_TIMEOUT_IN_TRANSFER);
+    TORTURE_ASK(torture, .address = TCP, .timeout_ms = 5000,
+                .expected = POOL_E_TIMEOUT_IN_TRANSFER);
     TORTURE_ASK(torture, .address = TCP2);
 }
 
@@ -159,7 +166,8 @@ const struct scenario scene_vanished = { "vanished", .exercise = cut_once };
 
 /* ---- setting up that fails */
 
-static void on_silence(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_silence(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                       void *user)
 {
     struct torture *torture = user;
 
@@ -184,7 +192,8 @@ static void ask_in_vain(struct torture *torture)
     TORTURE_ASK(torture, .address = TCP, .expected = POOL_E_TIMEOUT);
 }
 
-const struct scenario scene_setup_timeout = { "setup-timeout", .options = { .on_new_connection = greet_in_vain },
+const struct scenario scene_setup_timeout = { "setup-timeout",
+                                              .options = { .on_new_connection = greet_in_vain },
                                               .furnish = listen_silently, .exercise = ask_in_vain };
 
 static int prepare_badly(struct pool_conn *conn, void *user)
@@ -197,7 +206,8 @@ static int prepare_badly(struct pool_conn *conn, void *user)
 
 static void listen_strictly(struct torture *torture)
 {
-    torture->peer = WORLD_LISTEN(torture->world, TCP, .behave = WORLD_CLOSE_RECEIVED, .after_bytes = 6);
+    torture->peer =
+        WORLD_LISTEN(torture->world, TCP, .behave = WORLD_CLOSE_RECEIVED, .after_bytes = 6);
 }
 
 static void prepare_and_fail(struct torture *torture)
@@ -206,11 +216,13 @@ static void prepare_and_fail(struct torture *torture)
 }
 
 const struct scenario scene_bad_prepare = { "bad-prepare", .options = { .prepare = prepare_badly },
-                                            .furnish = listen_strictly, .exercise = prepare_and_fail };
+                                            .furnish = listen_strictly,
+                                            .exercise = prepare_and_fail };
 
 /* ---- much to write, event-driven */
 
-static void on_written(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_written(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                       void *user)
 {
     struct torture *torture = user;
 
@@ -241,7 +253,8 @@ static void ask_after_big(struct torture *torture)
     TORTURE_ASK(torture, .address = TCP);
 }
 
-const struct scenario scene_big_setup = { "big-setup", .options = { .on_new_connection = write_big },
+const struct scenario scene_big_setup = { "big-setup",
+                                          .options = { .on_new_connection = write_big },
                                           .exercise = ask_after_big };
 
 /* ---- an actor that answers, and takes its time */
@@ -252,7 +265,7 @@ static int answer_ping(struct pool_conn *conn, struct pool_bytes message, void *
 
     torture->heard += (unsigned)message.size;
     if (torture->heard % 6 == 5 && !pool_write(conn, "p", 1))
-        return POOL_LATER;              /* the echo of it is still to come */
+        return POOL_LATER; /* the echo of it is still to come */
     pool_conn_ready(conn, POOL_OK);
     return 0;
 }

@@ -43,8 +43,8 @@ void torture_fail(struct torture *torture, const char *format, ...)
 
 /* ---- asking */
 
-/* What a call may answer because of what the kernel answered. The rest are mistakes of callers, features that are not
- * in use, or things that only an end of the pool brings about. */
+/* What a call may answer because of what the kernel answered. The rest are mistakes of callers,
+ * features that are not in use, or things that only an end of the pool brings about. */
 static bool may_be_answered(enum pool_status status)
 {
     switch (status) {
@@ -106,11 +106,12 @@ static bool has_hooks(const struct scenario *scenario)
     return scenario->options.prepare || scenario->options.on_new_connection;
 }
 
-static void check_error(struct torture *torture, const struct torture_ask *ask, const struct pool_error *error,
-                        enum pool_status status)
+static void check_error(struct torture *torture, const struct torture_ask *ask,
+                        const struct pool_error *error, enum pool_status status)
 {
     if (error->status != status)
-        torture_fail(torture, "%s, but the error says %s", pool_status_name(status), pool_status_name(error->status));
+        torture_fail(torture, "%s, but the error says %s", pool_status_name(status),
+                     pool_status_name(error->status));
     if (ask->address && !strstr(error->text, ask->address))
         torture_fail(torture, "the error does not name the peer: \"%s\"", error->text);
 }
@@ -121,13 +122,16 @@ static void check_stats(struct torture *torture)
 
     torture_check(torture, pool_stats(torture->pool, &stats) == POOL_OK);
     if (stats.idle + stats.lent + stats.shared + stats.opening + stats.closing != stats.total)
-        torture_fail(torture, "the gauges do not add up: idle %llu lent %llu opening %llu closing %llu total %llu",
-                     (unsigned long long)stats.idle, (unsigned long long)stats.lent,
-                     (unsigned long long)stats.opening, (unsigned long long)stats.closing,
-                     (unsigned long long)stats.total);
+        torture_fail(
+            torture,
+            "the gauges do not add up: idle %llu lent %llu opening %llu closing %llu total %llu",
+            (unsigned long long)stats.idle, (unsigned long long)stats.lent,
+            (unsigned long long)stats.opening, (unsigned long long)stats.closing,
+            (unsigned long long)stats.total);
 }
 
-static void check_answer(struct torture *torture, const struct torture_ask *ask, enum pool_status status)
+static void check_answer(struct torture *torture, const struct torture_ask *ask,
+                         enum pool_status status)
 {
     if (torture->is_strict && status != ask->expected)
         torture_fail(torture, "%s: %s where %s was due", ask->address ? ask->address : "target",
@@ -149,7 +153,7 @@ enum pool_status torture_ask(struct torture *torture, const struct torture_ask *
     unsigned asked = ++torture->asked;
     enum pool_status status;
 
-    world_settle(torture->world);       /* nothing of what came before is under way any more */
+    world_settle(torture->world); /* nothing of what came before is under way any more */
     bytes = bytes_at_peers(torture);
     start_ns = clock->now_ns();
     torture->uses = 0;
@@ -158,18 +162,21 @@ enum pool_status torture_ask(struct torture *torture, const struct torture_ask *
                               ask->user ? ask->user : torture, &call);
     spent_ns = clock->now_ns() - start_ns;
     if (spent_ns > timeout_ms * PL_MS + LATE_NS)
-        torture_fail(torture, "answered after %.3f ms of %u", (double)spent_ns / (double)PL_MS, timeout_ms);
+        torture_fail(torture, "answered after %.3f ms of %u", (double)spent_ns / (double)PL_MS,
+                     timeout_ms);
     if (torture->uses > 2)
         torture_fail(torture, "use ran %u times", torture->uses);
     check_answer(torture, ask, status);
     if (status)
         check_error(torture, ask, &error, status);
     check_stats(torture);
-    if (!status || error.outcome != POOL_NOT_SENT || has_hooks(torture->scenario) || torture->asked != asked)
+    if (!status || error.outcome != POOL_NOT_SENT || has_hooks(torture->scenario) ||
+        torture->asked != asked)
         return status;
     world_settle(torture->world);
     if (bytes_at_peers(torture) != bytes)
-        torture_fail(torture, "%s says that nothing was sent, but the peer has bytes", pool_status_name(status));
+        torture_fail(torture, "%s says that nothing was sent, but the peer has bytes",
+                     pool_status_name(status));
     return status;
 }
 
@@ -194,7 +201,8 @@ static void create(struct torture *torture)
     torture_check_status(torture, pool_create(&options, &torture->pool), "pool_create");
 }
 
-/* From here on nothing fails any more, so everything must go well: on the same pool, if there is one. */
+/* From here on nothing fails any more, so everything must go well: on the same pool, if there is
+ * one. */
 static void recover(struct torture *torture)
 {
     fault_off();
@@ -221,9 +229,11 @@ static void check_accounts(struct torture *torture, long allocations, long maps)
         torture_fail(torture, "%llu times something foreign was touched",
                      (unsigned long long)world_violations(world));
     if (torture->peer && world_counts(torture->peer).open)
-        torture_fail(torture, "%u connections are open at the peer", world_counts(torture->peer).open);
+        torture_fail(torture, "%u connections are open at the peer",
+                     world_counts(torture->peer).open);
     if (torture->second && world_counts(torture->second).open)
-        torture_fail(torture, "%u connections are open at the second peer", world_counts(torture->second).open);
+        torture_fail(torture, "%u connections are open at the second peer",
+                     world_counts(torture->second).open);
 }
 
 static void play(struct torture *torture, const struct torture_plan *plan)
@@ -247,7 +257,8 @@ static void play(struct torture *torture, const struct torture_plan *plan)
     world_settle(torture->world);
 }
 
-unsigned torture_run(const struct scenario *scenario, const struct torture_plan *plan, unsigned say_at_most)
+unsigned torture_run(const struct scenario *scenario, const struct torture_plan *plan,
+                     unsigned say_at_most)
 {
     struct torture torture = { .scenario = scenario, .world = world_create(1), .fd = -1 };
     long allocations = fault_live_allocations(), maps = fault_live_maps();

@@ -3,11 +3,12 @@
  *     torture_pool                                 everything
  *     torture_pool SCENARIO                        one of them
  *     torture_pool SCENARIO points                 what its points are
- *     torture_pool SCENARIO POINT ERRNO once|good [fresh]    one run, in this process (gdb: break fault_strikes)
+ *     torture_pool SCENARIO POINT ERRNO once|good [fresh]
+ *                                                  one run, in this process (gdb: break fault_strikes)
  *
- * Each scenario runs in a child, so that one that crashes or hangs is counted and the rest goes on behind it. Pages are
- * mapped only when the library is new in its process, so those points are played "fresh", each in a child of its own.
- * Exit status 0: nothing was wrong. */
+ * Each scenario runs in a child, so that one that crashes or hangs is counted and the rest goes on
+ * behind it. Pages are mapped only when the library is new in its process, so those points are
+ * played "fresh", each in a child of its own. Exit status 0: nothing was wrong. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,19 +21,19 @@
 
 #include "torture/torture.h"
 
-#define WARM_UPS 2                      /* arenas and thread records exist after them */
-#define SECONDS_PER_RUN 60
+#define WARM_UPS 2 /* arenas and thread records exist after them */
+#define SECONDS_PER_RUN 20
 #define MOST_FRESH 64
-#define SAY_AT_MOST 12                  /* lines on one scenario, unless TORTURE_LINES says otherwise */
+#define SAY_AT_MOST 12 /* lines on one scenario, unless TORTURE_LINES says otherwise */
 
 /* What a child tells its parent, also after its death. */
 struct report {
-    struct torture_plan plan;           /* of the run that is on */
-    uint64_t run;                       /* its number, from 1; 0: none yet */
+    struct torture_plan plan; /* of the run that is on */
+    uint64_t run; /* its number, from 1; 0: none yet */
     uint64_t points, runs, failed_runs;
-    uint64_t drifted;                   /* runs that were not like the one that counted the points */
+    uint64_t drifted; /* runs that were not like the one that counted the points */
     unsigned said;
-    uint64_t fresh[MOST_FRESH];         /* points at which a new library maps pages; ended by 0 */
+    uint64_t fresh[MOST_FRESH]; /* points at which a new library maps pages; ended by 0 */
 };
 
 static struct report *report;
@@ -41,7 +42,8 @@ static unsigned say_at_most = SAY_AT_MOST;
 static void print_repeat(const char *name, const struct torture_plan *plan)
 {
     printf("    repeat: torture_pool %s %llu %s %s%s\n", name, (unsigned long long)plan->point,
-           fault_error_name(plan->error), plan->for_good ? "good" : "once", plan->is_fresh ? " fresh" : "");
+           fault_error_name(plan->error), plan->for_good ? "good" : "once",
+           plan->is_fresh ? " fresh" : "");
 }
 
 static void run_counted(const struct scenario *scenario, const struct torture_plan *plan)
@@ -53,7 +55,8 @@ static void run_counted(const struct scenario *scenario, const struct torture_pl
     alarm(SECONDS_PER_RUN);
     failures = torture_run(scenario, plan, left);
     report->runs++;
-    if (plan->point && !plan->is_fresh && (!fault_has_struck() || fault_struck_kind() != fault_kind(plan->point)))
+    if (plan->point && !plan->is_fresh &&
+        (!fault_has_struck() || fault_struck_kind() != fault_kind(plan->point)))
         report->drifted++;
     if (!failures)
         return;
@@ -73,12 +76,14 @@ static void warm_up(const struct scenario *scenario)
 }
 
 /* Every errno of one point, once and for good. */
-static void torture_point(const struct scenario *scenario, uint64_t point, uint64_t *run, uint64_t first_run)
+static void torture_point(const struct scenario *scenario, uint64_t point, uint64_t *run,
+                          uint64_t first_run)
 {
     bool once_only;
 
     for (unsigned index = 0;; index++) {
-        struct torture_plan plan = { .point = point, .error = fault_error(fault_kind(point), index, &once_only) };
+        struct torture_plan plan = { .point = point,
+                                     .error = fault_error(fault_kind(point), index, &once_only) };
 
         if (!plan.error)
             return;
@@ -155,7 +160,8 @@ static void run_fresh(const struct scenario *scenario, const struct torture_plan
         return;
     }
     run_counted(scenario, plan);
-    for (uint64_t point = 1; !plan->point && point <= fault_points() && count < MOST_FRESH - 1; point++) {
+    for (uint64_t point = 1; !plan->point && point <= fault_points() && count < MOST_FRESH - 1;
+         point++) {
         if (fault_kind(point) == FAULT_MAP)
             report->fresh[count++] = point;
     }
@@ -221,8 +227,10 @@ static int list_points(const struct scenario *scenario)
 
 static int run_one(const struct scenario *scenario, char **words)
 {
-    struct torture_plan plan = { .point = strtoull(words[0], NULL, 10), .error = fault_error_named(words[1]),
-                                 .for_good = !strcmp(words[2], "good"), .is_fresh = words[3] };
+    struct torture_plan plan = { .point = strtoull(words[0], NULL, 10),
+                                 .error = fault_error_named(words[1]),
+                                 .for_good = !strcmp(words[2], "good"),
+                                 .is_fresh = words[3] };
     unsigned failures;
 
     if (!plan.point || !plan.error) {
@@ -232,8 +240,8 @@ static int run_one(const struct scenario *scenario, char **words)
     if (!plan.is_fresh)
         warm_up(scenario);
     failures = torture_run(scenario, &plan, say_at_most);
-    printf("%s struck, %u failures\n", fault_has_struck() ? fault_call_name(fault_struck_kind()) : "nothing",
-           failures);
+    printf("%s struck, %u failures\n",
+           fault_has_struck() ? fault_call_name(fault_struck_kind()) : "nothing", failures);
     return failures ? 1 : 0;
 }
 

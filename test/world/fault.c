@@ -8,22 +8,26 @@
 #include <string.h>
 
 #define MOST_ERRORS 12
-#define ONCE 65536                      /* added to an errno that cannot be answered twice in a row */
+#define ONCE 65536 /* added to an errno that cannot be answered twice in a row */
 
 static const struct {
     const char *name;
     int errors[MOST_ERRORS];
 } calls[FAULT_CALLS] = {
     [FAULT_SOCKET] = { "socket", { EMFILE, ENFILE, ENOBUFS, ENOMEM, EACCES, EAFNOSUPPORT } },
-    [FAULT_CONNECT] = { "connect", { ECONNREFUSED, ETIMEDOUT, ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, EACCES,
-                                     EPERM, EAGAIN, EINTR + ONCE, ENOBUFS, ECONNRESET } },
+    [FAULT_CONNECT] = { "connect",
+                        { ECONNREFUSED, ETIMEDOUT, ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, EACCES,
+                          EPERM, EAGAIN, EINTR + ONCE, ENOBUFS, ECONNRESET } },
     [FAULT_BIND] = { "bind", { EADDRINUSE, EADDRNOTAVAIL, EACCES, ENOMEM } },
-    [FAULT_SEND] = { "send", { EPIPE, ECONNRESET, ENOBUFS, ENOMEM, EAGAIN + ONCE, EINTR + ONCE, ETIMEDOUT,
-                               EHOSTUNREACH, FAULT_SHORT } },
-    [FAULT_SENDMSG] = { "sendmsg", { EPIPE, ECONNRESET, ENOBUFS, ENOMEM, EAGAIN + ONCE, EINTR + ONCE, ETIMEDOUT,
-                                     EHOSTUNREACH, FAULT_SHORT } },
-    [FAULT_RECV] = { "recv", { ECONNRESET, ETIMEDOUT, EINTR + ONCE, ENOMEM, EAGAIN + ONCE, EHOSTUNREACH,
-                               FAULT_SHORT } },
+    [FAULT_SEND] = { "send",
+                     { EPIPE, ECONNRESET, ENOBUFS, ENOMEM, EAGAIN + ONCE, EINTR + ONCE, ETIMEDOUT,
+                       EHOSTUNREACH, FAULT_SHORT } },
+    [FAULT_SENDMSG] = { "sendmsg",
+                        { EPIPE, ECONNRESET, ENOBUFS, ENOMEM, EAGAIN + ONCE, EINTR + ONCE,
+                          ETIMEDOUT, EHOSTUNREACH, FAULT_SHORT } },
+    [FAULT_RECV] = { "recv",
+                     { ECONNRESET, ETIMEDOUT, EINTR + ONCE, ENOMEM, EAGAIN + ONCE, EHOSTUNREACH,
+                       FAULT_SHORT } },
     [FAULT_SHUTDOWN] = { "shutdown", { ENOTCONN, ENOBUFS } },
     [FAULT_CLOSE] = { "close", { EINTR, EIO } },
     [FAULT_SETSOCKOPT] = { "setsockopt", { ENOBUFS, ENOMEM } },
@@ -45,18 +49,18 @@ static const struct {
 };
 
 static const struct pl_os *inner;
-static _Atomic uint64_t passed;         /* points since counting began */
+static _Atomic uint64_t passed; /* points since counting began */
 static _Atomic long live_allocations, live_maps;
 static _Atomic bool is_counting, has_struck;
 static _Atomic unsigned struck_kind;
-static uint64_t armed_point;            /* 0: none */
+static uint64_t armed_point; /* 0: none */
 static int armed_error;
 static bool armed_for_good;
 static struct {
     unsigned char *kinds;
     uint64_t count, capacity;
     bool is_open;
-} memory;                               /* of the run that counted */
+} memory; /* of the run that counted */
 
 /* ---- deciding */
 
@@ -240,7 +244,8 @@ static ssize_t fail_sendmsg(int fd, const struct msghdr *message, int flags)
     return error ? -error : inner->sendmsg(fd, message, flags);
 }
 
-/* Nothing there, or cut short while waiting: neither is true of a call that has something to give. */
+/* Nothing there, or cut short while waiting: neither is true of a call that has something to
+ * give. */
 static bool has_bytes(int fd)
 {
     char byte;

@@ -18,7 +18,7 @@
 #define SOON_MS 10000
 #define MOST_HELD 16
 
-static int held[MOST_HELD];             /* descriptors of foreign code on the real stage */
+static int held[MOST_HELD]; /* descriptors of foreign code on the real stage */
 static unsigned held_count;
 
 static void give_up(const char *what)
@@ -62,7 +62,8 @@ void stage_note_events(struct stage *stage, const char *what, uint32_t events)
 
 /* ---- peers */
 
-static const char *const places[] = { "tcp://10.0.0.1:80", "unix:///run/stage", "abstract://stage" };
+static const char *const places[] = { "tcp://10.0.0.1:80", "unix:///run/stage",
+                                      "abstract://stage" };
 
 static enum world_behaviour scripted_behaviour(enum stage_peer peer)
 {
@@ -77,11 +78,13 @@ static enum peer_behaviour real_behaviour(enum stage_peer peer)
 void stage_peer(struct stage *stage, enum stage_place place, enum stage_peer peer)
 {
     if (stage->world) {
-        stage->scripted = WORLD_LISTEN(stage->world, places[place], .behave = scripted_behaviour(peer));
+        stage->scripted =
+            WORLD_LISTEN(stage->world, places[place], .behave = scripted_behaviour(peer));
         return;
     }
-    stage->real = PEER(.behave = real_behaviour(peer), .family = place == STAGE_TCP ? AF_INET : AF_UNIX,
-                       .abstract = place == STAGE_ABSTRACT);
+    stage->real =
+        PEER(.behave = real_behaviour(peer), .family = place == STAGE_TCP ? AF_INET : AF_UNIX,
+             .abstract = place == STAGE_ABSTRACT);
     if (!stage->real)
         give_up("peer");
 }
@@ -103,8 +106,9 @@ static int connect_to(struct stage *stage, int fd, const char *address)
         return stage->os->connect(fd, (struct sockaddr *)&tcp, sizeof(tcp));
     }
     memcpy(name.sun_path + is_abstract, text, strlen(text));
-    return stage->os->connect(fd, (struct sockaddr *)&name,
-                              (socklen_t)(offsetof(struct sockaddr_un, sun_path) + is_abstract + strlen(text)));
+    return stage->os->connect(
+        fd, (struct sockaddr *)&name,
+        (socklen_t)(offsetof(struct sockaddr_un, sun_path) + is_abstract + strlen(text)));
 }
 
 int stage_connect(struct stage *stage, int fd)
@@ -131,7 +135,8 @@ int stage_connect(struct stage *stage, int fd)
 /* A port that was just free is as good as one where nobody listens. */
 static int connect_to_free_port(struct stage *stage, int fd)
 {
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct sockaddr_in address = { .sin_family = AF_INET,
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     socklen_t size = sizeof(address);
     int other = socket(AF_INET, SOCK_STREAM, 0);
 
@@ -143,7 +148,8 @@ static int connect_to_free_port(struct stage *stage, int fd)
 
 int stage_connect_nowhere(struct stage *stage, int fd, enum stage_place place)
 {
-    static const char *const nowhere[] = { "tcp://10.0.0.9:9", "unix:///nobody/here", "abstract://nobody-here" };
+    static const char *const nowhere[] = { "tcp://10.0.0.9:9", "unix:///nobody/here",
+                                           "abstract://nobody-here" };
 
     if (!stage->world && place == STAGE_TCP)
         return connect_to_free_port(stage, fd);

@@ -1,7 +1,8 @@
 /* world.c: what turns the world: the clock, planned events, and the steps of the library's threads.
  *
- * One thing happens at a time, on the thread of whoever waits. An event may wait itself (a script that borrows), so the
- * world can turn inside a turn; a step of a thread must not, as it is a mux, which never blocks.
+ * One thing happens at a time, on the thread of whoever waits. An event may wait itself (a script
+ * that borrows), so the world can turn inside a turn; a step of a thread must not, as it is a mux,
+ * which never blocks.
  */
 #include "world/world.h"
 
@@ -14,15 +15,15 @@
 #include "base/thread.h"
 #include "world/world_parts.h"
 
-#define START_NS (1000 * 1000 * PL_MS)  /* a clock that starts at 0 hides mistakes */
+#define START_NS (1000 * 1000 * PL_MS) /* a clock that starts at 0 hides mistakes */
 #define DAY_NS (86400 * 1000 * PL_MS)
-#define MOST_TURNS 2000000              /* calls and turns in one moment: somebody goes round in circles */
+#define MOST_TURNS 2000000 /* calls and turns in one moment: somebody goes round in circles */
 #define MOST_SPARES 64
 
 struct world *world_current;
 
-/* The clock never goes back, not from one world to the next either: the library keeps what it has seen of it. But each
- * world begins at the same time of day, so that its runs are the same. */
+/* The clock never goes back, not from one world to the next either: the library keeps what it has
+ * seen of it. But each world begins at the same time of day, so that its runs are the same. */
 static uint64_t days_ns;
 
 /* Records of threads that ended. The library gives them back at the end of a real thread only. */
@@ -262,7 +263,7 @@ unsigned world_threads(const struct world *world)
 void world_note_call(struct world *world)
 {
     if (++world->turns_without_time > MOST_TURNS)
-        world_fail("a million calls and the clock has not moved: somebody goes round in circles");
+        world_fail("millions of calls, and the clock has not moved: somebody goes round in circles");
 }
 
 static void move_clock(struct world *world, uint64_t time_ns)
@@ -293,7 +294,8 @@ void world_turn(struct world *world, uint64_t deadline_ns)
     move_clock(world, next_ns);
 }
 
-bool world_block(struct world *world, world_condition_fn *holds, void *argument, uint64_t deadline_ns)
+bool world_block(struct world *world, world_condition_fn *holds, void *argument,
+                 uint64_t deadline_ns)
 {
     while (!holds(argument)) {
         if (world->now_ns >= deadline_ns)

@@ -1,4 +1,5 @@
-/* world_door.c: the table that the library calls, and what needs no network: clock, dice, heap, threads. */
+/* world_door.c: the table that the library calls, and what needs no network: clock, dice, heap,
+ * threads. */
 #include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>
@@ -115,7 +116,7 @@ static void door_thread_join(pthread_t thread)
 
 static void door_thread_detach(pthread_t thread)
 {
-    (void)thread;                       /* its steps go on until it is over, joined or not */
+    (void)thread; /* its steps go on until it is over, joined or not */
 }
 
 /* One thing happens, and whoever waits looks again: conditions may wake without a reason. */

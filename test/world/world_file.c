@@ -1,7 +1,9 @@
-/* world_file.c: descriptor numbers and the open files that they name, ours and those of foreign code.
+/* world_file.c: descriptor numbers and the open files that they name, ours and those of foreign
+ * code.
  *
- * A file ends when its last number is closed and no call waits on it any more; only then does its peer hear of it and
- * do the epoll sets forget it. That is how the kernel does it, and what stolen and inherited sockets depend on.
+ * A file ends when its last number is closed and no call waits on it any more; only then does its
+ * peer hear of it and do the epoll sets forget it. That is how the kernel does it, and what stolen
+ * and inherited sockets depend on.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -84,7 +86,7 @@ int door_close(int fd)
     world->calls++;
     world_note_call(world);
     if (!file) {
-        world->violations++;            /* closed twice: the number may be anybody's by now */
+        world->violations++; /* closed twice: the number may be anybody's by now */
         return -EBADF;
     }
     world->numbers[fd] = NULL;

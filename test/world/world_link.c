@@ -1,5 +1,5 @@
-/* world_link.c: the wire between a socket and its peer. What is put on it arrives later, in order, or, when the wire is
- * cut, never. */
+/* world_link.c: the wire between a socket and its peer. What is put on it arrives later, in order,
+ * or, when the wire is cut, never. */
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -7,18 +7,26 @@
 
 #include "world/world_parts.h"
 
-#define RETRANSMISSION_NS (924600 * PL_MS)      /* what tcp_retries2 comes to */
-#define THOUGHT_NS PL_MS                /* what is delayed more is not on its way yet, but in its sender's mind */
+#define RETRANSMISSION_NS (924600 * PL_MS) /* what tcp_retries2 comes to */
+#define THOUGHT_NS PL_MS /* what is delayed more is not on its way yet, but in its sender's mind */
 
 enum packet_kind {
     /* to the socket */
-    PACKET_CONNECTED, PACKET_BYTES_IN, PACKET_HALF_END_IN, PACKET_END_IN, PACKET_RESET_IN, PACKET_SILENCE,
+    PACKET_CONNECTED,
+    PACKET_BYTES_IN,
+    PACKET_HALF_END_IN,
+    PACKET_END_IN,
+    PACKET_RESET_IN,
+    PACKET_SILENCE,
     /* to the peer */
-    PACKET_ACCEPT, PACKET_BYTES_OUT, PACKET_END_OUT, PACKET_RESET_OUT
+    PACKET_ACCEPT,
+    PACKET_BYTES_OUT,
+    PACKET_END_OUT,
+    PACKET_RESET_OUT
 };
 
 struct packet {
-    struct world_event event;           /* first: the event's memory is the packet's */
+    struct world_event event; /* first: the event's memory is the packet's */
     struct world_link *link;
     enum packet_kind kind;
     int error;
@@ -31,7 +39,8 @@ static bool goes_out(enum packet_kind kind)
     return kind >= PACKET_ACCEPT;
 }
 
-static struct packet *make_packet(struct world_link *link, enum packet_kind kind, const void *bytes, size_t size)
+static struct packet *make_packet(struct world_link *link, enum packet_kind kind, const void *bytes,
+                                  size_t size)
 {
     struct packet *packet = world_memory(sizeof(*packet) + size);
 
@@ -106,7 +115,8 @@ static void deliver_to_socket(struct packet *packet)
         world_socket_died(file, ETIMEDOUT);
         return;
     default:
-        world_socket_died(file, file->socket.end_came && link->family != AF_UNIX ? EPIPE : ECONNRESET);
+        world_socket_died(file,
+                          file->socket.end_came && link->family != AF_UNIX ? EPIPE : ECONNRESET);
     }
 }
 
@@ -135,7 +145,8 @@ static void deliver(void *argument)
 {
     struct packet *packet = argument;
 
-    if (packet->link->peer->is_gone && packet->kind != PACKET_SILENCE && packet->kind != PACKET_CONNECTED)
+    if (packet->link->peer->is_gone && packet->kind != PACKET_SILENCE &&
+        packet->kind != PACKET_CONNECTED)
         return;
     if (goes_out(packet->kind))
         deliver_to_peer(packet);
@@ -201,7 +212,8 @@ bool world_link_is_writable(const struct world_link *link)
     return link->unread * 3 <= window_of(link) * 2;
 }
 
-void world_link_say_later(struct world_link *link, const void *bytes, size_t size, uint64_t delay_ns)
+void world_link_say_later(struct world_link *link, const void *bytes, size_t size,
+                          uint64_t delay_ns)
 {
     if (!link->is_open || link->has_ended || !size)
         return;

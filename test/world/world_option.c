@@ -1,4 +1,5 @@
-/* world_option.c: socket options. Most are only kept; SO_RCVTIMEO, SO_LINGER and TCP_USER_TIMEOUT have their effect. */
+/* world_option.c: socket options. Most are only kept; SO_RCVTIMEO, SO_LINGER and TCP_USER_TIMEOUT
+ * have their effect. */
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 
 static const struct {
     int level, name;
-    socklen_t size;                     /* at least */
+    socklen_t size; /* at least */
 } known[] = {
     { SOL_SOCKET, SO_KEEPALIVE, sizeof(int) },      { SOL_SOCKET, SO_REUSEADDR, sizeof(int) },
     { SOL_SOCKET, SO_RCVBUF, sizeof(int) },         { SOL_SOCKET, SO_SNDBUF, sizeof(int) },
@@ -157,5 +158,6 @@ int door_getsockopt(int fd, int level, int name, void *value, socklen_t *size)
     option = find_option(&file->socket, level, name);
     if (option)
         return answer_value(option->value, option->size, value, size);
-    return answer_value(zeros, name == SO_RCVTIMEO ? sizeof(struct timeval) : sizeof(int), value, size);
+    return answer_value(zeros, name == SO_RCVTIMEO ? sizeof(struct timeval) : sizeof(int), value,
+                        size);
 }

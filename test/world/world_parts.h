@@ -1,8 +1,9 @@
 /* world_parts.h: the inside of the scripted world, shared among its files and nobody else.
  *
- * world.c turns the world: clock, events, threads. world_file.c has the numbers and what they name, world_socket.c the
- * calls on sockets, world_option.c their options, world_link.c the bytes between two ends, world_peer.c who listens, world_wait.c epoll and its
- * like, world_door.c the table that the library calls.
+ * world.c turns the world: clock, events, threads. world_file.c has the numbers and what they name,
+ * world_socket.c the calls on sockets, world_option.c their options, world_link.c the bytes between
+ * two ends, world_peer.c who listens, world_wait.c epoll and its like, world_door.c the table that
+ * the library calls.
  */
 #ifndef TEST_WORLD_WORLD_PARTS_H
 #define TEST_WORLD_WORLD_PARTS_H
@@ -25,12 +26,12 @@ struct world_bytes {
 };
 
 struct world_event {
-    struct pl_list link;                /* in world->events, by time, then in the order of planning */
+    struct pl_list link; /* in world->events, by time, then in the order of planning */
     uint64_t time_ns;
     world_fn *run;
-    void *argument;                     /* of a packet: the event itself */
-    bool is_packet;                     /* bytes or ends on their way, not a plan of a script */
-    bool is_script;                     /* runs as a thread of the program's */
+    void *argument; /* of a packet: the event itself */
+    bool is_packet; /* bytes or ends on their way, not a plan of a script */
+    bool is_script; /* runs as a thread of the program's */
 };
 
 /* ---- files */
@@ -38,10 +39,10 @@ struct world_event {
 enum file_kind { FILE_SOCKET, FILE_EPOLL, FILE_COUNTER, FILE_TIMER };
 
 enum socket_state {
-    SOCKET_NEW,                         /* TCP_CLOSE, before any connect */
+    SOCKET_NEW, /* TCP_CLOSE, before any connect */
     SOCKET_CONNECTING,
     SOCKET_CONNECTED,
-    SOCKET_DEAD                         /* TCP_CLOSE again: refused, reset */
+    SOCKET_DEAD /* TCP_CLOSE again: refused, reset */
 };
 
 struct socket_option {
@@ -55,39 +56,40 @@ struct world_socket {
     int family;
     uint64_t cookie;
     bool is_nonblocking;
-    int error;                          /* SO_ERROR, told once */
-    bool end_came;                      /* the peer's FIN */
+    int error; /* SO_ERROR, told once */
+    bool end_came; /* the peer's FIN */
     bool was_connected, is_bound, has_port;
-    bool is_untold;                     /* connected meanwhile: the next connect says so */
+    bool is_untold; /* connected meanwhile: the next connect says so */
     bool is_shut_for_reading, is_shut_for_writing;
     struct world_bytes inbox;
     struct sockaddr_storage local, remote;
     socklen_t local_size, remote_size;
-    uint64_t receive_wait_ns;           /* SO_RCVTIMEO; 0: for ever */
+    uint64_t receive_wait_ns; /* SO_RCVTIMEO; 0: for ever */
     struct socket_option options[WORLD_OPTIONS];
     unsigned option_count;
-    struct world_link *link;            /* NULL: the world's other end is gone, or there never was one */
+    struct world_link *link; /* NULL: the world's other end is gone, or there never was one */
 };
 
 struct world_file {
     struct world *world;
-    struct pl_list all_link;            /* in world->files */
+    struct pl_list all_link; /* in world->files */
     enum file_kind kind;
-    unsigned refs;                      /* numbers that name it, calls that wait on it */
+    unsigned refs; /* numbers that name it, calls that wait on it */
     bool is_foreign;
-    struct pl_list watchers;            /* struct watch.file_link: the epoll sets that watch it */
+    struct pl_list watchers; /* struct watch.file_link: the epoll sets that watch it */
     struct world_socket socket;
-    struct pl_list watches;             /* FILE_EPOLL: struct watch.epoll_link, in order of addition */
-    uint64_t count;                     /* FILE_COUNTER */
-    uint64_t deadline_ns;               /* FILE_TIMER; PL_NEVER: not armed */
+    struct pl_list watches; /* FILE_EPOLL: struct watch.epoll_link, in order of addition */
+    uint64_t count; /* FILE_COUNTER */
+    uint64_t deadline_ns; /* FILE_TIMER; PL_NEVER: not armed */
 };
 
-/* An entry of an epoll set. As in the kernel it belongs to a file and the number that named it at that time. */
+/* An entry of an epoll set. As in the kernel it belongs to a file and the number that named it at
+ * that time. */
 struct watch {
     struct pl_list file_link, epoll_link;
     struct world_file *file;
     int fd;
-    uint32_t events;                    /* 0 when a one-shot entry has fired */
+    uint32_t events; /* 0 when a one-shot entry has fired */
     uint64_t data;
     bool is_armed;
 };
@@ -95,12 +97,13 @@ struct watch {
 /* ---- threads of the library */
 
 struct world_task {
-    struct pl_list link;                /* in world->tasks, whose turn is next first */
+    struct pl_list link; /* in world->tasks, whose turn is next first */
     uintptr_t id;
     pl_step_fn *step;
     void *argument;
-    struct pl_thread *identity;         /* what the library knows of this thread; NULL: nothing yet */
-    struct world_file *waits_on;        /* the epoll set that its last step found empty-handed; NULL: none */
+    struct pl_thread *identity; /* what the library knows of this thread; NULL: nothing yet */
+    /* the epoll set that its last step found empty-handed; NULL: none */
+    struct world_file *waits_on;
     bool is_over;
 };
 
@@ -108,31 +111,31 @@ struct world_task {
 
 struct world_peer {
     struct world *world;
-    struct pl_list link;                /* in world->peers */
+    struct pl_list link; /* in world->peers */
     struct sockaddr_storage address;
     socklen_t address_size;
     struct world_peer_options options;
-    bool is_gone;                       /* its wire is cut */
-    struct pl_list links;               /* struct world_link.peer_link, in order of connecting */
+    bool is_gone; /* its wire is cut */
+    struct pl_list links; /* struct world_link.peer_link, in order of connecting */
     struct world_peer_counts counts;
 };
 
 struct world_link {
     struct world_peer *peer;
     struct pl_list peer_link;
-    struct world_file *file;            /* our socket; NULL: closed */
+    struct world_file *file; /* our socket; NULL: closed */
     int family;
-    unsigned nth;                       /* of those accepted */
-    bool is_accepted, is_open;          /* at the peer */
-    bool has_ended;                     /* the peer sent its FIN */
-    bool got_end;                       /* ours arrived there */
-    size_t unread;                      /* bytes of ours under way, or there and unread */
-    size_t arrived;                     /* those of them that are there */
+    unsigned nth; /* of those accepted */
+    bool is_accepted, is_open; /* at the peer */
+    bool has_ended; /* the peer sent its FIN */
+    bool got_end; /* ours arrived there */
+    size_t unread; /* bytes of ours under way, or there and unread */
+    size_t arrived; /* those of them that are there */
     struct world_bytes received;
-    size_t sent;                        /* by behaviours that count */
+    size_t sent; /* by behaviours that count */
     struct world_bytes drip;
     bool is_dripping;
-    uint64_t last_out_ns, last_in_ns;   /* when the last packet arrives, each way: order is kept */
+    uint64_t last_out_ns, last_in_ns; /* when the last packet arrives, each way: order is kept */
     void *user;
 };
 
@@ -140,16 +143,16 @@ struct world {
     uint64_t start_ns, now_ns, end_ns;
     uint64_t dice;
     struct pl_list events;
-    unsigned packets;                   /* among the events */
+    unsigned packets; /* among the events */
     struct pl_list tasks;
-    struct world_task *running;         /* whose step is on the stack */
+    struct world_task *running; /* whose step is on the stack */
     struct pl_thread *script_identity;
     uintptr_t last_task;
     uint64_t turns_without_time;
     struct pl_list files, peers;
-    struct world_peer *nobody;          /* stands for every address where no peer is */
+    struct world_peer *nobody; /* stands for every address where no peer is */
     struct world_file **numbers;
-    unsigned number_limit, highest;     /* numbers from `highest` on were never used */
+    unsigned number_limit, highest; /* numbers from `highest` on were never used */
     unsigned port_limit, tcp_connected;
     uint16_t next_port;
     uint64_t last_cookie;
@@ -162,14 +165,16 @@ struct world {
 extern struct world *world_current;
 
 _Noreturn void world_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
-void *world_memory(size_t size);        /* zeroed, never NULL; the world's own, not counted */
+void *world_memory(size_t size); /* zeroed, never NULL; the world's own, not counted */
 struct world_event *world_plan(struct world *world, uint64_t time_ns, struct world_event *event);
-void world_note_call(struct world *world);      /* counts it, and notices those that go round for ever */
+void world_note_call(struct world *world); /* counts it, and notices those that go round for ever */
 
 /* Turns the world until holds(argument); false: the deadline came first. */
 typedef bool world_condition_fn(void *argument);
-bool world_block(struct world *world, world_condition_fn *holds, void *argument, uint64_t deadline_ns);
-void world_turn(struct world *world, uint64_t deadline_ns);     /* the smallest thing that can happen next */
+bool world_block(struct world *world, world_condition_fn *holds, void *argument,
+                 uint64_t deadline_ns);
+/* the smallest thing that can happen next */
+void world_turn(struct world *world, uint64_t deadline_ns);
 
 int world_start_task(struct world *world, pthread_t *thread, pl_step_fn *step, void *argument);
 void world_join_task(struct world *world, pthread_t thread);
@@ -183,17 +188,19 @@ static inline size_t world_bytes_size(const struct world_bytes *bytes)
 
 /* ---- world_file.c */
 
-int world_file_open(struct world *world, enum file_kind kind, struct world_file **file);    /* the number, or -errno */
-struct world_file *world_file_at(struct world *world, int fd);                              /* NULL: EBADF */
-struct world_file *world_file_ours(struct world *world, int fd, bool changes);  /* counts what is done to others' */
+/* the number, or -errno */
+int world_file_open(struct world *world, enum file_kind kind, struct world_file **file);
+struct world_file *world_file_at(struct world *world, int fd); /* NULL: EBADF */
+/* counts what is done to others' */
+struct world_file *world_file_ours(struct world *world, int fd, bool changes);
 void world_file_unref(struct world_file *file);
 
 /* ---- world_socket.c, world_option.c */
 
-struct world_file *world_socket_at(int fd, bool changes, int *error);   /* NULL: *error is -errno */
+struct world_file *world_socket_at(int fd, bool changes, int *error); /* NULL: *error is -errno */
 void world_socket_connected(struct world_file *file);
-void world_socket_died(struct world_file *file, int error);     /* refused or reset */
-void world_socket_release(struct world_file *file);             /* the last number is gone */
+void world_socket_died(struct world_file *file, int error); /* refused or reset */
+void world_socket_release(struct world_file *file); /* the last number is gone */
 uint32_t world_socket_events(const struct world_file *file);
 const struct socket_option *world_option_of(const struct world_file *file, int level, int name);
 
@@ -201,18 +208,20 @@ const struct socket_option *world_option_of(const struct world_file *file, int l
 
 struct world_link *world_link_open(struct world_peer *peer, struct world_file *file);
 void world_link_answer_connect(struct world_link *link, int error, uint64_t delay_ns);
-void world_link_announce(struct world_link *link);              /* to the peer: it is connected */
+void world_link_announce(struct world_link *link); /* to the peer: it is connected */
 void world_link_carry(struct world_link *link, const void *bytes, size_t size);
 void world_link_carry_end(struct world_link *link, bool is_reset);
 size_t world_link_room(const struct world_link *link);
 bool world_link_is_writable(const struct world_link *link);
 void world_link_free(struct world_link *link);
-void world_link_say_later(struct world_link *link, const void *bytes, size_t size, uint64_t delay_ns);
+void world_link_say_later(struct world_link *link, const void *bytes, size_t size,
+                          uint64_t delay_ns);
 
 /* ---- world_peer.c: what the packets mean there */
 
 struct world_peer *world_peer_make(struct world *world, const struct world_peer_options *options);
-struct world_peer *world_peer_of(struct world *world, const struct sockaddr *address, socklen_t size);
+struct world_peer *world_peer_of(struct world *world, const struct sockaddr *address,
+                                 socklen_t size);
 void world_peer_free(struct world_peer *peer);
 void world_peer_accepted(struct world_link *link);
 void world_peer_received(struct world_link *link, const char *bytes, size_t size);
@@ -221,10 +230,11 @@ uint64_t world_peer_latency_ns(const struct world_peer *peer);
 
 /* ---- world_wait.c */
 
-uint32_t world_events_of(struct world_file *file);              /* as poll sees it */
-void world_forget_watches(struct world_file *file);             /* it ends: out of all sets, and its own entries */
+uint32_t world_events_of(struct world_file *file); /* as poll sees it */
+/* it ends: out of all sets, and its own entries */
+void world_forget_watches(struct world_file *file);
 bool world_epoll_is_ready(struct world_file *epoll);
-uint64_t world_next_timer(const struct world *world);           /* the next one that will fire; PL_NEVER */
+uint64_t world_next_timer(const struct world *world); /* the next one that will fire; PL_NEVER */
 
 /* ---- the door, each as in lib/base/os.h */
 

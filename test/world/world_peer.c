@@ -43,7 +43,8 @@ static bool read_tcp(const char *text, struct sockaddr_storage *address, socklen
     return inet_pton(AF_INET, host, &four->sin_addr) == 1;
 }
 
-static bool read_unix(const char *text, bool is_abstract, struct sockaddr_storage *address, socklen_t *size)
+static bool read_unix(const char *text, bool is_abstract, struct sockaddr_storage *address,
+                      socklen_t *size)
 {
     struct sockaddr_un *name = (void *)address;
     size_t length = strlen(text);
@@ -68,7 +69,8 @@ static bool read_address(const char *text, struct sockaddr_storage *address, soc
 }
 
 /* A path ends at its first zero byte, an abstract name only where its size says. */
-static bool is_same_name(const struct sockaddr_un *a, socklen_t a_size, const struct sockaddr_un *b, socklen_t b_size)
+static bool is_same_name(const struct sockaddr_un *a, socklen_t a_size, const struct sockaddr_un *b,
+                         socklen_t b_size)
 {
     size_t start = offsetof(struct sockaddr_un, sun_path);
 
@@ -89,16 +91,19 @@ static bool is_at(const struct world_peer *peer, const struct sockaddr *address,
         return false;
     switch (address->sa_family) {
     case AF_INET:
-        return four->sin_port == four_to->sin_port && four->sin_addr.s_addr == four_to->sin_addr.s_addr;
+        return four->sin_port == four_to->sin_port &&
+               four->sin_addr.s_addr == four_to->sin_addr.s_addr;
     case AF_INET6:
         return six->sin6_port == six_to->sin6_port &&
                !memcmp(&six->sin6_addr, &six_to->sin6_addr, sizeof(six->sin6_addr));
     default:
-        return is_same_name((const void *)&peer->address, peer->address_size, (const void *)address, size);
+        return is_same_name((const void *)&peer->address, peer->address_size, (const void *)address,
+                            size);
     }
 }
 
-struct world_peer *world_peer_of(struct world *world, const struct sockaddr *address, socklen_t size)
+struct world_peer *world_peer_of(struct world *world, const struct sockaddr *address,
+                                 socklen_t size)
 {
     PL_LIST_EACH(link, &world->peers) {
         struct world_peer *peer = pl_container(link, struct world_peer, link);
@@ -193,7 +198,7 @@ static void echo_until_enough(struct world_link *link, const char *bytes, size_t
         if (is_enough)
             world_close(link);
     }
-    echo(link, bytes, size);            /* says nothing any more on one that has ended */
+    echo(link, bytes, size); /* says nothing any more on one that has ended */
 }
 
 static void behave(struct world_link *link, const char *bytes, size_t size)
@@ -307,7 +312,8 @@ struct world_peer *world_peer_make(struct world *world, const struct world_peer_
     return peer;
 }
 
-struct world_peer *world_listen(struct world *world, const char *address, const struct world_peer_options *options)
+struct world_peer *world_listen(struct world *world, const char *address,
+                                const struct world_peer_options *options)
 {
     struct sockaddr_storage place = { 0 };
     struct world_peer *peer;

@@ -6,7 +6,7 @@
 
 #include "world/world_parts.h"
 
-#define LATE 8                          /* SO_RCVTIMEO comes late by an eighth of itself, and up to a jiffy */
+#define LATE 8 /* SO_RCVTIMEO comes late by an eighth of itself, and up to a jiffy */
 #define JIFFY_NS (4 * PL_MS)
 #define SYN_RETRIES_NS (127 * 1000 * PL_MS)
 
@@ -87,7 +87,8 @@ uint32_t world_socket_events(const struct world_file *file)
         events |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;
     if (world_bytes_size(&socket->inbox))
         events |= EPOLLIN | EPOLLRDNORM;
-    if (socket->state != SOCKET_CONNECTING && (!socket->link || world_link_is_writable(socket->link)))
+    if (socket->state != SOCKET_CONNECTING &&
+        (!socket->link || world_link_is_writable(socket->link)))
         events |= EPOLLOUT | EPOLLWRNORM;
     if (socket->error)
         events |= EPOLLERR;
@@ -113,8 +114,9 @@ int door_socket(int family, int type, int protocol)
     file->socket.family = family;
     file->socket.is_nonblocking = type & SOCK_NONBLOCK;
     file->socket.local.ss_family = (sa_family_t)family;
-    file->socket.local_size = family == AF_INET ? sizeof(struct sockaddr_in)
-                              : family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(sa_family_t);
+    file->socket.local_size = family == AF_INET    ? sizeof(struct sockaddr_in)
+                              : family == AF_INET6 ? sizeof(struct sockaddr_in6)
+                                                   : sizeof(sa_family_t);
     return fd;
 }
 
@@ -156,7 +158,7 @@ static void name_ends(struct world_file *file, const struct sockaddr *address, s
     socket->remote_size = size;
     if (socket->family == AF_INET) {
         if (!local->sin_addr.s_addr)
-            local->sin_addr.s_addr = htonl(0x0afffffe);         /* 10.255.255.254 */
+            local->sin_addr.s_addr = htonl(0x0afffffe); /* 10.255.255.254 */
         if (!local->sin_port)
             local->sin_port = htons(file->world->next_port++);
     } else {
@@ -432,7 +434,8 @@ ssize_t door_recv(int fd, void *buffer, size_t size, int flags)
     if (got != -EAGAIN || !may_wait(file, flags))
         return got;
     wait_ns = file->socket.receive_wait_ns;
-    deadline_ns = wait_ns ? pl_after(file->world->now_ns, wait_ns + wait_ns / LATE + JIFFY_NS) : PL_NEVER;
+    deadline_ns =
+        wait_ns ? pl_after(file->world->now_ns, wait_ns + wait_ns / LATE + JIFFY_NS) : PL_NEVER;
     file->refs++;
     if (world_block(file->world, can_receive, file, deadline_ns))
         got = receive_now(&file->socket, buffer, size, flags);
@@ -484,8 +487,8 @@ int door_set_nonblocking(int fd, bool nonblocking)
     return 0;
 }
 
-static int answer_name(const struct sockaddr_storage *name, socklen_t name_size, struct sockaddr *address,
-                       socklen_t *size)
+static int answer_name(const struct sockaddr_storage *name, socklen_t name_size,
+                       struct sockaddr *address, socklen_t *size)
 {
     memcpy(address, name, *size < name_size ? *size : name_size);
     *size = name_size;

@@ -1,4 +1,5 @@
-/* world_wait.c: poll, epoll, eventfd and timerfd. Readiness is never stored: it is looked up when somebody asks. */
+/* world_wait.c: poll, epoll, eventfd and timerfd. Readiness is never stored: it is looked up when
+ * somebody asks. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -11,7 +12,8 @@ uint64_t world_next_timer(const struct world *world)
     PL_LIST_EACH(link, &world->files) {
         const struct world_file *file = pl_container(link, struct world_file, all_link);
 
-        if (file->kind == FILE_TIMER && file->deadline_ns > world->now_ns && file->deadline_ns < next_ns)
+        if (file->kind == FILE_TIMER && file->deadline_ns > world->now_ns &&
+            file->deadline_ns < next_ns)
             next_ns = file->deadline_ns;
     }
     return next_ns;
@@ -88,7 +90,8 @@ static void set_watch(struct watch *watch, const struct epoll_event *event)
     watch->is_armed = true;
 }
 
-static int add_watch(struct world_file *epoll, struct world_file *file, int fd, const struct epoll_event *event)
+static int add_watch(struct world_file *epoll, struct world_file *file, int fd,
+                     const struct epoll_event *event)
 {
     struct watch *watch = world_memory(sizeof(*watch));
 
@@ -173,8 +176,8 @@ static bool epoll_is_ready(void *argument)
     return world_epoll_is_ready(argument);
 }
 
-/* A thread of the library's own does not wait in it: its step ends empty-handed, and the next one comes when there is
- * something. */
+/* A thread of the library's own does not wait in it: its step ends empty-handed, and the next one
+ * comes when there is something. */
 static void wait_for_epoll(struct world *world, struct world_file *epoll, int timeout_ms)
 {
     uint64_t deadline_ns = timeout_ms < 0 ? PL_NEVER : world->now_ns + (uint64_t)timeout_ms * PL_MS;
@@ -221,7 +224,8 @@ static bool look(struct pollfd *polled, nfds_t count)
         if (polled[i].fd >= 0 && !file)
             polled[i].revents = POLLNVAL;
         if (file)
-            polled[i].revents = (short)ready_events(file, (uint32_t)(unsigned short)polled[i].events);
+            polled[i].revents =
+                (short)ready_events(file, (uint32_t)(unsigned short)polled[i].events);
         found = found || polled[i].revents;
     }
     return found;
@@ -243,7 +247,8 @@ static bool is_any_ready(void *argument)
         struct world_file *file = wait->files[i];
 
         if (file)
-            wait->polled[i].revents = (short)ready_events(file, (uint32_t)(unsigned short)wait->polled[i].events);
+            wait->polled[i].revents =
+                (short)ready_events(file, (uint32_t)(unsigned short)wait->polled[i].events);
         found = found || wait->polled[i].revents;
     }
     return found;
