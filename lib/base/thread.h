@@ -21,6 +21,7 @@ struct pl_recent {
     void *pool, *peer, *connection;
     uint64_t word;
     uint64_t generation;                /* of the peer: it is a new one's memory when this differs */
+    bool is_plain;                      /* of its pool's settings */
     char text[PL_RECENT_TEXT];          /* the address as this thread last spelled it; empty: unknown */
 };
 

@@ -305,7 +305,8 @@ static void close_mux(struct pool_mux *mux)
 
     if (self)
         self->dispatching = mux;
-    run_posts(mux);
+    while (!pl_list_is_empty(&mux->shared.posts))
+        run_posts(mux);                 /* and what they post in turn: nobody comes after us */
     if (mux->end_extension)
         mux->end_extension(mux);
     if (self)
@@ -418,6 +419,8 @@ enum pool_status pool_mux_dispatch(struct pool_mux *mux, uint32_t timeout_ms)
 
     if (!mux)
         return POOL_E_ARGUMENT;
+    if (timeout_ms == POOL_ZERO)
+        timeout_ms = 0;
     pl_mux_ref(mux);
     status = dispatch(mux, timeout_ms > INT32_MAX ? -1 : (int)timeout_ms);
     pl_mux_unref(mux);

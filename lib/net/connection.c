@@ -14,17 +14,32 @@ static struct pl_arena connections = PL_ARENA_INIT(connections, struct pl_connec
 /* For each descriptor number, the slot whose socket it is, plus one. Entries are hints: who follows one compares. */
 static _Atomic(_Atomic uint32_t *) fd_chunks[FD_CHUNKS];
 
+/* What somebody who comes too late may be looking at; the peer stays what it was until the slot has another. */
+static void clear_looked_at(struct pl_connection *connection)
+{
+    pl_set(connection->last_used_ns, 0);
+    pl_set(connection->expires_ns, 0);
+    pl_set(connection->uses, 0);
+    pl_set(connection->max_uses, 0);
+    pl_set(connection->failure, 0);
+    pl_set(connection->doom, PL_DOOM_NONE);
+    pl_set(connection->lease.flags, 0);
+    pl_set(connection->lease.marks, 0);
+}
+
 struct pl_connection *pl_connection_take(void)
 {
     struct pl_connection *connection = pl_arena_take(&connections);
-    uint32_t birth;
 
     if (!connection)
         return NULL;
-    birth = atomic_load(&connection->birth) + 1;
-    memset((char *)connection + offsetof(struct pl_connection, peer), 0,
-           sizeof(*connection) - offsetof(struct pl_connection, peer));
-    atomic_store(&connection->birth, birth);
+    clear_looked_at(connection);
+    connection->lease.start_ns = connection->lease.lent_ns = 0;
+    connection->lease.timeout_ms = 0;
+    pl_set(connection->lease.deadline_ns, 0);
+    memset((char *)connection + offsetof(struct pl_connection, mux), 0,
+           sizeof(*connection) - offsetof(struct pl_connection, mux));
+    atomic_fetch_add(&connection->birth, 1);
     connection->fd = -1;
     pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_OPENING));
     return connection;

@@ -56,32 +56,36 @@ struct pl_lease {
     _Atomic uint64_t deadline_ns;       /* 0: not worked out yet, the first operation does it from start_ns */
     uint64_t lent_ns;                   /* when the connection was handed over; only kept for observers */
     uint32_t timeout_ms;
-    uint32_t flags;                     /* of the call */
+    _Atomic uint32_t flags;             /* of the call */
     _Atomic uint32_t marks;
 };
 
 struct pl_connection {
     struct pl_arena_node node;
     _Alignas(PL_LINE) _Atomic uint64_t word;
-    struct pl_peer *peer;
-    struct pool_mux *mux;
-    int fd;
-    _Atomic uint32_t birth;             /* in the data of its events; one more each time the slot is used */
+    /* Whoever returns a loan that a copy of the handle has ended already may look at these, down to the lease's marks,
+     * while the slot has its next life: they are atomic, and pl_connection_take() sets them one by one. */
+    struct pl_peer *_Atomic peer;       /* never NULL once the slot was used */
     _Atomic uint64_t last_used_ns;
     _Atomic uint64_t expires_ns;        /* by max_age_ms; PL_NEVER: does not; 0: not to be lent again */
     _Atomic uint64_t uses;              /* loans of this connection */
-    uint64_t max_uses;
+    _Atomic uint64_t max_uses;
+    _Atomic uint64_t failure;           /* the last one, packed (pl_failure_pack) */
+    _Atomic uint32_t doom;              /* enum pl_doom */
+    _Atomic uint32_t birth;             /* in the data of its events; one more each time the slot is used */
     struct pl_lease lease;
+    /* The rest is its owner's alone, or pinned. */
+    struct pool_mux *mux;
+    int fd;
+    _Atomic uint32_t armed_ms;          /* SO_RCVTIMEO as set now; 0: none */
     uint64_t cookie;                    /* the kernel's name of our socket */
     _Atomic uint64_t bytes_in, bytes_out;
-    _Atomic uint32_t doom;              /* enum pl_doom */
-    _Atomic uint32_t armed_ms;          /* SO_RCVTIMEO as set now; 0: none */
-    _Atomic uint64_t failure;           /* the last one, packed (pl_failure_pack) */
     const struct pl_limits *limits;     /* its pool's; fixed */
     uint64_t id;                        /* in its pool, from 1 */
     uint64_t opened_ns;
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
     _Atomic bool missed_event;          /* the mux saw an event while the connection was being parked */
+    bool is_opening;                    /* counted among those of its peer that are being opened */
     bool is_fresh;                      /* goes straight from its opening to whoever waited for it */
     bool is_armed;                      /* the mux watches it: it was parked when it was taken */
     uint8_t close_reason;               /* enum pool_close_reason, once it is known */

@@ -34,9 +34,9 @@ uint64_t pl_stream_deadline(struct pl_connection *connection, uint64_t now_ns)
 
 uint32_t pl_stream_bucket_ms(uint64_t left_ns, uint32_t armed_ms)
 {
-    uint64_t left_ms = left_ns / PL_MS, bucket_ms = BUCKET_MAX_MS;
+    uint64_t bucket_ms = BUCKET_MAX_MS, step_ns = PL_MS / 100;
 
-    while (bucket_ms > 1 && bucket_ms * 115 / 100 + 10 > left_ms)
+    while (bucket_ms > 1 && bucket_ms * 115 * step_ns + 10 * PL_MS > left_ns)
         bucket_ms /= 2;
     if (armed_ms && armed_ms <= bucket_ms && armed_ms >= bucket_ms / 8)
         return 0;

@@ -30,7 +30,7 @@ static void begin_lease(struct pl_connection *connection, uint32_t timeout_ms, u
     uint64_t uses = pl_get(connection->uses);
 
     lease->timeout_ms = timeout_ms;
-    lease->flags = flags;
+    pl_set(lease->flags, flags);
     pl_set(lease->marks, uses ? PL_MARK_REUSED : 0);
     pl_set(connection->uses, uses + 1);
 }
@@ -243,6 +243,8 @@ static enum pool_status may_queue(const struct pl_borrow *borrow)
         return POOL_E_CLOSING;
     if (pl_mux_is_here(borrow->pool->mux))
         return POOL_E_WOULD_BLOCK;
+    if (is_past(earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
+        return POOL_E_TIMEOUT;          /* no time at all was given: only what is idle could be had */
     if (peer->shared.waiting >= options->max_waiters)
         return POOL_E_FULL;
     if ((borrow->call.flags & POOL_DONT_WAIT) && peer->shared.count >= options->max_per_address)
@@ -288,7 +290,7 @@ static struct pl_connection *get_some(struct pl_borrow *borrow)
     if (connection)
         return connection;
     if (status) {
-        borrow->failure = pl_failure_make(status, POOL_PHASE_WAIT, 0);
+        borrow->failure = pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
         return NULL;
     }
     wait_in_queue(borrow, &waiter);

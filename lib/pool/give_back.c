@@ -22,11 +22,13 @@ static int unfitness(struct pl_connection *connection, uint64_t now_ns)
 
     if (PL_UNLIKELY(doom | (marks & PL_MARK_FAILED)))
         return what_failed(connection, doom);
-    if (PL_UNLIKELY(marks & PL_MARK_DIRT) || ((marks & PL_MARK_AWAITS) && !(connection->lease.flags & POOL_ONE_WAY)))
+    if (PL_UNLIKELY(marks & PL_MARK_DIRT))
+        return POOL_CLOSE_DIRTY;
+    if ((marks & PL_MARK_AWAITS) && !(pl_get(connection->lease.flags) & POOL_ONE_WAY))
         return POOL_CLOSE_DIRTY;
     if (pl_get(connection->expires_ns) <= now_ns)
         return POOL_CLOSE_AGE;
-    return pl_get(connection->uses) >= connection->max_uses ? POOL_CLOSE_USES : -1;
+    return pl_get(connection->uses) >= pl_get(connection->max_uses) ? POOL_CLOSE_USES : -1;
 }
 
 static PL_COLD bool is_idle_full(struct pl_peer *peer, const struct pool_options *options)
@@ -134,7 +136,7 @@ static bool return_warm(struct pl_connection *connection, struct pl_peer *peer, 
     /* An entry that is left from another peer in the same memory knows that one's text: it must not learn ours. */
     if (!recent || recent->generation != pl_get(peer->generation))
         return false;
-    if (!(word & PL_LISTED) || (word & PL_PIN_MASK) || !peer->pool->settings.is_plain)
+    if (!(word & PL_LISTED) || (word & PL_PIN_MASK) || !recent->is_plain)
         return false;
     recent->connection = connection;
     recent->word = next;
@@ -161,7 +163,7 @@ enum pool_status pool_return(struct pool_conn *conn)
     now_ns = pl_os->coarse_ns();
     pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_current, now_ns));
     reason = unfitness(connection, now_ns);
-    if (PL_LIKELY(reason < 0) && return_warm(connection, connection->peer, word))
+    if (PL_LIKELY(reason < 0) && return_warm(connection, pl_get(connection->peer), word))
         return POOL_OK;
     return return_cold(connection, pl_word_serial(word), reason);
 }

@@ -42,10 +42,9 @@ static void drop_dial(struct pl_connection *connection)
 
 /* ---- the end of an attempt */
 
-static void note_opening_ended(struct pl_peer *peer, const struct pl_failure *failure)
+static void note_outcome(struct pl_peer *peer, const struct pl_failure *failure)
 {
     pthread_mutex_lock(&peer->lock);
-    peer->shared.opening--;
     peer->shared.last_failure = *failure;
     peer->shared.was_asked = peer->shared.was_asked && (failure->status || peer->shared.is_wanting);
     pthread_mutex_unlock(&peer->lock);
@@ -57,38 +56,49 @@ static bool is_last_hope(struct pl_peer *peer)
     bool is_last;
 
     pthread_mutex_lock(&peer->lock);
-    is_last = peer->shared.count == 1 && peer->shared.opening == 0;
+    is_last = peer->shared.count == 1;  /* the one that failed */
     pthread_mutex_unlock(&peer->lock);
     return is_last;
 }
 
-/* From OPENING or SETUP to its end. */
-static void give_up(struct pl_connection *connection, const struct pl_failure *failure)
+/* From OPENING or SETUP to its end. Who only waits for room goes on waiting, and is not told. */
+static void end_attempt(struct pl_connection *connection, const struct pl_failure *failure, bool is_told)
 {
     struct pl_peer *peer = connection->peer;
 
     drop_dial(connection);
     pl_set(connection->failure, pl_failure_pack(*failure));
-    note_opening_ended(peer, failure);
-    if (failure->status)
+    note_outcome(peer, failure);
+    if (failure->status && is_told)
         pl_peer_fail_waiters(peer, failure, is_last_hope(peer));
     if (is_closing(peer))
         pl_peer_close(connection, POOL_CLOSE_POOL);
     else
-        pl_peer_close(connection, failure->status ? POOL_CLOSE_ERROR : POOL_CLOSE_EVICTED);
+        pl_peer_close(connection, failure->status ? POOL_CLOSE_ERROR : POOL_CLOSE_IDLE);
+}
+
+static void give_up(struct pl_connection *connection, const struct pl_failure *failure)
+{
+    end_attempt(connection, failure, true);
 }
 
 /* Asks the program once for each time that nothing could be removed for this peer; it says whether to wait for room. */
 static bool may_wait_for_room(struct pl_peer *peer)
 {
     const struct pool_options *options = &peer->pool->settings.options;
-    bool was_asked;
+    bool was_asked, may_wait;
 
     pthread_mutex_lock(&peer->lock);
     was_asked = peer->shared.was_asked;
     peer->shared.was_asked = true;
     pthread_mutex_unlock(&peer->lock);
-    return was_asked || pl_room_ask(peer->pool, options->on_none_removable) == POOL_CONTINUE;
+    may_wait = was_asked || pl_room_ask(peer->pool, options->on_none_removable) == POOL_CONTINUE;
+    if (may_wait)
+        return true;
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.was_asked = false;     /* whoever comes next is asked for anew */
+    pthread_mutex_unlock(&peer->lock);
+    return false;
 }
 
 /* Nothing could be evicted. The waiters stay, and the peer asks for room. */
@@ -108,7 +118,7 @@ static void give_up_for_room(struct pl_connection *connection, int error)
         return;
     }
     pl_room_want(pool->room, peer, true, error);
-    give_up(connection, &none);
+    end_attempt(connection, &failure, false);
 }
 
 /* ---- setting up */
@@ -127,7 +137,7 @@ static void note_birth(struct pl_connection *connection, uint64_t now_ns)
     pl_set(connection->expires_ns, PL_NEVER);
     if (options->max_age_ms != POOL_NONE)
         pl_set(connection->expires_ns, pl_after(now_ns, scattered(age_ns, connection->id ^ connection->cookie)));
-    connection->max_uses = options->max_uses == POOL_NONE ? UINT64_MAX : options->max_uses;
+    pl_set(connection->max_uses, options->max_uses == POOL_NONE ? UINT64_MAX : options->max_uses);
     pl_set(connection->is_prepared, options->prepare == NULL);
     pl_set(connection->last_used_ns, now_ns);
 }
@@ -140,12 +150,19 @@ static void become_ready(struct pl_connection *connection)
 
     drop_dial(connection);
     pl_os->set_nonblocking(connection->fd, false);
-    note_opening_ended(peer, &none);
+    note_outcome(peer, &none);
     pl_pool_count(pool, opened, 1);
     pl_event_ready(pool, connection);
     pl_channel_settle(connection);
     connection->is_fresh = true;
+    pl_pool_ref(pool);
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.users++;
+    pthread_mutex_unlock(&peer->lock);
     pl_peer_give_back(peer, connection);
+    pl_peer_supply(peer);               /* max_connecting held others back, who still wait */
+    pl_peer_leave(peer);
+    pl_pool_leave(pool);
 }
 
 void pl_open_finish(struct pl_connection *connection, const struct pl_failure *failure)
@@ -332,10 +349,11 @@ static void begin(struct pool *pool, struct pl_peer *peer, struct pl_dial *dial)
 {
     struct pl_connection *connection = dial->connection;
 
-    connection->peer = peer;
+    pl_set(connection->peer, peer);
     connection->mux = pool->mux;
     connection->limits = &pool->settings.limits;
     connection->dial = dial;
+    connection->is_opening = true;
     connection->id = atomic_fetch_add(&pool->last_id, 1) + 1;
     connection->opened_ns = pl_os->now_ns();
     pl_pool_ref(pool);

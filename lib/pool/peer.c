@@ -58,8 +58,11 @@ bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t gener
 
     pthread_mutex_lock(&peer->lock);
     is_same = is_live(peer) && atomic_load(&peer->generation) == generation && (!pool || peer->pool == pool);
-    if (is_same)
+    if (is_same) {
         peer->shared.users++;
+        if (!pool)
+            pl_pool_ref(peer->pool);    /* a live peer has users or connections, and those hold its pool */
+    }
     pthread_mutex_unlock(&peer->lock);
     return is_same;
 }
@@ -279,6 +282,8 @@ void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection)
 
     pthread_mutex_lock(&peer->lock);
     is_closing = atomic_load(&peer->hints) & PL_HINT_CLOSING;
+    peer->shared.opening -= connection->is_opening;
+    connection->is_opening = false;
     end = is_closing ? UNFIT : give_back(peer, connection, is_new, &wake);
     pthread_mutex_unlock(&peer->lock);
     if (wake)
@@ -356,6 +361,7 @@ static void remove_from_peer(struct pl_peer *peer, struct pl_connection *connect
     }
     pl_list_unlink(&connection->all_link);
     peer->shared.count--;
+    peer->shared.opening -= connection->is_opening;
     peer->shared.users++;
     pthread_mutex_unlock(&peer->lock);
 }

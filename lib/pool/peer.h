@@ -98,7 +98,7 @@ void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter);      /* l
 
 /* Users keep a peer live. */
 void pl_peer_leave(struct pl_peer *peer);               /* may reclaim it */
-/* False: it is another one now. `pool` NULL: of whatever pool. */
+/* False: it is another one now. `pool` NULL: of whatever pool, which is then counted once more for the caller. */
 bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t generation);
 
 struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address);     /* NULL: no memory; takes the address */

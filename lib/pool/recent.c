@@ -1,7 +1,7 @@
 /* recent.c: see recent.h. */
 #include "pool/recent.h"
 
-#include "pool/peer.h"
+#include "pool/pool.h"
 
 void pl_recent_spell(struct pl_recent *recent, const char *text)
 {
@@ -22,6 +22,7 @@ struct pl_recent *pl_recent_make(struct pl_thread *self, struct pl_peer *peer)
     if (!recent)
         recent = &self->recent[self->next_recent++ % PL_RECENT];
     *recent = (struct pl_recent){ .pool = peer->pool, .peer = peer, .generation = generation };
+    recent->is_plain = peer->pool->settings.is_plain;
     pl_recent_spell(recent, peer->text);
     return recent;
 }

@@ -273,14 +273,32 @@ static struct pl_connection *pop_oldest(struct pl_room *room, struct pool *pool)
     return connection;
 }
 
+/* Of pools that park after the same time every hot connection is younger than every parked one; else not. */
+static bool is_parking_even(struct pl_room *room)
+{
+    uint64_t first_ns = PL_NEVER;
+    bool is_even = true;
+
+    pthread_mutex_lock(&room->lock);
+    PL_LIST_EACH(link, &room->pools) {
+        uint64_t park_ns = pl_container(link, struct pool, room_link)->settings.park_ns;
+
+        is_even = is_even && (first_ns == PL_NEVER || first_ns == park_ns);
+        first_ns = park_ns;
+    }
+    pthread_mutex_unlock(&room->lock);
+    return is_even;
+}
+
 bool pl_room_evict(struct pl_room *room, struct pool *pool)
 {
-    struct pl_connection *connection;
+    struct pl_connection *connection = NULL;
     struct pl_list rest;
 
     pl_list_init(&rest);
     pthread_mutex_lock(&room->sweep_lock);
-    connection = pop_oldest(room, pool);
+    if (pool || is_parking_even(room))
+        connection = pop_oldest(room, pool);
     if (!connection) {
         sweep_locked(room, true, &rest);
         connection = pop_oldest(room, pool);
@@ -442,18 +460,21 @@ static struct pl_peer *pop_wanting(struct pl_room *room, const struct pool *pool
 void pl_room_serve(struct pl_room *room, const struct pool *pool, bool has_freed_descriptor)
 {
     struct pl_peer *peer;
+    struct pool *owner;
     uint64_t generation;
     bool is_used = false;
 
     while (!is_used && (peer = pop_wanting(room, pool, has_freed_descriptor, &generation))) {
         if (!pl_peer_enter(peer, NULL, generation))
             continue;
+        owner = peer->pool;
         pthread_mutex_lock(&peer->lock);
         peer->shared.is_wanting = false;
         is_used = peer->shared.waiting > 0;     /* else the room is for the next one in the queue */
         pthread_mutex_unlock(&peer->lock);
         pl_peer_supply(peer);
         pl_peer_leave(peer);
+        pl_pool_leave(owner);
     }
 }
 

@@ -212,7 +212,7 @@ static int read_line(struct stress_caller *caller, struct pool_conn *conn, char 
     size_t have = 0, got;
     int status;
 
-    if (stress_chance(caller, 70)) {
+    if (!caller->must_copy && stress_chance(caller, 70)) {
         status = pool_recv_until(conn, "\n", 1, &bytes);
         if (status)
             return status;

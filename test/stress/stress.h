@@ -48,6 +48,7 @@ struct stress_caller {
     unsigned thread;
     uint64_t random;
     uint64_t serial;                    /* of its last request */
+    bool must_copy;                     /* the loan may end under it: no look at the library's memory */
 };
 
 struct stress_caller stress_caller_make(unsigned thread);
