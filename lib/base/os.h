@@ -61,7 +61,7 @@ struct pl_os {
 
     /* time and chance */
     uint64_t (*now_ns)(void);                                   /* exact; some 25 ns */
-    uint64_t (*coarse_ns)(void);                                /* behind now_ns by at most coarse_step_ns; some 3 ns */
+    uint64_t (*coarse_ns)(void);                                /* behind now_ns, by up to two steps; 3 ns */
     uint64_t (*coarse_step_ns)(void);
     int (*random)(void *buffer, size_t size);
 

@@ -119,13 +119,15 @@ static void on_timer(void *user)
         finish(dial, ETIMEDOUT);
         return;
     }
-    error = begin_connect(dial, dial->connection->fd);
+    /* Somebody else's socket may block in connect. */
+    error = pl_connection_is_ours(dial->connection) ? begin_connect(dial, dial->connection->fd) : EBADF;
     if (error)
         finish(dial, error);
 }
 
 static void drop_socket(struct pl_dial *dial)
 {
+    pl_mux_timer_disarm(dial->mux, &dial->timer);
     pl_connection_close_fd(dial->connection, dial->mux);
 }
 

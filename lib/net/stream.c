@@ -24,7 +24,8 @@ uint64_t pl_stream_deadline(struct pl_connection *connection, uint64_t now_ns)
 
     if (deadline_ns)
         return deadline_ns;
-    start_ns = lease->start_ns + pl_os->coarse_step_ns();       /* the coarse clock was at most a step behind */
+    /* The coarse clock is a step behind, and more where ticks come late: rather late than early. */
+    start_ns = lease->start_ns + 2 * pl_os->coarse_step_ns();
     if (start_ns > now_ns)
         start_ns = now_ns;
     deadline_ns = lease->timeout_ms == POOL_NONE ? PL_NEVER : pl_after(start_ns, lease->timeout_ms * PL_MS);

@@ -89,6 +89,10 @@ static void on_end_post(struct pl_post *post)
     struct pl_channel *channel = pl_container(post, struct pl_channel, end_post);
 
     channel->connection = NULL;
+    if (atomic_load(&channel->posted) & PL_POSTED_READY) {
+        pl_mux_post(channel->pool->mux, post);          /* that one may have been put off */
+        return;
+    }
     tell_end(channel);
     free_channel(channel);              /* posts run in order: the others of this channel have run */
 }
@@ -233,14 +237,24 @@ bool pl_channel_carry_out_ready(struct pl_connection *connection)
     return true;
 }
 
+/* Told from outside a callback. Whoever told it may still hold its pin for a moment: a connection that is given on must
+ * have none, so that moment is waited out, batch after batch. */
 static void on_ready_post(struct pl_post *post)
 {
     struct pl_channel *channel = pl_container(post, struct pl_channel, ready_post);
+    struct pl_connection *connection = channel->connection;
+    uint64_t word = connection ? atomic_load(&connection->word) : 0;
+    bool is_held = connection && pl_channel_of(connection) == channel && pl_word_is_held(word);
 
+    if (is_held && pl_word_pins(word)) {
+        pl_mux_post(channel->pool->mux, post);
+        return;
+    }
     atomic_fetch_and(&channel->posted, ~(uint32_t)PL_POSTED_READY);
-    if (channel->connection && pl_channel_of(channel->connection) == channel &&
-        pl_word_is_held(atomic_load(&channel->connection->word)))
-        pl_channel_carry_out_ready(channel->connection);
+    if (!is_held)
+        return;
+    atomic_store(&channel->is_ready_told, true);
+    pl_channel_carry_out_ready(connection);
 }
 
 /* ---- the hook */

@@ -163,9 +163,9 @@ void pool_conn_ready(struct pool_conn *conn, enum pool_status status)
     channel = pl_channel_of(connection);
     if (channel && (pl_word_state(word) == PL_SETUP || pl_word_state(word) == PL_HEARD)) {
         atomic_store(&channel->ready_status, status);
-        atomic_store(&channel->is_ready_told, true);
-        if ((!self || self->callback != connection) &&
-            !(atomic_fetch_or(&channel->posted, PL_POSTED_READY) & PL_POSTED_READY))
+        if (self && self->callback == connection)
+            atomic_store(&channel->is_ready_told, true);        /* carried out when the callback has come back */
+        else if (!(atomic_fetch_or(&channel->posted, PL_POSTED_READY) & PL_POSTED_READY))
             pl_mux_post(channel->pool->mux, &channel->ready_post);
     }
     if (pl_word_unpin(&connection->word))

@@ -117,17 +117,22 @@ static enum pool_status borrow_again(struct pl_borrow *borrow, const struct pool
     return pl_borrow_any(borrow, conn);
 }
 
-/* The moment at which the whole call ends, read off the connection before it is given away. */
-static uint64_t deadline_of(const struct pool_conn *conn, uint64_t now_ns)
+/* What the call took so far belongs to `use`, but for what the ways to a connection took. */
+static void account_use(struct pl_spent *spent, uint64_t begin_ns)
 {
-    return pl_stream_deadline(pl_connection_of(conn->slot), now_ns);
+    uint64_t rest_ns = pl_os->now_ns() - begin_ns;
+
+    spent->ns[POOL_PHASE_USE] = 0;
+    for (size_t i = 0; i < PL_COUNT(spent->ns); i++)
+        rest_ns -= spent->ns[i] < rest_ns ? spent->ns[i] : rest_ns;
+    spent->ns[POOL_PHASE_USE] = rest_ns;
 }
 
 enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use, void *user,
                                   const struct pool_call *call)
 {
     struct pl_borrow borrow = { .pool = pool, .address = address };
-    uint64_t begin_ns, deadline_ns;
+    uint64_t begin_ns = pl_os->now_ns(), deadline_ns;
     struct pool_conn conn;
     enum pool_status status;
     struct run run;
@@ -136,13 +141,12 @@ enum pool_status pool_communicate(struct pool *pool, const char *address, pool_u
         return POOL_E_ARGUMENT;
     status = pl_borrow_first(&borrow, call, &conn);
     for (int repeats = 0; !status; repeats++) {
-        begin_ns = pl_os->now_ns();
-        deadline_ns = deadline_of(&conn, begin_ns);
+        deadline_ns = pl_stream_deadline(pl_connection_of(conn.slot), begin_ns);    /* exact from here on */
         run.is_to_repeat = repeats == 0;
         run_use(&run, &conn, use, user);
         if (!run.status)
             return POOL_OK;
-        borrow.spent.ns[POOL_PHASE_USE] += pl_os->now_ns() - begin_ns;
+        account_use(&borrow.spent, begin_ns);
         if (!run.is_to_repeat)
             return tell_failure(address, call, &run, &borrow.spent);
         borrow.peer = NULL;

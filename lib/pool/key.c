@@ -33,8 +33,8 @@ _Static_assert(sizeof(struct call_of_table) == sizeof(struct pool_call), "a row 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wmissing-field-initializers"
 #define ZERO(name) 0,
-_Static_assert(sizeof((struct pool_options){ PL_OPTION_FIELDS(ZERO, ZERO) }), "a row for each field");
-_Static_assert(sizeof((struct pool_call){ PL_CALL_FIELDS(ZERO, ZERO) }), "a row for each field");
+_Static_assert(sizeof((struct pool_options){ PL_OPTION_FIELDS(ZERO, ZERO) }), "all rows");
+_Static_assert(sizeof((struct pool_call){ PL_CALL_FIELDS(ZERO, ZERO) }), "all rows");
 #pragma GCC diagnostic pop
 
 #define ONE(name) +1

@@ -50,31 +50,57 @@ static void note_outcome(struct pl_peer *peer, const struct pl_failure *failure)
     pthread_mutex_unlock(&peer->lock);
 }
 
-/* Nobody else can serve those who wait: no connection stands, none is on its way. */
-static bool is_last_hope(struct pl_peer *peer)
+/* Keeps the peer, and keeps it from dialing for those who are about to be told that it is no use. */
+static void hold_supply(struct pl_peer *peer)
 {
-    bool is_last;
-
+    pl_pool_ref(peer->pool);
     pthread_mutex_lock(&peer->lock);
-    is_last = peer->shared.count == 1;  /* the one that failed */
+    peer->shared.users++;
+    peer->shared.holds++;
     pthread_mutex_unlock(&peer->lock);
-    return is_last;
 }
 
-/* From OPENING or SETUP to its end. Who only waits for room goes on waiting, and is not told. */
+static void release_supply(struct pl_peer *peer)
+{
+    struct pool *pool = peer->pool;
+
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.holds--;
+    pthread_mutex_unlock(&peer->lock);
+    pl_peer_supply(peer);
+    pl_peer_leave(peer);
+    pl_pool_leave(pool);
+}
+
+/* Nobody else can serve those who wait: no connection stands, none is on its way. */
+static bool is_hopeless(struct pl_peer *peer)
+{
+    bool is_hopeless;
+
+    pthread_mutex_lock(&peer->lock);
+    is_hopeless = peer->shared.count == 0;
+    pthread_mutex_unlock(&peer->lock);
+    return is_hopeless;
+}
+
+/* From OPENING or SETUP to its end. Who only waits for room goes on waiting, and is not told; all others are told when
+ * the connection is gone, so that they find its descriptor free and its share of the caps given back. */
 static void end_attempt(struct pl_connection *connection, const struct pl_failure *failure, bool is_told)
 {
     struct pl_peer *peer = connection->peer;
+    struct pl_failure told = *failure;
 
     drop_dial(connection);
-    pl_set(connection->failure, pl_failure_pack(*failure));
-    note_outcome(peer, failure);
-    if (failure->status && is_told)
-        pl_peer_fail_waiters(peer, failure, is_last_hope(peer));
+    pl_set(connection->failure, pl_failure_pack(told));
+    note_outcome(peer, &told);
+    hold_supply(peer);
     if (is_closing(peer))
         pl_peer_close(connection, POOL_CLOSE_POOL);
     else
-        pl_peer_close(connection, failure->status ? POOL_CLOSE_ERROR : POOL_CLOSE_IDLE);
+        pl_peer_close(connection, told.status ? POOL_CLOSE_ERROR : POOL_CLOSE_IDLE);
+    if (told.status && is_told)
+        pl_peer_fail_waiters(peer, &told, is_hopeless(peer));
+    release_supply(peer);
 }
 
 static void give_up(struct pl_connection *connection, const struct pl_failure *failure)
@@ -409,7 +435,7 @@ static bool plan_one(struct pl_peer *peer, const struct pool_options *options)
     view.waiting = peer->shared.waiting;
     view.count = peer->shared.count;
     view.opening = peer->shared.opening;
-    view.is_closing = is_closing(peer) || peer->shared.is_wanting;
+    view.is_closing = is_closing(peer) || peer->shared.is_wanting || peer->shared.holds;
     is_wanted = pl_decide_dials(&view) > 0;
     peer->shared.count += is_wanted;
     peer->shared.opening += is_wanted;

@@ -62,6 +62,7 @@ struct pl_peer {
         uint32_t count, opening;        /* births minus deaths; those of them that are not yet ready */
         uint32_t waiting;
         uint32_t users;                 /* targets, and calls under way */
+        uint32_t holds;                 /* while there are any, nothing is opened */
         bool was_asked;                 /* on_none_removable ran, and nothing was opened since */
         bool is_wanting;                /* waits for room: nothing is opened until the room says so */
         struct pl_failure last_failure; /* of opening a connection; POOL_OK: the last one went well */

@@ -1,9 +1,8 @@
 /* lent.c: see lent.h. */
 #include "net/lent.h"
 
+#include <errno.h>
 #include <stdlib.h>
-
-#include "base/os.h"
 
 struct pl_limits lent_limits = { POOL_NONE, POOL_NONE, 65536 };
 
@@ -41,4 +40,59 @@ void end_loan(struct pl_connection *connection)
 struct pl_failure failure_of(struct pl_connection *connection)
 {
     return pl_failure_unpack(pl_get(connection->failure));
+}
+
+/* ---- the lazy kernel */
+
+static unsigned chance = 1;
+
+unsigned any_of(unsigned count)
+{
+    chance = chance * 1103515245u + 12345u;
+    return (chance >> 16) % count;
+}
+
+/* Interrupted, not ready, or one byte. */
+static ssize_t lazy_send(int fd, const void *data, size_t size, int flags)
+{
+    switch (any_of(4)) {
+    case 0:
+        return -EINTR;
+    case 1:
+        return -EAGAIN;
+    default:
+        return pl_os_real.send(fd, data, size ? 1 : 0, flags);
+    }
+}
+
+static ssize_t lazy_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    struct iovec *piece = message->msg_iov;
+
+    return lazy_send(fd, piece->iov_base, piece->iov_len, flags);
+}
+
+static ssize_t lazy_recv(int fd, void *buffer, size_t size, int flags)
+{
+    switch (any_of(4)) {
+    case 0:
+        return -EINTR;
+    case 1:
+        return -EAGAIN;
+    default:
+        return pl_os_real.recv(fd, buffer, size ? 1 : 0, flags);
+    }
+}
+
+static int lazy_poll(struct pollfd *polled, nfds_t count, uint64_t deadline_ns)
+{
+    return any_of(2) ? -EINTR : pl_os_real.poll_until(polled, count, deadline_ns);
+}
+
+void make_lazy(struct pl_os *os)
+{
+    os->send = lazy_send;
+    os->sendmsg = lazy_sendmsg;
+    os->recv = lazy_recv;
+    os->poll_until = lazy_poll;
 }

@@ -2,6 +2,7 @@
 #ifndef TEST_NET_LENT_H
 #define TEST_NET_LENT_H
 
+#include "base/os.h"
 #include "net/connection.h"
 #include "net/stream.h"
 
@@ -15,6 +16,10 @@ void end_loan(struct pl_connection *connection);    /* closes it */
 
 /* What failed last. */
 struct pl_failure failure_of(struct pl_connection *connection);
+
+/* Makes a door send, receive and wait as lazily as a kernel may: one byte, EINTR, EAGAIN. */
+void make_lazy(struct pl_os *os);
+unsigned any_of(unsigned count); /* the same numbers in each run */
 
 /* The bounds of every connection made here; those of the library's defaults at first. */
 extern struct pl_limits lent_limits;

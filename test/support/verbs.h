@@ -13,8 +13,13 @@
 #include <stdint.h>
 
 #include "commpool/pool.h"
+#include "support/tests.h"
 
 #define VERBS_SOON 20000                /* ms that no wait of a healthy run comes near */
+
+/* Did it take `low` ms and not much more? For tests whose rule is another one than exactness: other
+ * programs may run at the same time. */
+#define IN_TIME(ms, low) WITHIN((ms), (low), (low) + 150)
 
 /* A pool, or NULL with the reason on stderr. The caller ends it with pool_destroy(). */
 #define MAKE_POOL(...) make_pool(POOL_OPTIONS(__VA_ARGS__))
