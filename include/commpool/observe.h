@@ -36,8 +36,8 @@ enum pool_event_kind {
 
 /* Why a connection was closed; also the index into pool_stats.closed. */
 enum pool_close_reason {
-    POOL_CLOSE_IDLE, /* it was idle for longer than the pool keeps idle connections */
-    POOL_CLOSE_AGE, /* it lived for longer than max_age_ms */
+    POOL_CLOSE_IDLE, /* nobody needed it for idle_ms, or there were more than max_idle */
+    POOL_CLOSE_AGE, /* it lived for longer than max_age_ms, or was drained */
     POOL_CLOSE_USES, /* it was borrowed max_uses times */
     POOL_CLOSE_STALE, /* the pool was cleared since it was opened (later release) */
     POOL_CLOSE_EVICTED, /* its descriptor was needed for another connection */
@@ -78,9 +78,9 @@ struct pool_event_info {
 
 /* An observer of events, given as pool_options.on_event; `user` is pool_options.user.
  *
- * It runs on whichever thread made the event, after all locks are released, one at a time, and in
- * order for each connection. `event` is borrowed for the call. It holds that thread up, so it
- * should be short. */
+ * It runs after all locks are released, one at a time, and in order for each connection: on the
+ * thread that made the event, or on another one that is telling events just then. `event` is
+ * borrowed for the call. It holds that thread up, so it should be short. */
 typedef void pool_event_fn(const struct pool_event_info *event, void *user);
 
 /* A snapshot of a pool's numbers. Gauges say how it is now; counters only grow while the pool
@@ -90,7 +90,7 @@ struct pool_stats {
     size_t size;
 
     /* Gauges, in connections: the first five add up to `total` in every snapshot. */
-    uint64_t idle; /* hot or parked, free to be borrowed */
+    uint64_t idle; /* hot or parked, free to be borrowed; or heard by its actor */
     uint64_t lent; /* in the hands of one borrower */
     uint64_t shared; /* carrying queries (later release; 0) */
     uint64_t opening; /* being connected or set up */
@@ -126,7 +126,7 @@ struct pool_stats {
  *
  * The struct is the caller's; its `size` must be set before. Any thread may call it, callbacks
  * included; it never waits for the network. Errors: POOL_E_ARGUMENT when `pool` or `stats` is NULL
- * or stats->size is impossible; *stats is then unchanged. */
+ * or stats->size is impossible; POOL_E_CLOSING when the pool ends. *stats is then unchanged. */
 POOL_API enum pool_status pool_stats(struct pool *pool, struct pool_stats *stats);
 
 /* How much a log line matters, the gravest first. */

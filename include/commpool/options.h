@@ -122,7 +122,8 @@ typedef void pool_request_fn(struct pool_responder *responder, struct pool_bytes
 typedef void pool_orphan_fn(uint64_t connection, uint64_t key, struct pool_bytes message,
                             void *user);
 
-/* The settings of a pool. All zeros, or POOL_OPTIONS(), is a safe pool; nothing needs setting.
+/* The settings of a pool. POOL_OPTIONS(), which is `size` and zeros, is a safe pool; nothing needs
+ * setting.
  *
  * pool_create() copies the struct; what its pointers name must outlive the pool. It answers
  * POOL_E_ARGUMENT to an impossible value. */
@@ -191,11 +192,13 @@ struct pool_options {
     uint32_t leak_ms;
 
     /* Milliseconds that a whole call may take: waiting, connecting, setting up and using. Default:
-     * 10,000. pool_call.timeout_ms overrides it for one call. */
+     * 10,000. pool_call.timeout_ms overrides it for one call. Over TCP it is also the time after
+     * which the kernel gives up a peer that acknowledges nothing (TCP_USER_TIMEOUT, tcp(7)). */
     uint32_t timeout_ms;
 
-    /* Milliseconds that opening one connection may take, up to its being connected. Default: 5,000.
-     * Lower it on a local network, where a late answer means none. */
+    /* Milliseconds that opening one connection may take, up to its being connected; as many again
+     * for the exchange that on_new_connection begins. Default: 5,000. Lower it on a local network,
+     * where a late answer means none. */
     uint32_t connect_ms;
 
     /* Milliseconds for one TLS handshake. No effect yet. */
@@ -218,8 +221,8 @@ struct pool_options {
      * MiB. Lower it to bound memory with many slow peers. */
     uint32_t write_high;
 
-    /* Bytes to which that queue must fall before it takes more. Default: 256 KiB. Keep it below
-     * write_high. */
+    /* Bytes to which that queue must fall before it takes more. Default: 256 KiB, or write_high
+     * where that is less. It must not be above write_high. */
     uint32_t write_low;
 
     /* Bytes that pool_recv_until() may read in search of its delimiter, the delimiter included;
@@ -303,8 +306,7 @@ struct pool_options {
     (&(struct pool_options){ .size = sizeof(struct pool_options), __VA_ARGS__ })
 #endif
 
-/* Bits for pool_call.flags. This release takes POOL_SAFE_TO_REPEAT only; every other bit is
- * POOL_E_ARGUMENT. */
+/* Bits for pool_call.flags. A bit that is Reserved, or that is not here, is POOL_E_ARGUMENT. */
 enum {
     /* Doing it twice does no harm: after a reused connection failed, `use` may run again even
      * though something was sent. */

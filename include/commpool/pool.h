@@ -12,7 +12,7 @@
  * comment says otherwise. Functions that may wait answer POOL_E_WOULD_BLOCK instead of waiting when
  * they are called on the mux thread (mux.h). on_new_connection, actors and connection events run on
  * the mux thread; on_none_removable and prepare run on the thread that decides, inside its call;
- * on_event runs wherever something happened. No lock is held in any of them.
+ * on_event runs wherever events are told (observe.h). No lock is held in any of them.
  *
  * Ownership. `const struct x *` is borrowed until the call returns. `struct x **` hands over
  * something that the caller frees. A `struct pool_conn *` given to a callback is borrowed for that
@@ -143,7 +143,8 @@ POOL_API void pool_target_free(struct pool_target *target);
  * Errors that all of them have: POOL_E_ARGUMENT for NULL or a stale handle; POOL_E_TIMEOUT when
  * time ran out before anything of this exchange was on the wire, POOL_E_TIMEOUT_IN_TRANSFER when it
  * ran out later; POOL_E_BROKEN when the connection was reset, lost or marked as dead;
- * POOL_E_CLOSING when the pool was destroyed meanwhile; POOL_E_WOULD_BLOCK as above;
+ * POOL_E_CLOSING when the pool was destroyed meanwhile; POOL_E_WOULD_BLOCK as above, and always for
+ * a handle that on_new_connection or an actor was given: those use the event-driven calls;
  * POOL_E_RESOURCE, POOL_E_ACCESS or POOL_E_SYSTEM for other refusals of the kernel. Each comment
  * below adds its own. */
 
@@ -214,8 +215,9 @@ typedef void pool_conn_event_fn(struct pool_conn *conn, enum pool_event event,
  * It serves exchanges that on_new_connection began and ended with POOL_LATER, until
  * pool_conn_ready(). It never calls back from inside this call. `user` stays the program's and must
  * be valid until the last event. Call it on the mux thread, in on_new_connection or in an actor.
- * Errors: POOL_E_ARGUMENT when something is NULL, the handle is stale, or the connection is lent to
- * a blocking borrower; POOL_E_MEMORY. When it fails, nothing is ever called. */
+ * Errors: POOL_E_ARGUMENT when something is NULL, the handle is stale, this is not the mux thread,
+ * or the connection is lent to a blocking borrower; POOL_E_BROKEN when the descriptor is not the
+ * pool's any more; POOL_E_MEMORY. When it fails, nothing is ever called. */
 POOL_API enum pool_status pool_conn_watch(struct pool_conn *conn, pool_conn_event_fn *on_event,
                                           void *user);
 
@@ -231,9 +233,9 @@ POOL_API enum pool_status pool_write(struct pool_conn *conn, const void *data, s
 /* Bounds the silence in one direction of a watched connection: after `ms` milliseconds without a
  * byte it gets POOL_EV_TIMEOUT_READ or POOL_EV_TIMEOUT_WRITE.
  *
- * POOL_NONE takes the bound away. It counts from this call, and anew from every byte. The event
- * closes nothing by itself. Call it on the mux thread, in on_new_connection, in an actor or in an
- * event. Errors: POOL_E_ARGUMENT for a stale handle or a direction that does not exist;
+ * POOL_NONE and 0 take the bound away. It counts from this call, and anew from every byte. The
+ * event closes nothing by itself. Call it on the mux thread, in on_new_connection, in an actor or
+ * in an event. Errors: POOL_E_ARGUMENT for a stale handle or a direction that does not exist;
  * POOL_E_MEMORY. */
 POOL_API enum pool_status pool_conn_timeout(struct pool_conn *conn, enum pool_direction direction,
                                             uint32_t ms);

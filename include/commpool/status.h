@@ -2,8 +2,9 @@
  *
  * A function that can fail answers an enum pool_status: POOL_OK, or a negative number that says
  * what kind of failure it was. Who wants more passes a struct pool_error, which adds how far the
- * work had come, what the peer can know of it, and one sentence for a log. The library never
- * prints, leaves errno as it was, and never ends the program over what a peer or the system does.
+ * work had come, what the peer can know of it, and one sentence for a log. The library prints
+ * nothing, leaves errno as it was, and never ends the program over what a peer or the system does.
+ * Only when it finds its own state broken does it say so on stderr, in one line, and abort.
  *
  * Invariants: numbers are never renumbered and never reused; a later release may add new ones at
  * the end, so a switch over them needs a default.

@@ -3,7 +3,7 @@
  * instead of crashing. Nothing else may be read through an old pointer.
  *
  * An arena only grows; elements are reused first in, first out, so that a number comes back as late as possible. The
- * pages go back when the library is unloaded. Arenas are the only globals of the library besides the door.
+ * pages go back when the library is unloaded.
  */
 #ifndef PL_BASE_ARENA_H
 #define PL_BASE_ARENA_H
@@ -17,7 +17,6 @@
 
 #define PL_ARENA_FIRST 32u              /* elements of the first chunk; each chunk has twice as many as the one before */
 #define PL_ARENA_CHUNKS 20
-#define PL_ARENA_NO_INDEX UINT32_MAX
 
 /* Must be the first member of what lives in an arena. */
 struct pl_arena_node {

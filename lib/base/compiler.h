@@ -4,9 +4,7 @@
 
 #include <stddef.h>
 
-#define PL_API __attribute__((visibility("default")))   /* the symbol is listed in the version map too */
 #define PL_MUST_USE __attribute__((warn_unused_result))
-#define PL_PRINTF(format, first) __attribute__((format(printf, format, first)))
 #define PL_LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define PL_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 #define PL_INLINE static inline __attribute__((always_inline))

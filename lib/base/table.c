@@ -1,8 +1,6 @@
 /* table.c: chains in a power of two of buckets, doubled when there are as many nodes as buckets. */
 #include "base/table.h"
 
-#include <string.h>
-
 #include "base/assert.h"
 #include "base/os.h"
 

@@ -2,8 +2,8 @@
  *
  * It does not know what a connection is: whoever watches descriptors registers a handler for its kind and is told
  * (index, birth, events); an event whose birth is not the watched thing's any more is stale and dropped by the handler.
- * One thread dispatches at a time. A batch is: events of descriptors, then due timers, then posts. What callbacks end in
- * a batch is freed by posts, so nothing disappears under a handler that is still running.
+ * One thread dispatches at a time. A batch is: events of descriptors, then due timers, then posts. Whoever watches sees to
+ * it that nothing disappears under a handler that is still running; a timer may be closed and freed by its own callback.
  */
 #ifndef PL_MUX_MUX_H
 #define PL_MUX_MUX_H
@@ -35,7 +35,7 @@ struct pool_mux {
     pl_watch_fn *_Atomic on_watch[PL_WATCH_KINDS];      /* each set once */
     void *extension;                                    /* the pool layer's part */
     void (*end_extension)(struct pool_mux *mux);
-    _Atomic uint32_t refs;                              /* the creator's, and one for each pool */
+    _Atomic uint32_t refs;                              /* the creator's, each pool's, each public timer's, each public call's */
     _Atomic uint64_t dispatcher;                        /* id of the thread in a batch, 0: none */
     _Atomic uint64_t home;                              /* embedded: id of the thread that must not be blocked */
     _Atomic bool is_stopped;

@@ -5,7 +5,6 @@
 #define PL_MUX_TIMER_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 #include "base/list.h"

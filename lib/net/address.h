@@ -32,8 +32,7 @@
 enum pl_scheme { PL_SCHEME_TCP, PL_SCHEME_TLS, PL_SCHEME_UNIX, PL_SCHEME_ABSTRACT };
 enum pl_host_kind { PL_HOST_NONE, PL_HOST_NAME, PL_HOST_IPV4, PL_HOST_IPV6 };
 
-/* What BETA calls the qualities of a connection. A stream has them all, so they only take part in
- * the key. */
+/* What rely= may ask of a transport. A stream has them all, so they only take part in the key. */
 enum pl_quality {
     PL_UNRELIABLE = 1,
     PL_LOSS = 2,

@@ -52,7 +52,7 @@ enum {
 
 /* One loan: from borrow to return. Its fields are atomic because a program may misuse two copies of a handle at once. */
 struct pl_lease {
-    uint64_t start_ns;                  /* when the call began, by the coarse clock: up to a step too early */
+    uint64_t start_ns;                  /* when the call began; of a warm borrow by the coarse clock, up to two steps too early */
     _Atomic uint64_t deadline_ns;       /* 0: not worked out yet, the first operation does it from start_ns */
     uint64_t lent_ns;                   /* when the connection was handed over; only kept for observers */
     uint32_t timeout_ms;
@@ -91,7 +91,7 @@ struct pl_connection {
     uint8_t close_reason;               /* enum pool_close_reason, once it is known */
     struct pl_list all_link;            /* in its peer's list of all; peer lock */
     struct pl_list idle_link;           /* in its peer's list of idle ones; peer lock; linked while the word says listed */
-    struct pl_list lru_link;            /* in the mux's list of parked ones, oldest first; room lock */
+    struct pl_list lru_link;            /* in its pool's list of parked ones, oldest first (room lock), or in a sweep's */
     struct pl_dial *dial;               /* while it is being opened */
     struct pl_input *input;             /* bytes read ahead by recv_until; NULL until needed */
     struct pl_channel *_Atomic channel; /* event-driven use and actor; NULL until needed */

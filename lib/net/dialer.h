@@ -19,10 +19,10 @@ struct pl_dial {
     int (*on_socket)(int fd, const char *address, void *user);
     void *user;
     /* Called once, on the mux thread, when the connection stands (0) or cannot (a positive errno). Not called when
-     * pl_dial_start answers an error, nor after pl_dial_stop. */
+     * pl_dial_start answers an error, nor after pl_dial_close. */
     void (*on_end)(struct pl_dial *dial, int error);
     struct pl_timer timer;
-    bool is_begun;                              /* for the caller: its post has run */
+    bool is_begun;                              /* for the caller: under way, and nothing of it on the stack */
     bool is_refused_by_hook;
 };
 

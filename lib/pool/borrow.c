@@ -1,4 +1,4 @@
-/* borrow.c: the warm path, the looks at a connection before it is lent, the wait, and the return.
+/* borrow.c: the warm path, the looks at a connection before it is lent, and the wait.
  *
  * The warm path is one swap of the word of the connection that this thread returned last, and one swap back. Because the
  * whole word must be what it was, nothing else has to be looked at to know that it is the same connection of the same
@@ -7,7 +7,6 @@
 #include "pool/borrow.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "base/os.h"
 #include "net/stream.h"
@@ -91,8 +90,8 @@ static const struct pool_call no_call;
 static bool is_simple(const struct pool *pool, const struct pool_call *call)
 {
     return pool && pool->settings.is_plain && atomic_load_explicit(&pool->state, memory_order_relaxed) == PL_POOL_LIVE &&
-           call->size <= sizeof(*call) && !call->deadline_ns && !call->ticket && !call->on_part && !call->on_error &&
-           !(call->flags & ~(uint32_t)(POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY));
+           (call->size == sizeof(*call) || !call->size) && !call->deadline_ns && !call->ticket && !call->on_part &&
+           !call->on_error && !(call->flags & ~(uint32_t)(POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY));
 }
 
 /* Takes exactly the connection that this thread returned last, if nothing happened to it since. */
@@ -203,16 +202,29 @@ static bool look_around(struct pl_borrow *borrow, struct pl_waiter *waiter, bool
     return true;
 }
 
+static bool was_told(struct pl_peer *peer, const struct pl_waiter *waiter)
+{
+    bool was_told;
+
+    pthread_mutex_lock(&peer->lock);
+    was_told = waiter->is_woken || waiter->state != PL_WAITER_QUEUED;
+    pthread_mutex_unlock(&peer->lock);
+    return was_told;
+}
+
 static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
 {
     struct pl_peer *peer = borrow->peer;
-    uint64_t deadline_ns = earlier(borrow->deadline_ns, borrow->wait_deadline_ns);
+    uint64_t deadline_ns = earlier(borrow->deadline_ns, borrow->wait_deadline_ns), until_ns = deadline_ns;
     bool is_over = false, has_ended;
 
     pl_peer_supply(peer);
+    if (was_told(peer, waiter))
+        until_ns = 0;                   /* on_none_removable may have waited for something, and used up our wake-up */
     do {
-        if (!pl_thread_wait(borrow->self, deadline_ns))
+        if (!pl_thread_wait(borrow->self, until_ns))
             is_over = is_past(deadline_ns);
+        until_ns = deadline_ns;
         if (is_over)
             borrow->failure = out_of_time(peer);        /* while it still shows what was waited for */
         pthread_mutex_lock(&peer->lock);

@@ -1,4 +1,4 @@
-/* borrow.h: how a call comes to a connection, and how it gives it back. */
+/* borrow.h: how a call comes to a connection; give_back.c has the way back. */
 #ifndef PL_POOL_BORROW_H
 #define PL_POOL_BORROW_H
 

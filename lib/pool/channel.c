@@ -244,7 +244,8 @@ static void on_ready_post(struct pl_post *post)
     struct pl_channel *channel = pl_container(post, struct pl_channel, ready_post);
     struct pl_connection *connection = channel->connection;
     uint64_t word = connection ? atomic_load(&connection->word) : 0;
-    bool is_held = connection && pl_channel_of(connection) == channel && pl_word_is_held(word);
+    bool is_held = connection && pl_channel_of(connection) == channel && pl_word_is_held(word) &&
+                   pl_word_serial(word) == atomic_load(&channel->ready_serial);
 
     if (is_held && pl_word_pins(word)) {
         pl_mux_post(channel->pool->mux, post);

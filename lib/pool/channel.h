@@ -24,6 +24,7 @@ struct pl_channel {
     uint32_t silence_ms[2];             /* 0: unbounded */
     _Atomic bool is_ready_told;         /* pool_conn_ready was called */
     _Atomic int ready_status;
+    _Atomic uint64_t ready_serial;      /* of the handle it was called with, when told from outside a callback */
     struct pl_post ready_post, hear_post, end_post;
     _Atomic uint32_t posted;            /* which of the first two are on their way */
     uint64_t id;                        /* of the connection, for the actor's last call */

@@ -8,7 +8,7 @@
 #include "pool/pool.h"
 
 /* The channel of a connection that this thread may drive event by event; NULL: not so, and nothing is pinned. */
-static struct pl_channel *enter_channel(const struct pool_conn *conn, bool make)
+static struct pl_channel *enter_channel(const struct pool_conn *conn)
 {
     struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
     struct pl_channel *channel = NULL;
@@ -18,7 +18,7 @@ static struct pl_channel *enter_channel(const struct pool_conn *conn, bool make)
         return NULL;
     state = pl_word_state(atomic_load(&connection->word));
     if ((state == PL_SETUP || state == PL_HEARD) && pl_mux_is_here(connection->mux))
-        channel = make ? pl_channel_make(connection) : pl_channel_of(connection);
+        channel = pl_channel_make(connection);
     if (!channel && pl_word_unpin(&connection->word))
         pl_peer_finish_close(connection);
     return channel;
@@ -39,7 +39,7 @@ enum pool_status pool_conn_watch(struct pool_conn *conn, pool_conn_event_fn *on_
 
     if (!on_event)
         return POOL_E_ARGUMENT;
-    channel = enter_channel(conn, true);
+    channel = enter_channel(conn);
     if (!channel)
         return POOL_E_ARGUMENT;
     channel->on_event = on_event;
@@ -85,7 +85,7 @@ enum pool_status pool_write(struct pool_conn *conn, const void *data, size_t siz
 
     if (!data && size)
         return POOL_E_ARGUMENT;
-    channel = enter_channel(conn, true);
+    channel = enter_channel(conn);
     if (!channel)
         return POOL_E_ARGUMENT;
     if (!pl_connection_is_ours(channel->connection))
@@ -137,7 +137,7 @@ enum pool_status pool_conn_timeout(struct pool_conn *conn, enum pool_direction d
 
     if (direction != POOL_READ && direction != POOL_WRITE)
         return POOL_E_ARGUMENT;
-    channel = enter_channel(conn, true);
+    channel = enter_channel(conn);
     if (!channel)
         return POOL_E_ARGUMENT;
     if (!make_timers(channel))
@@ -163,6 +163,7 @@ void pool_conn_ready(struct pool_conn *conn, enum pool_status status)
     channel = pl_channel_of(connection);
     if (channel && (pl_word_state(word) == PL_SETUP || pl_word_state(word) == PL_HEARD)) {
         atomic_store(&channel->ready_status, status);
+        atomic_store(&channel->ready_serial, conn->serial);
         if (self && self->callback == connection)
             atomic_store(&channel->is_ready_told, true);        /* carried out when the callback has come back */
         else if (!(atomic_fetch_or(&channel->posted, PL_POSTED_READY) & PL_POSTED_READY))

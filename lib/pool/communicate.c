@@ -1,6 +1,4 @@
 /* communicate.c: borrow, use, return: the main call, and what becomes of what `use` did. */
-#include <errno.h>
-
 #include "base/os.h"
 #include "net/stream.h"
 #include "pool/borrow.h"

@@ -1,8 +1,6 @@
 /* conn.c: what programs do with a handle. Each call checks and pins the connection first, so a stale or shared copy is an
  * error and never somebody else's connection.
  */
-#include <string.h>
-
 #include "base/os.h"
 #include "net/stream.h"
 #include "pool/channel.h"

@@ -1,6 +1,4 @@
-/* identity.c: descriptors that other code closed, replaced or made, and room asked for by the program. */
-#include <errno.h>
-
+/* identity.c: descriptors that other code closed or replaced, room asked for by the program, and targets. */
 #include "base/os.h"
 #include "pool/events.h"
 #include "pool/pool.h"

@@ -35,7 +35,7 @@ struct pool_address;
     NOT_KEY(max_age_ms)                                                                            \
     NOT_KEY(park_ms)                                                                               \
     NOT_KEY(leak_ms)                                                                               \
-    NOT_KEY(timeout_ms) /* this and the next six: how long callers are patient */                  \
+    NOT_KEY(timeout_ms) /* this and the next five: how long callers are patient */                 \
     NOT_KEY(connect_ms)                                                                            \
     NOT_KEY(tls_ms)                                                                                \
     NOT_KEY(read_ms)                                                                               \

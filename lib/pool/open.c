@@ -4,7 +4,6 @@
 #include "pool/open.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "base/os.h"
 #include "net/dialer.h"
@@ -23,6 +22,11 @@ static struct pool *pool_of(const struct pl_connection *connection)
 static bool is_closing(const struct pl_peer *peer)
 {
     return atomic_load(&peer->hints) & PL_HINT_CLOSING;
+}
+
+static struct pl_failure closing_failure(void)
+{
+    return pl_failure_make(POOL_E_CLOSING, POOL_PHASE_CONNECT, 0);
 }
 
 /* Errors that closing some other connection can cure. */
@@ -45,7 +49,6 @@ static void drop_dial(struct pl_connection *connection)
 static void note_outcome(struct pl_peer *peer, const struct pl_failure *failure)
 {
     pthread_mutex_lock(&peer->lock);
-    peer->shared.last_failure = *failure;
     peer->shared.was_asked = peer->shared.was_asked && (failure->status || peer->shared.is_wanting);
     pthread_mutex_unlock(&peer->lock);
 }
@@ -133,13 +136,18 @@ static void give_up_for_room(struct pl_connection *connection, int error)
     struct pl_peer *peer = connection->peer;
     struct pool *pool = peer->pool;
     struct pl_failure failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT), none = { 0 };
+    bool may_wait;
 
     failure.status = POOL_E_RESOURCE;
     if (!pl_peer_has_waiters(peer)) {
         give_up(connection, &none);
         return;
     }
-    if (!may_wait_for_room(peer)) {
+    connection->dial->is_begun = false;         /* the program is asked, and may end the pool */
+    may_wait = may_wait_for_room(peer);
+    if (is_closing(peer))
+        failure = closing_failure();
+    if (!may_wait || is_closing(peer)) {
         give_up(connection, &failure);
         return;
     }
@@ -239,19 +247,25 @@ static void set_up(struct pl_connection *connection)
 
 /* ---- dialing */
 
-static void on_dialed(struct pl_dial *dial, int error);
-
 static void try_dial(struct pl_dial *dial)
 {
     struct pl_connection *connection = dial->connection;
     struct pl_failure failure;
-    int error = pl_dial_start(dial);
+    int error;
 
+    dial->is_begun = false;             /* on_socket may end the pool; it must not end the dial under us */
+    error = pl_dial_start(dial);
     for (int i = 0; i < EVICTIONS_PER_DIAL && is_shortage(error); i++) {
         if (!pl_room_evict(pool_of(connection)->room, NULL))
             break;
         error = pl_dial_start(dial);
     }
+    if (is_closing(connection->peer)) {
+        failure = closing_failure();
+        give_up(connection, &failure);
+        return;
+    }
+    dial->is_begun = true;
     if (!error)
         return;
     if (is_shortage(error)) {
@@ -308,9 +322,8 @@ static void on_mux(struct pl_post *post)
     struct pl_peer *peer = connection->peer;
     struct pl_failure failure = { 0 };
 
-    dial->is_begun = true;
     if (is_closing(peer)) {
-        failure = pl_failure_make(POOL_E_CLOSING, POOL_PHASE_CONNECT, 0);
+        failure = closing_failure();
         give_up(connection, &failure);
     } else if (!pl_peer_has_waiters(peer)) {
         give_up(connection, &failure);  /* a connection came back first: nobody needs this one any more */
@@ -498,7 +511,7 @@ bool pl_open_has_unready(struct pl_peer *peer)
 
 void pl_open_abort_all(struct pl_peer *peer)
 {
-    struct pl_failure failure = pl_failure_make(POOL_E_CLOSING, POOL_PHASE_CONNECT, 0);
+    struct pl_failure failure = closing_failure();
     struct pl_connection *connection;
 
     do {

@@ -36,7 +36,6 @@ struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address)
     peer->text = pool_address_text(address);
     atomic_store(&peer->hints, 0);
     peer->shared.users = 1;
-    peer->shared.last_failure = (struct pl_failure){ 0 };
     atomic_fetch_add(&peer->generation, 1);
     pthread_mutex_unlock(&peer->lock);
     return peer;

@@ -4,7 +4,8 @@
  * nothing any more. All else is under the lock, or fixed while the peer is live; it is live as long as it has users,
  * connections, or stands in one of the room's lists.
  *
- * Lock order: pool->lock, peer lock, room lock. Nobody is called, and nothing waits, under any of them.
+ * Lock order: the room's sweep lock, pool->lock, peer lock, room lock; below them only those of lower layers. Nobody is
+ * called, and nothing waits, under any of them.
  */
 #ifndef PL_POOL_PEER_H
 #define PL_POOL_PEER_H
@@ -65,7 +66,6 @@ struct pl_peer {
         uint32_t holds;                 /* while there are any, nothing is opened */
         bool was_asked;                 /* on_none_removable ran, and nothing was opened since */
         bool is_wanting;                /* waits for room: nothing is opened until the room says so */
-        struct pl_failure last_failure; /* of opening a connection; POOL_OK: the last one went well */
     } shared;
     struct {                            /* room lock */
         struct pl_list hot_link;

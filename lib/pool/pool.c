@@ -1,9 +1,6 @@
 /* pool.c: the life of a pool, and the table of its peers. */
 #include "pool/pool.h"
 
-#include <errno.h>
-#include <string.h>
-
 #include "base/os.h"
 #include "net/address.h"
 #include "pool/channel.h"
@@ -197,6 +194,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     pl_table_init(&pool->peers);
     pl_list_init(&pool->all_peers);
     pl_list_init(&pool->parked);
+    pool->aged_ns = PL_NEVER;
     pool->books = (struct pl_books){ 0 };
     atomic_store(&pool->total, 0);
     atomic_store(&pool->last_id, 0);

@@ -21,7 +21,7 @@ struct pl_event_queue;
 struct pool {
     struct pl_arena_node node;
     _Atomic uint32_t state;             /* enum pl_pool_state */
-    _Atomic uint32_t refs;              /* the user's, each connection's, each target's, each slow call's */
+    _Atomic uint32_t refs;              /* the user's, each connection's, channel's and target's, each slow call's */
     _Atomic uint32_t total;             /* connections, births minus deaths */
     _Atomic uint64_t last_id;
     struct pl_settings settings;        /* fixed */
@@ -32,6 +32,7 @@ struct pool {
     struct pl_list all_peers;           /* lock; in no order */
     struct pl_books books;              /* lock */
     struct pl_list parked;              /* room lock: least recently used first */
+    uint64_t aged_ns;                   /* room lock: not before then is one of them too old */
     struct pl_list room_link;           /* room lock */
     struct pl_event_queue *events;      /* NULL: nobody observes */
 };

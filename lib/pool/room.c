@@ -11,6 +11,7 @@
 #include "pool/events.h"
 #include "pool/pool.h"
 
+#define AGE_STEPS 64                    /* so often, in the time that connections may live, are the parked ones looked through */
 #define RETRY_NS (100 * PL_MS)          /* how often descriptors are tried for while nothing of ours can give one */
 
 _Atomic uint32_t pl_room_wanted;
@@ -18,6 +19,15 @@ _Atomic uint32_t pl_room_wanted;
 static struct pl_connection *from_lru(struct pl_list *link)
 {
     return pl_container(link, struct pl_connection, lru_link);
+}
+
+/* Room lock held. */
+static void arm_sweep(struct pl_room *room, uint64_t when_ns)
+{
+    if (when_ns >= room->sweep_ns)
+        return;
+    room->sweep_ns = when_ns;
+    pl_mux_timer_arm(room->mux, &room->sweep_timer, when_ns);
 }
 
 /* ---- the sweep */
@@ -106,6 +116,17 @@ static void sort(struct pl_list *list)
     pl_list_move_all(list, &sorted);
 }
 
+/* Room lock held. */
+static void note_age(struct pl_room *room, struct pool *pool, const struct pl_connection *connection)
+{
+    uint64_t expires_ns = pl_get(connection->expires_ns);
+
+    if (expires_ns >= pool->aged_ns)
+        return;
+    pool->aged_ns = expires_ns;
+    arm_sweep(room, expires_ns);
+}
+
 enum park_end { PARKED, WANTED, STOLEN, TOO_OLD };
 
 static enum park_end park(struct pl_room *room, struct pl_connection *connection, uint64_t now_ns)
@@ -123,6 +144,7 @@ static enum park_end park(struct pl_room *room, struct pl_connection *connection
             return STOLEN;
         pthread_mutex_lock(&room->lock);
         pl_list_push_back(&pool->parked, &connection->lru_link);
+        note_age(room, pool, connection);
         word = pl_word_with(atomic_load(&connection->word), PL_PARKED);
         while (!pl_word_become(&connection->word, atomic_load(&connection->word), word))
             word = pl_word_with(atomic_load(&connection->word), PL_PARKED);
@@ -320,15 +342,6 @@ void pl_room_unpark(struct pl_room *room, struct pl_connection *connection)
 
 /* ---- hot peers */
 
-/* Room lock held. */
-static void arm_sweep(struct pl_room *room, uint64_t when_ns)
-{
-    if (when_ns >= room->sweep_ns)
-        return;
-    room->sweep_ns = when_ns;
-    pl_mux_timer_arm(room->mux, &room->sweep_timer, when_ns);
-}
-
 void pl_room_note_hot(struct pl_room *room, struct pl_peer *peer)
 {
     pthread_mutex_lock(&room->lock);
@@ -509,16 +522,61 @@ static uint64_t expire(struct pl_room *room, uint64_t now_ns)
     return next_ns;
 }
 
+/* Takes what is too old out of the parked ones of a pool, CLOSING and the caller's; room lock held. The list is in
+ * another order, so the whole of it is looked at, but only a few times in the span that connections may live. */
+static void take_aged(struct pool *pool, uint64_t now_ns, struct pl_list *aged)
+{
+    uint64_t next_ns = PL_NEVER, step_ns = pool->settings.options.max_age_ms * PL_MS / AGE_STEPS;
+
+    PL_LIST_EACH(link, &pool->parked) {
+        struct pl_connection *connection = from_lru(link);
+        uint64_t seen = atomic_load(&connection->word), expires_ns = pl_get(connection->expires_ns);
+
+        if (pl_word_state(seen) != PL_PARKED)
+            continue;
+        if (expires_ns > now_ns || (seen & PL_PIN_MASK) || !pl_word_become_state(&connection->word, seen, PL_CLOSING)) {
+            next_ns = expires_ns < next_ns ? expires_ns : next_ns;
+            continue;
+        }
+        connection->close_reason = POOL_CLOSE_AGE;
+        pl_list_unlink(link);
+        pl_list_push_back(aged, link);
+    }
+    pool->aged_ns = next_ns != PL_NEVER && next_ns < now_ns + step_ns ? now_ns + step_ns : next_ns;
+}
+
+/* Closes what lived for too long; answers when to look again. */
+static uint64_t end_aged(struct pl_room *room, uint64_t now_ns)
+{
+    uint64_t next_ns = PL_NEVER;
+    struct pl_list aged, *link;
+
+    pl_list_init(&aged);
+    pthread_mutex_lock(&room->lock);
+    PL_LIST_EACH(other, &room->pools) {
+        struct pool *pool = pl_container(other, struct pool, room_link);
+
+        if (pool->aged_ns <= now_ns)
+            take_aged(pool, now_ns, &aged);
+        next_ns = pool->aged_ns < next_ns ? pool->aged_ns : next_ns;
+    }
+    pthread_mutex_unlock(&room->lock);
+    while ((link = pl_list_pop_front(&aged)))
+        pl_peer_finish_close(from_lru(link));
+    return next_ns;
+}
+
 static void on_sweep(void *user)
 {
     struct pl_room *room = user;
-    uint64_t next_ns;
+    uint64_t now_ns, idle_ns, aged_ns;
 
     pl_room_sweep(room, false);
-    next_ns = expire(room, pl_os->now_ns());
+    now_ns = pl_os->now_ns();
+    idle_ns = expire(room, now_ns);
+    aged_ns = end_aged(room, now_ns);
     pthread_mutex_lock(&room->lock);
-    if (next_ns != PL_NEVER)
-        arm_sweep(room, next_ns);
+    arm_sweep(room, idle_ns < aged_ns ? idle_ns : aged_ns);
     pthread_mutex_unlock(&room->lock);
 }
 

@@ -1,4 +1,4 @@
-/* settings.c: defaults and their limits, as the table in the documentation of struct pool_options has them. */
+/* settings.c: the defaults that the comments in options.h promise, and what no pool can do with. */
 #include "pool/settings.h"
 
 #include <string.h>
@@ -7,10 +7,11 @@
 
 #define DESCRIPTORS_SPARED 64u          /* left to the program when the pool takes its default share */
 #define CONNECTIONS_AT_LEAST 8u
+#define WRITE_LOW (256u << 10)
 #define SMALLEST_OPTIONS offsetof(struct pool_options, codec)
 #define SMALLEST_CALL offsetof(struct pool_call, wait_ms)
 #define LARGEST_STRUCT 4096u            /* no release's struct is that large: the size was never set */
-#define FLAGS (POOL_SAFE_TO_REPEAT | POOL_FRESH | POOL_DONT_WAIT | POOL_ONE_WAY)
+#define FLAGS (POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY)
 
 /* 0 becomes `value`, POOL_ZERO becomes 0. */
 static void fill(uint32_t *field, uint32_t value)
@@ -42,7 +43,7 @@ static void fill_counts(struct pool_options *options)
     fill(&options->max_idle, POOL_NONE);
     fill(&options->max_uses, POOL_NONE);
     fill(&options->write_high, 1u << 20);
-    fill(&options->write_low, 256u << 10);
+    fill(&options->write_low, options->write_high < WRITE_LOW ? options->write_high : WRITE_LOW);
     fill(&options->max_line, 64u << 10);
     fill(&options->max_message, 16u << 20);
     fill(&options->suspend_after, 5);

@@ -431,16 +431,19 @@ Test(os, a_thread_that_is_cancelled_does_not_vanish_inside_a_receive)
 
 Test(os, memory_comes_zeroed_where_that_is_promised)
 {
-    unsigned char *pages = pl_os->map(100000), *memory;
+    unsigned char *pages = pl_os->map(100000), *memory = pl_os->malloc(4096);
     size_t sum = 0;
     char *text = pl_copy_text("a\xff");
 
-    memset(pl_os->malloc(4096), 0xff, 4096);
+    memset(memory, 0xff, 4096);
+    pl_os->free(memory);
     memory = pl_zalloc(4096);
     for (size_t i = 0; i < 100000; i++)
         sum += pages[i] + (i < 4096 ? memory[i] : 0);
     cr_expect_eq(sum, 0);
     cr_expect_str_eq(text, "a\xff");
+    pl_os->free(text);
+    pl_os->free(memory);
     pl_os->unmap(pages, 100000);
 }
 

@@ -89,11 +89,16 @@ static int dial_to(const char *text, uint32_t timeout_ms)
 }
 
 /* What an end leaves to its owner to do. */
-static void drop(void)
+static void release(void)
 {
     pl_dial_close(&dial);
     pl_connection_close_fd(dial.connection, mux);
     pool_address_unref((struct pool_address *)(uintptr_t)dial.address);
+}
+
+static void drop(void)
+{
+    release();
     cr_expect_eq(count_descriptors(), descriptors);
 }
 
@@ -116,8 +121,7 @@ Test(dialer, every_kind_of_address_connects)
         cr_expect_eq(dial_to(peer_address(peer), SOON), 0, "%s", peer_address(peer));
         cr_assert_eq(send(dial.connection->fd, &byte, 1, MSG_NOSIGNAL), 1);
         cr_expect_eq(listen_to(dial.connection->fd, SOON), HEARD_BYTES);
-        pl_dial_close(&dial);
-        pl_connection_close_fd(dial.connection, mux);
+        release(); /* the peer, in this process, ends its side too */
         peer_stop(peer);
     }
 }
@@ -201,7 +205,7 @@ Test(dialer, a_demand_that_cannot_be_met_is_an_error_and_no_socket_is_left)
 
         cr_expect_eq(error, demands[i].error, "%s: %s", demands[i].text, strerrorname_np(error));
         cr_expect_eq(dial.connection->fd, -1);
-        cr_expect_eq(count_descriptors(), descriptors);
+        drop();
     }
 }
 
@@ -396,8 +400,7 @@ Test(dialer, a_number_that_is_stolen_meanwhile_ends_the_dial_and_is_left_alone)
         cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
         dup2(pair[0], fd);
         cr_expect(end_of_dial() != 0);
-        pl_dial_close(&dial);
-        pl_connection_close_fd(dial.connection, mux);
+        release();
         cr_expect_eq(foreign_connects, 0, "nothing is connected that is not ours");
         cr_expect_eq(send(fd, "x", 1, MSG_NOSIGNAL), 1);
         cr_expect_eq(listen_to(pair[1], SOON), HEARD_BYTES);

@@ -30,7 +30,15 @@ static void begin(void)
     far = pair[1];
 }
 
-TestSuite(stream, .init = begin, .timeout = 60);
+static void end(void)
+{
+    pl_os_replace(NULL);
+    end_loan(connection);
+    close(far);
+    pl_mux_unref(mux);
+}
+
+TestSuite(stream, .init = begin, .fini = end, .timeout = 60);
 
 static enum pool_status send_text(const char *text)
 {
@@ -540,6 +548,7 @@ Test(stream, a_second_reader_at_once_is_refused_and_the_first_is_not_disturbed)
 
 Test(stream, on_the_mux_thread_nothing_waits)
 {
+    static char much[1 << 22];
     struct pool_mux *here;
     char byte;
     size_t got;
@@ -551,7 +560,9 @@ Test(stream, on_the_mux_thread_nothing_waits)
     say("x");
     expect_recv("x");
     cr_expect_eq(send_text("small"), POOL_OK);
-    cr_expect_eq(pl_stream_send(connection, &(struct iovec){ calloc(1, 1 << 22), 1 << 22 }, 1),
+    cr_expect_eq(pl_stream_send(connection, &(struct iovec){ much, sizeof(much) }, 1),
                  POOL_E_WOULD_BLOCK);
     cr_expect(marks() & PL_MARK_FAILED, "half of it is on the wire");
+    connection->mux = mux;
+    pool_mux_destroy(here);
 }
