@@ -1,5 +1,5 @@
-/* arena.c: chunks of doubling size, found by the position of an index's highest bit. A chunk is published once and
- * never moves, so reading by index needs no lock. */
+/* arena.c: chunks of doubling size, found by the position of an index's highest bit. A chunk is
+ * published once and never moves, so reading by index needs no lock. */
 #include "base/arena.h"
 
 #include "base/os.h"
@@ -36,7 +36,8 @@ static char *chunk_to_fill(struct pl_arena *arena)
     return elements;
 }
 
-/* Makes one more element. Those of a chunk are touched one by one, so what is never taken costs no memory. */
+/* Makes one more element. Those of a chunk are touched one by one, so what is never taken costs no
+ * memory. */
 static bool make_one(struct pl_arena *arena)
 {
     char *elements = chunk_to_fill(arena);
@@ -44,7 +45,8 @@ static bool make_one(struct pl_arena *arena)
 
     if (!elements)
         return false;
-    node = (void *)(elements + arena->element_size * (arena->made - chunk_start(chunk_of(arena->made))));
+    node = (void *)(elements +
+                    arena->element_size * (arena->made - chunk_start(chunk_of(arena->made))));
     node->index = arena->made++;
     if (arena->prepare)
         arena->prepare(node);

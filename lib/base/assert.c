@@ -1,4 +1,5 @@
-/* assert.c: the end of a process whose own invariants broke: going on could hand one caller's bytes to another. */
+/* assert.c: the end of a process whose own invariants broke: going on could hand one caller's bytes
+ * to another. */
 #include "base/assert.h"
 
 #include <stdio.h>

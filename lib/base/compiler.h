@@ -10,10 +10,11 @@
 #define PL_INLINE static inline __attribute__((always_inline))
 #define PL_NOINLINE __attribute__((noinline))
 #define PL_COLD __attribute__((cold, noinline))
-#define PL_LINE 64                                      /* bytes that two cores cannot write at once */
+#define PL_LINE 64                                   /* bytes that two cores cannot write at once */
 
 /* The struct that `member` at `pointer` belongs to. */
-#define pl_container(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+#define pl_container(pointer, type, member)                                                        \
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 #define PL_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 

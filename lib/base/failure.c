@@ -8,11 +8,16 @@
 
 #include "base/os.h"
 
-static const char *const phase_names[] = { "", "waiting", "resolving", "connecting", "securing", "setting up",
-                                           "in use", "awaiting the reply" };
-static const char *const spent_names[] = { "none", "wait", "resolve", "connect", "tls", "setup", "use", "reply" };
-static const char *const outcome_texts[] = { "nothing was sent", "the peer may have seen the request",
-                                             "the peer had answered" };
+static const char *const phase_names[] = {
+    "", "waiting", "resolving", "connecting", "securing", "setting up", "in use",
+    "awaiting the reply",
+};
+static const char *const spent_names[] = {
+    "none", "wait", "resolve", "connect", "tls", "setup", "use", "reply",
+};
+static const char *const outcome_texts[] = {
+    "nothing was sent", "the peer may have seen the request", "the peer had answered",
+};
 
 static const struct {
     int error;
@@ -43,7 +48,7 @@ static const struct {
 static enum pool_status status_while_connecting(int error, enum pool_status status)
 {
     switch (error) {
-    case ENOENT:                        /* a unix socket that is not there is a peer that is not there */
+    case ENOENT: /* a unix socket that is not there is a peer that is not there */
         return POOL_E_REFUSED;
     case ECONNRESET:
     case ECONNABORTED:
@@ -70,7 +75,7 @@ static enum pool_status status_while_connecting(int error, enum pool_status stat
 static enum pool_status status_in_use(enum pool_status status)
 {
     switch (status) {
-    case POOL_E_TIMEOUT:                /* the kernel's own ETIMEDOUT: the peer fell silent for too long */
+    case POOL_E_TIMEOUT: /* the kernel's own ETIMEDOUT: the peer fell silent for too long */
     case POOL_E_REFUSED:
     case POOL_E_ADDRESS:
         return POOL_E_BROKEN;
@@ -99,7 +104,9 @@ struct pl_failure pl_failure_of_errno(int error, enum pool_phase phase)
 
 struct pl_failure pl_failure_make(enum pool_status status, enum pool_phase phase, int cause)
 {
-    return (struct pl_failure){ .status = (int16_t)status, .phase = (uint8_t)phase, .cause = cause };
+    return (struct pl_failure){
+        .status = (int16_t)status, .phase = (uint8_t)phase, .cause = cause
+    };
 }
 
 /* "500 ms: wait 471, connect 27", only what took any time. */
@@ -113,8 +120,9 @@ static void write_spent(const struct pool_error *error, char *text, size_t size)
     length = (size_t)snprintf(text, size, "%llu ms", (unsigned long long)total);
     for (size_t i = 0; i < PL_COUNT(spent_names) && total; i++) {
         if (error->spent_ms[i] && length < size)
-            length += (size_t)snprintf(text + length, size - length, "%s %s %u", strchr(text, ':') ? "," : ":",
-                                       spent_names[i], error->spent_ms[i]);
+            length +=
+                (size_t)snprintf(text + length, size - length, "%s %s %u",
+                                 strchr(text, ':') ? "," : ":", spent_names[i], error->spent_ms[i]);
     }
 }
 
@@ -133,21 +141,22 @@ static void write_cause(const struct pl_failure *failure, char *text, size_t siz
     snprintf(text, size, " (%s)", name ? name : "unknown errno");
 }
 
-static void write_sentence(const struct pl_failure *failure, const char *address, struct pool_error *error)
+static void write_sentence(const struct pl_failure *failure, const char *address,
+                           struct pool_error *error)
 {
     char spent[128], cause[48], text[512] = "";
 
     write_spent(error, spent, sizeof(spent));
     write_cause(failure, cause, sizeof(cause));
     snprintf(text, sizeof(text), "%.80s: %s%s%s%s, %s; %s", address && *address ? address : "pool",
-             pool_status_text(error->status), cause, failure->phase ? " while " : "", phase_names[failure->phase],
-             outcome_texts[failure->outcome], spent);
+             pool_status_text(error->status), cause, failure->phase ? " while " : "",
+             phase_names[failure->phase], outcome_texts[failure->outcome], spent);
     text[sizeof(error->text) - 1] = '\0';
     memcpy(error->text, text, sizeof(error->text));
 }
 
-void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *spent, const char *address,
-                     struct pool_error *error)
+void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *spent,
+                     const char *address, struct pool_error *error)
 {
     struct pool_error told = { .size = sizeof(told) };
     size_t size;

@@ -1,4 +1,5 @@
-/* failure.h: what went wrong, small enough to keep in every connection, and how it becomes a struct pool_error. */
+/* failure.h: what went wrong, small enough to keep in every connection, and how it becomes a struct
+ * pool_error. */
 #ifndef PL_BASE_FAILURE_H
 #define PL_BASE_FAILURE_H
 
@@ -39,8 +40,9 @@ enum pool_status pl_status_of_errno(int error, enum pool_phase phase);
 struct pl_failure pl_failure_of_errno(int error, enum pool_phase phase);
 struct pl_failure pl_failure_make(enum pool_status status, enum pool_phase phase, int cause);
 
-/* Fills *error, as far as its size says, with one sentence that names `address`; `error` NULL does nothing. */
-void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *spent, const char *address,
-                     struct pool_error *error);
+/* Fills *error, as far as its size says, with one sentence that names `address`; `error` NULL does
+ * nothing. */
+void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *spent,
+                     const char *address, struct pool_error *error);
 
 #endif

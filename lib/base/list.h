@@ -1,5 +1,6 @@
-/* list.h: the intrusive doubly linked list. One struct is node and head; an unlinked node has next == NULL, and linking
- * a linked node is an invariant broken. A list allocates nothing and locks nothing. */
+/* list.h: the intrusive doubly linked list. One struct is node and head; an unlinked node has next
+ * == NULL, and linking a linked node is an invariant broken. A list allocates nothing and locks
+ * nothing. */
 #ifndef PL_BASE_LIST_H
 #define PL_BASE_LIST_H
 
@@ -76,8 +77,8 @@ static inline void pl_list_move_all(struct pl_list *to, struct pl_list *from)
 }
 
 /* Walks a list; the node in hand may be unlinked meanwhile. */
-#define PL_LIST_EACH(node, list)                                                                                       \
-    for (struct pl_list *node = (list)->next, *node##_next = node->next; node != (list);                               \
+#define PL_LIST_EACH(node, list)                                                                   \
+    for (struct pl_list *node = (list)->next, *node##_next = node->next; node != (list);           \
          node = node##_next, node##_next = node->next)
 
 #endif

@@ -1,5 +1,6 @@
-/* os.c: the door's real side. Each function is one call of the kernel or of libc with the conventions of os.h: negative
- * errno as the answer, the host's errno left alone, close-on-exec, no descriptor below 3. No policy lives here. */
+/* os.c: the door's real side. Each function is one call of the kernel or of libc with the
+ * conventions of os.h: negative errno as the answer, the host's errno left alone, close-on-exec, no
+ * descriptor below 3. No policy lives here. */
 #include "base/os.h"
 
 #include <errno.h>
@@ -26,7 +27,8 @@ static struct {
     void (*free_fn)(void *);
 } allocator = { malloc, realloc, free };
 
-/* `result` as the door answers it; `saved` is the errno that the host program had before the call. */
+/* `result` as the door answers it; `saved` is the errno that the host program had before the
+ * call. */
 static ssize_t answer(ssize_t result, int saved)
 {
     if (result >= 0)
@@ -67,7 +69,8 @@ static uint64_t real_coarse_step_ns(void)
     return (uint64_t)step.tv_sec * NS_PER_S + (uint64_t)step.tv_nsec;
 }
 
-/* Standard input, output and error are never ours: text that a program prints must not reach a peer. */
+/* Standard input, output and error are never ours: text that a program prints must not reach a
+ * peer. */
 static int above_stdio(int fd)
 {
     int moved;
@@ -106,8 +109,9 @@ static int real_bind(int fd, const struct sockaddr *address, socklen_t size)
     return (int)answer(bind(fd, address, size), saved);
 }
 
-/* libc's send and recv are cancellation points, which costs some 10 ns each, and a thread that is cancelled in one would
- * leave with a connection pinned. The system calls themselves are neither. */
+/* libc's send and recv are cancellation points, which costs some 10 ns each, and a thread that is
+ * cancelled in one would leave with a connection pinned. The system calls themselves are
+ * neither. */
 static ssize_t real_send(int fd, const void *data, size_t size, int flags)
 {
     int saved = errno;
@@ -244,7 +248,8 @@ static int real_timerfd_create(void)
 {
     int saved = errno;
 
-    return (int)answer(above_stdio(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)), saved);
+    return (int)answer(above_stdio(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
+                       saved);
 }
 
 static int real_timerfd_arm(int fd, uint64_t deadline_ns)
@@ -332,7 +337,7 @@ static int real_thread_start(pthread_t *thread, pl_step_fn *step, void *argument
         return -ENOMEM;
     *start = (struct start){ step, argument };
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);    /* signals are the program's: none is handled on our thread */
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's, not our thread's */
     error = pthread_create(thread, NULL, run_steps, start);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     errno = saved;                      /* libc may have met one on its way */
@@ -417,7 +422,8 @@ void pl_os_replace(const struct pl_os *os)
     pl_os = os ? os : &pl_os_real;
 }
 
-void pl_os_set_allocator(void *(*malloc_fn)(size_t), void *(*realloc_fn)(void *, size_t), void (*free_fn)(void *))
+void pl_os_set_allocator(void *(*malloc_fn)(size_t), void *(*realloc_fn)(void *, size_t),
+                         void (*free_fn)(void *))
 {
     allocator.malloc_fn = malloc_fn;
     allocator.realloc_fn = realloc_fn;

@@ -1,13 +1,15 @@
 /* os.h: the only door to the kernel, the clock, the random source and the heap.
  *
- * Everything that can fail or take time outside our own memory goes through one table of functions. The release build
- * uses the table that os.c fills with the real thing; tests put another one in its place (the scripted world has no
- * kernel behind it, torture fails its n-th call). It is the same library in both cases.
+ * Everything that can fail or take time outside our own memory goes through one table of functions.
+ * The release build uses the table that os.c fills with the real thing; tests put another one in
+ * its place (the scripted world has no kernel behind it, torture fails its n-th call). It is the
+ * same library in both cases.
  *
- * Conventions: a call answers a count or 0, or a negative errno; errno itself is left as the host program had it.
- * Descriptors that are made here are close-on-exec and never 0, 1 or 2. Calls that the kernel may end early by a
- * signal say so with -EINTR, except close, which is never repeated (Linux has freed the number whatever it answers).
- * Deadlines are absolute, in nanoseconds of CLOCK_MONOTONIC; PL_NEVER is the one that never comes.
+ * Conventions: a call answers a count or 0, or a negative errno; errno itself is left as the host
+ * program had it. Descriptors that are made here are close-on-exec and never 0, 1 or 2. Calls that
+ * the kernel may end early by a signal say so with -EINTR, except close, which is never repeated
+ * (Linux has freed the number whatever it answers). Deadlines are absolute, in nanoseconds of
+ * CLOCK_MONOTONIC; PL_NEVER is the one that never comes.
  */
 #ifndef PL_BASE_OS_H
 #define PL_BASE_OS_H
@@ -26,8 +28,9 @@
 #define PL_NEVER UINT64_MAX
 #define PL_MS UINT64_C(1000000)         /* nanoseconds in a millisecond */
 
-/* A thread of ours runs `step` again and again until it answers false. The scripted world has no threads: it calls the
- * step from its own loop, where epoll_wait comes back at once when nothing is ready. */
+/* A thread of ours runs `step` again and again until it answers false. The scripted world has no
+ * threads: it calls the step from its own loop, where epoll_wait comes back at once when nothing is
+ * ready. */
 typedef bool pl_step_fn(void *argument);
 
 struct pl_os {
@@ -48,20 +51,22 @@ struct pl_os {
     unsigned (*interface_index)(const char *name);              /* 0: no such interface */
 
     /* waiting */
-    int (*poll_until)(struct pollfd *polled, nfds_t count, uint64_t deadline_ns);   /* 0: the deadline came */
+    /* answers 0 when the deadline came */
+    int (*poll_until)(struct pollfd *polled, nfds_t count, uint64_t deadline_ns);
     int (*epoll_create)(void);
     int (*epoll_ctl)(int epoll_fd, int operation, int fd, struct epoll_event *event);
-    int (*epoll_wait)(int epoll_fd, struct epoll_event *events, int count, int timeout_ms);   /* -1: for ever */
+    /* timeout_ms -1: for ever */
+    int (*epoll_wait)(int epoll_fd, struct epoll_event *events, int count, int timeout_ms);
     int (*eventfd_create)(void);                                /* non-blocking */
     int (*eventfd_add)(int fd);
     int (*eventfd_drain)(int fd);
     int (*timerfd_create)(void);                                /* non-blocking, CLOCK_MONOTONIC */
-    int (*timerfd_arm)(int fd, uint64_t deadline_ns);           /* PL_NEVER disarms; a past deadline fires at once */
+    int (*timerfd_arm)(int fd, uint64_t deadline_ns); /* PL_NEVER disarms; past: at once */
     int (*timerfd_drain)(int fd);
 
     /* time and chance */
     uint64_t (*now_ns)(void);                                   /* exact; some 25 ns */
-    uint64_t (*coarse_ns)(void);                                /* behind now_ns, by up to two steps; 3 ns */
+    uint64_t (*coarse_ns)(void);                                /* up to two steps behind; 3 ns */
     uint64_t (*coarse_step_ns)(void);
     int (*random)(void *buffer, size_t size);
 
@@ -75,7 +80,7 @@ struct pl_os {
     /* threads: `wait_until` is pthread_cond_clockwait; -ETIMEDOUT when the deadline came */
     int (*thread_start)(pthread_t *thread, pl_step_fn *step, void *argument);
     void (*thread_join)(pthread_t thread);
-    void (*thread_detach)(pthread_t thread);                    /* the running thread ends by itself */
+    void (*thread_detach)(pthread_t thread);                    /* the running one ends by itself */
     int (*wait_until)(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns);
 
     /* limits */
@@ -85,12 +90,14 @@ struct pl_os {
 /* The real door: always the kernel's, whatever stands in front of it. Tests wrap its members. */
 extern const struct pl_os pl_os_real;
 
-/* What the library calls. Change it only through pl_os_replace(), while no pool and no mux exists. */
+/* What the library calls. Change it only through pl_os_replace(), while no pool and no mux
+ * exists. */
 extern const struct pl_os *pl_os;
 void pl_os_replace(const struct pl_os *os);                     /* NULL: the real one again */
 
 /* The allocator under pl_os_real.malloc and its companions (pool_set_allocator). */
-void pl_os_set_allocator(void *(*malloc_fn)(size_t), void *(*realloc_fn)(void *, size_t), void (*free_fn)(void *));
+void pl_os_set_allocator(void *(*malloc_fn)(size_t), void *(*realloc_fn)(void *, size_t),
+                         void (*free_fn)(void *));
 
 void *pl_zalloc(size_t size);           /* zeroed, or NULL */
 char *pl_copy_text(const char *text);   /* a copy to be given to pl_os->free, or NULL */

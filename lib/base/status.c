@@ -41,10 +41,12 @@ static size_t index_of(enum pool_status status)
 
 const char *pool_status_name(enum pool_status status)
 {
-    return index_of(status) < PL_COUNT(statuses) ? statuses[index_of(status)].name : "POOL_E_UNKNOWN";
+    return index_of(status) < PL_COUNT(statuses) ? statuses[index_of(status)].name
+                                                 : "POOL_E_UNKNOWN";
 }
 
 const char *pool_status_text(enum pool_status status)
 {
-    return index_of(status) < PL_COUNT(statuses) ? statuses[index_of(status)].text : "unknown status";
+    return index_of(status) < PL_COUNT(statuses) ? statuses[index_of(status)].text
+                                                 : "unknown status";
 }

@@ -23,7 +23,8 @@ static struct pl_table_node **buckets_of(struct pl_table *table)
 static void grow(struct pl_table *table)
 {
     size_t mask = table->mask * 2 + 1;
-    struct pl_table_node **old = buckets_of(table), **buckets = pl_zalloc((mask + 1) * sizeof(struct pl_table_node *));
+    struct pl_table_node **old = buckets_of(table),
+                         **buckets = pl_zalloc((mask + 1) * sizeof(struct pl_table_node *));
 
     if (!buckets)
         return;
@@ -66,8 +67,8 @@ void pl_table_remove(struct pl_table *table, struct pl_table_node *node)
     table->count--;
 }
 
-struct pl_table_node *pl_table_find(const struct pl_table *table, uint64_t hash, pl_table_match_fn *match,
-                                    const void *key)
+struct pl_table_node *pl_table_find(const struct pl_table *table, uint64_t hash,
+                                    pl_table_match_fn *match, const void *key)
 {
     struct pl_table_node *const *buckets = table->buckets ? table->buckets : table->first;
     struct pl_table_node *node;

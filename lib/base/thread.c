@@ -1,5 +1,6 @@
-/* thread.c: records of threads. A record is taken at a thread's first call and given back by a thread-specific key's
- * destructor; a thread that calls again from a later destructor simply takes another one. */
+/* thread.c: records of threads. A record is taken at a thread's first call and given back by a
+ * thread-specific key's destructor; a thread that calls again from a later destructor simply takes
+ * another one. */
 #include "base/thread.h"
 
 #include <errno.h>

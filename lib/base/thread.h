@@ -1,7 +1,7 @@
-/* thread.h: what the library remembers for each thread that calls it: the cell it waits in, the connections it returned
- * last, and its latest time stamp. Records are type-stable and reused when a thread ends, so whoever wakes a cell needs
- * no lock and no reference on it: a wake-up that comes late is spurious for the cell's next owner, and every wait looks
- * at its own condition again.
+/* thread.h: what the library remembers for each thread that calls it: the cell it waits in, the
+ * connections it returned last, and its latest time stamp. Records are type-stable and reused when
+ * a thread ends, so whoever wakes a cell needs no lock and no reference on it: a wake-up that comes
+ * late is spurious for the cell's next owner, and every wait looks at its own condition again.
  */
 #ifndef PL_BASE_THREAD_H
 #define PL_BASE_THREAD_H
@@ -13,16 +13,18 @@
 #include "base/compiler.h"
 
 #define PL_RECENT 4                     /* addresses whose last connection a thread remembers */
-#define PL_RECENT_TEXT 72               /* longer address texts are looked up in the pool each time */
+#define PL_RECENT_TEXT 72             /* longer address texts are looked up in the pool each time */
 
-/* The connection that this thread returned last for one peer. It is only a hint: whether the connection is still the
- * one that was returned shows when its word, compared as a whole, is exactly `word`. */
+/* The connection that this thread returned last for one peer. It is only a hint: whether the
+ * connection is still the one that was returned shows when its word, compared as a whole, is
+ * exactly `word`. */
 struct pl_recent {
     void *pool, *peer, *connection;
     uint64_t word;
-    uint64_t generation;                /* of the peer: it is a new one's memory when this differs */
+    uint64_t generation;               /* of the peer: it is a new one's memory when this differs */
+    bool is_unlooked_at;                /* its pool checks nothing when it lends */
     bool is_plain;                      /* of its pool's settings */
-    char text[PL_RECENT_TEXT];          /* the address as this thread last spelled it; empty: unknown */
+    char text[PL_RECENT_TEXT];      /* the address as this thread last spelled it; empty: unknown */
 };
 
 struct pl_thread {
@@ -62,7 +64,8 @@ static inline uint64_t pl_thread_stamp(struct pl_thread *self, uint64_t now_ns)
     return now_ns;
 }
 
-bool pl_thread_wait(struct pl_thread *self, uint64_t deadline_ns);     /* false: the deadline came first */
+/* False: the deadline came first. */
+bool pl_thread_wait(struct pl_thread *self, uint64_t deadline_ns);
 void pl_thread_wake(struct pl_thread *thread);                          /* any thread */
 
 void pl_thread_library_end(void);       /* the library is being unloaded */

@@ -1,5 +1,5 @@
-/* mux.c: the life of a mux and its batches. Locks: `shared.lock` is held for list and heap work only, never while a
- * callback runs or the kernel waits.
+/* mux.c: the life of a mux and its batches. Locks: `shared.lock` is held for list and heap work
+ * only, never while a callback runs or the kernel waits.
  */
 #include "mux/mux.h"
 
@@ -9,7 +9,8 @@
 
 #define BATCH 256                       /* events taken from the kernel at once */
 #define INDEX_BITS 29
-#define RECOVERY_NS (20 * PL_MS)        /* between attempts of our own thread while a batch cannot even begin */
+#define RECOVERY_NS (20 * PL_MS)        /* between attempts of our own thread while a batch cannot
+                                         * even begin */
 
 uint64_t pl_mux_data(enum pl_watch_kind kind, uint32_t index, uint32_t birth)
 {
@@ -175,6 +176,23 @@ static void run_posts(struct pool_mux *mux)
     }
 }
 
+static bool has_posts(struct pool_mux *mux)
+{
+    bool has_posts;
+
+    pthread_mutex_lock(&mux->shared.lock);
+    has_posts = !pl_list_is_empty(&mux->shared.posts);
+    pthread_mutex_unlock(&mux->shared.lock);
+    return has_posts;
+}
+
+/* And what these post in turn: nobody comes after us. */
+static void run_all_posts(struct pool_mux *mux)
+{
+    while (has_posts(mux))
+        run_posts(mux);
+}
+
 /* ---- batches */
 
 static void on_wake(struct pool_mux *mux, uint32_t index, uint32_t birth, uint32_t events)
@@ -198,7 +216,8 @@ static void hand_out(struct pool_mux *mux, const struct epoll_event *event)
     pl_watch_fn *on_watch = kind < PL_WATCH_KINDS ? atomic_load(&mux->on_watch[kind]) : NULL;
 
     if (on_watch)
-        on_watch(mux, (uint32_t)(data >> 32) & ((1u << INDEX_BITS) - 1), (uint32_t)data, event->events);
+        on_watch(mux, (uint32_t)(data >> 32) & ((1u << INDEX_BITS) - 1), (uint32_t)data,
+                 event->events);
 }
 
 static void finish_batch(struct pool_mux *mux)
@@ -294,7 +313,8 @@ enum pool_status pl_mux_add(struct pool_mux *mux, int fd, uint32_t events, uint6
 {
     struct epoll_event event = { .events = events, .data = { .u64 = data } };
 
-    return pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? POOL_E_RESOURCE : POOL_OK;
+    return pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? POOL_E_RESOURCE
+                                                                          : POOL_OK;
 }
 
 /* What is still posted or due belongs to things that end with the mux: let it run, then close. */
@@ -305,8 +325,7 @@ static void close_mux(struct pool_mux *mux)
 
     if (self)
         self->dispatching = mux;
-    while (!pl_list_is_empty(&mux->shared.posts))
-        run_posts(mux);                 /* and what they post in turn: nobody comes after us */
+    run_all_posts(mux);
     if (mux->end_extension)
         mux->end_extension(mux);
     if (self)
@@ -324,8 +343,9 @@ static bool step(void *argument)
 {
     struct pool_mux *mux = argument;
 
+    /* It fails without memory, or after a foreign close. */
     if (!atomic_load(&mux->is_stopped) && dispatch(mux, -1))
-        pl_os->poll_until(NULL, 0, pl_after(pl_os->now_ns(), RECOVERY_NS));     /* no memory, or a foreign close */
+        pl_os->poll_until(NULL, 0, pl_after(pl_os->now_ns(), RECOVERY_NS));
     if (!atomic_load(&mux->is_stopped))
         return true;
     if (mux->ends_itself)
@@ -404,8 +424,17 @@ enum pool_status pool_mux_create(struct pool_mux **mux)
 
 void pool_mux_destroy(struct pool_mux *mux)
 {
-    if (mux)
-        pl_mux_unref(mux);
+    struct pl_thread *self = pl_thread_self();
+
+    if (!mux)
+        return;
+    /* What was posted too late for the last batch may hold the pools that hold the mux. */
+    if (self && !self->dispatching) {
+        self->dispatching = mux;
+        run_all_posts(mux);
+        self->dispatching = NULL;
+    }
+    pl_mux_unref(mux);
 }
 
 int pool_mux_fd(const struct pool_mux *mux)

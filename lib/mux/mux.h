@@ -1,9 +1,11 @@
-/* mux.h: the shared multiplexer: one epoll set that watches connections, fires timers and runs what other threads post.
+/* mux.h: the shared multiplexer: one epoll set that watches connections, fires timers and runs what
+ * other threads post.
  *
- * It does not know what a connection is: whoever watches descriptors registers a handler for its kind and is told
- * (index, birth, events); an event whose birth is not the watched thing's any more is stale and dropped by the handler.
- * One thread dispatches at a time. A batch is: events of descriptors, then due timers, then posts. Whoever watches sees to
- * it that nothing disappears under a handler that is still running; a timer may be closed and freed by its own callback.
+ * It does not know what a connection is: whoever watches descriptors registers a handler for its
+ * kind and is told (index, birth, events); an event whose birth is not the watched thing's any more
+ * is stale and dropped by the handler. One thread dispatches at a time. A batch is: events of
+ * descriptors, then due timers, then posts. Whoever watches sees to it that nothing disappears
+ * under a handler that is still running; a timer may be closed and freed by its own callback.
  */
 #ifndef PL_MUX_MUX_H
 #define PL_MUX_MUX_H
@@ -22,7 +24,8 @@ enum pl_watch_kind { PL_WATCH_WAKE, PL_WATCH_TIMER, PL_WATCH_CONNECTION, PL_WATC
 
 typedef void pl_watch_fn(struct pool_mux *mux, uint32_t index, uint32_t birth, uint32_t events);
 
-/* Something to run on the mux's thread; belongs to the poster, and is unlinked before `run` is called, so `run` may free it. */
+/* Something to run on the mux's thread; belongs to the poster, and is unlinked before `run` is
+ * called, so `run` may free it. */
 struct pl_post {
     struct pl_list link;
     void (*run)(struct pl_post *post);
@@ -35,18 +38,20 @@ struct pool_mux {
     pl_watch_fn *_Atomic on_watch[PL_WATCH_KINDS];      /* each set once */
     void *extension;                                    /* the pool layer's part */
     void (*end_extension)(struct pool_mux *mux);
-    _Atomic uint32_t refs;                              /* the creator's, each pool's, each public timer's, each public call's */
+    _Atomic uint32_t refs;                              /* the creator's, each pool's, each public
+                                                         * timer's, each public call's */
     _Atomic uint64_t dispatcher;                        /* id of the thread in a batch, 0: none */
-    _Atomic uint64_t home;                              /* embedded: id of the thread that must not be blocked */
+    _Atomic uint64_t home;                 /* embedded: id of the thread that must not be blocked */
     _Atomic bool is_stopped;
-    bool ends_itself;                                   /* its own thread let go of it last; that thread's */
+    bool ends_itself;                          /* its own thread let go of it last; that thread's */
     _Atomic uint64_t wakeups;
     struct {
         pthread_mutex_t lock;
-        pthread_cond_t fired;                           /* a timer's callback came back while someone waited for it */
+        pthread_cond_t fired;                           /* a timer's callback came back while
+                                                         * someone waited for it */
         struct pl_list posts;                           /* in order */
         struct pl_timers timers;
-        struct pl_list due;                             /* popped from the heap, to be fired in this batch, in order */
+        struct pl_list due;          /* popped from the heap, to be fired in this batch, in order */
         struct pl_timer *firing;
         uint64_t armed_ns;                              /* what timer_fd is set to */
     } shared;
@@ -54,20 +59,27 @@ struct pool_mux {
 
 enum pool_status pl_mux_open(struct pool_mux **mux, bool has_thread) PL_MUST_USE;
 void pl_mux_ref(struct pool_mux *mux);
-void pl_mux_unref(struct pool_mux *mux);               /* the last one ends it; from its own thread, after the batch */
+/* The last one ends it; from its own thread, after the batch. */
+void pl_mux_unref(struct pool_mux *mux);
 
-/* True where waiting for the mux would wait for ever: on its own thread; embedded, on its home thread. */
+/* True where waiting for the mux would wait for ever: on its own thread; embedded, on its home
+ * thread. */
 bool pl_mux_is_here(const struct pool_mux *mux);
-bool pl_mux_is_dispatching(const struct pool_mux *mux); /* this thread runs a batch of it right now */
+/* This thread runs a batch of it right now. */
+bool pl_mux_is_dispatching(const struct pool_mux *mux);
 
 void pl_mux_post(struct pool_mux *mux, struct pl_post *post);
-bool pl_mux_run_here(struct pool_mux *mux);             /* one batch on this thread; false: another thread is at it */
+/* One batch on this thread; false: another thread is at it. */
+bool pl_mux_run_here(struct pool_mux *mux);
 
-enum pool_status pl_mux_add(struct pool_mux *mux, int fd, uint32_t events, uint64_t data) PL_MUST_USE;
+enum pool_status pl_mux_add(struct pool_mux *mux, int fd, uint32_t events,
+                            uint64_t data) PL_MUST_USE;
 uint64_t pl_mux_data(enum pl_watch_kind kind, uint32_t index, uint32_t birth);
 
-bool pl_mux_timer_open(struct pool_mux *mux, struct pl_timer *timer, pl_timer_fn *fire, void *user) PL_MUST_USE;
-void pl_mux_timer_close(struct pool_mux *mux, struct pl_timer *timer);  /* waits for a running callback, unless in it */
+bool pl_mux_timer_open(struct pool_mux *mux, struct pl_timer *timer, pl_timer_fn *fire,
+                       void *user) PL_MUST_USE;
+/* Waits for a running callback, unless in it. */
+void pl_mux_timer_close(struct pool_mux *mux, struct pl_timer *timer);
 void pl_mux_timer_arm(struct pool_mux *mux, struct pl_timer *timer, uint64_t deadline_ns);
 void pl_mux_timer_disarm(struct pool_mux *mux, struct pl_timer *timer);
 

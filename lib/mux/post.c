@@ -1,4 +1,5 @@
-/* post.c: the public posts and timers of a mux, which allocate what the inner ones ask their owners to hold. */
+/* post.c: the public posts and timers of a mux, which allocate what the inner ones ask their owners
+ * to hold. */
 #include <stddef.h>
 
 #include "base/os.h"

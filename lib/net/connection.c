@@ -11,10 +11,12 @@
 
 static struct pl_arena connections = PL_ARENA_INIT(connections, struct pl_connection, NULL);
 
-/* For each descriptor number, the slot whose socket it is, plus one. Entries are hints: who follows one compares. */
+/* For each descriptor number, the slot whose socket it is, plus one. Entries are hints: who follows
+ * one compares. */
 static _Atomic(_Atomic uint32_t *) fd_chunks[FD_CHUNKS];
 
-/* What somebody who comes too late may be looking at; the peer stays what it was until the slot has another. */
+/* What somebody who comes too late may be looking at; the peer stays what it was until the slot has
+ * another. */
 static void clear_looked_at(struct pl_connection *connection)
 {
     pl_set(connection->last_used_ns, 0);
@@ -87,8 +89,8 @@ void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *m
     pl_fd_table_clear(connection->fd, connection);
     if (pl_connection_is_ours(connection)) {
         pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_DEL, connection->fd, &none);
-        if (atomic_load(&connection->doom) != PL_DOOM_STOLEN)   /* else the program said that it is not ours to close */
-            pl_os->close(connection->fd);
+        if (atomic_load(&connection->doom) != PL_DOOM_STOLEN)
+            pl_os->close(connection->fd); /* else the program said that it is not ours */
     }
     connection->fd = -1;
 }
@@ -119,20 +121,22 @@ static _Atomic uint32_t *fd_entry(int fd, bool make)
     return chunk ? &chunk[(unsigned)fd % FD_CHUNK] : NULL;
 }
 
-/* Was the number not given to a later connection of ours? That one may be watched by the same mux: a MOD would be
- * answered as if it were us, and take over its watch. */
+/* Was the number not given to a later connection of ours? That one may be watched by the same mux:
+ * a MOD would be answered as if it were us, and take over its watch. */
 static bool is_last_of_its_number(const struct pl_connection *connection)
 {
     const _Atomic uint32_t *entry = fd_entry(connection->fd, false);
 
-    return entry ? atomic_load(entry) == connection->node.index + 1 : pl_connection_is_ours(connection);
+    return entry ? atomic_load(entry) == connection->node.index + 1
+                 : pl_connection_is_ours(connection);
 }
 
 bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, uint32_t events)
 {
     struct epoll_event event = {
         .events = events | EPOLLONESHOT,
-        .data = { .u64 = pl_mux_data(PL_WATCH_CONNECTION, connection->node.index, pl_get(connection->birth)) },
+        .data = { .u64 = pl_mux_data(PL_WATCH_CONNECTION, connection->node.index,
+                                     pl_get(connection->birth)) },
     };
 
     return is_last_of_its_number(connection) &&
@@ -146,7 +150,7 @@ bool pl_fd_table_set(int fd, struct pl_connection *connection)
     _Atomic uint32_t *entry = fd_entry(fd, true);
 
     if (!entry)
-        return (unsigned)fd / FD_CHUNK >= FD_CHUNKS;    /* a number beyond the table is only noticed at its next use */
+        return (unsigned)fd / FD_CHUNK >= FD_CHUNKS; /* one beyond is noticed at its next use */
     atomic_store(entry, connection->node.index + 1);
     return true;
 }

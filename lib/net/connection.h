@@ -1,7 +1,8 @@
 /* connection.h: one socket with its ownership word, its identity and the accounts of who has it.
  *
- * Connections live in an arena: their memory is type-stable, so anybody may read the word of one at any time. All other
- * fields belong to whoever owns the word or pins it; fields that statistics read meanwhile are atomic.
+ * Connections live in an arena: their memory is type-stable, so anybody may read the word of one at
+ * any time. All other fields belong to whoever owns the word or pins it; fields that statistics
+ * read meanwhile are atomic.
  *
  * A connection knows its peer only as an opaque pointer: the pool layer's.
  */
@@ -26,7 +27,8 @@ struct pl_dial;
 struct pl_channel;
 struct pl_input;
 
-/* Bounds that the pool sets on what one connection does, in milliseconds and bytes. POOL_NONE: no bound. */
+/* Bounds that the pool sets on what one connection does, in milliseconds and bytes. POOL_NONE: no
+ * bound. */
 struct pl_limits {
     uint32_t read_ms, write_ms, max_line;
 };
@@ -36,7 +38,7 @@ enum pl_doom {
     PL_DOOM_NONE,
     PL_DOOM_STOLEN,                     /* the number is somebody else's socket */
     PL_DOOM_POOL,                       /* the pool was destroyed */
-    PL_DOOM_STALE_COPY                  /* it was given back while an operation on it was under way */
+    PL_DOOM_STALE_COPY                /* it was given back while an operation on it was under way */
 };
 
 /* What happened in a loan. */
@@ -50,11 +52,14 @@ enum {
     PL_MARK_DIRT = PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING
 };
 
-/* One loan: from borrow to return. Its fields are atomic because a program may misuse two copies of a handle at once. */
+/* One loan: from borrow to return. Its fields are atomic because a program may misuse two copies of
+ * a handle at once. */
 struct pl_lease {
-    uint64_t start_ns;                  /* when the call began; of a warm borrow by the coarse clock, up to two steps too early */
-    _Atomic uint64_t deadline_ns;       /* 0: not worked out yet, the first operation does it from start_ns */
-    uint64_t lent_ns;                   /* when the connection was handed over; only kept for observers */
+    uint64_t start_ns;                  /* when the call began; of a warm borrow by the coarse
+                                         * clock, up to two steps too early */
+    _Atomic uint64_t deadline_ns;       /* 0: not worked out yet, the first operation does it from
+                                         * start_ns */
+    uint64_t lent_ns;             /* when the connection was handed over; only kept for observers */
     uint32_t timeout_ms;
     _Atomic uint32_t flags;             /* of the call */
     _Atomic uint32_t marks;
@@ -63,16 +68,17 @@ struct pl_lease {
 struct pl_connection {
     struct pl_arena_node node;
     _Alignas(PL_LINE) _Atomic uint64_t word;
-    /* Whoever returns a loan that a copy of the handle has ended already may look at these, down to the lease's marks,
-     * while the slot has its next life: they are atomic, and pl_connection_take() sets them one by one. */
+    /* Whoever returns a loan that a copy of the handle has ended already may look at these, down to
+     * the lease's marks, while the slot has its next life: they are atomic, and
+     * pl_connection_take() sets them one by one. */
     struct pl_peer *_Atomic peer;       /* never NULL once the slot was used */
     _Atomic uint64_t last_used_ns;
-    _Atomic uint64_t expires_ns;        /* by max_age_ms; PL_NEVER: does not; 0: not to be lent again */
+    _Atomic uint64_t expires_ns;    /* by max_age_ms; PL_NEVER: does not; 0: not to be lent again */
     _Atomic uint64_t uses;              /* loans of this connection */
     _Atomic uint64_t max_uses;
     _Atomic uint64_t failure;           /* the last one, packed (pl_failure_pack) */
     _Atomic uint32_t doom;              /* enum pl_doom */
-    _Atomic uint32_t birth;             /* in the data of its events; one more each time the slot is used */
+    _Atomic uint32_t birth;     /* in the data of its events; one more each time the slot is used */
     struct pl_lease lease;
     /* The rest is its owner's alone, or pinned. */
     struct pool_mux *mux;
@@ -84,37 +90,44 @@ struct pl_connection {
     uint64_t id;                        /* in its pool, from 1 */
     uint64_t opened_ns;
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
-    _Atomic bool missed_event;          /* the mux saw an event while the connection was being parked */
+    _Atomic bool missed_event;      /* the mux saw an event while the connection was being parked */
     bool is_opening;                    /* counted among those of its peer that are being opened */
-    bool is_fresh;                      /* goes straight from its opening to whoever waited for it */
+    bool is_fresh;                     /* goes straight from its opening to whoever waited for it */
     bool is_armed;                      /* the mux watches it: it was parked when it was taken */
     uint8_t close_reason;               /* enum pool_close_reason, once it is known */
     struct pl_list all_link;            /* in its peer's list of all; peer lock */
-    struct pl_list idle_link;           /* in its peer's list of idle ones; peer lock; linked while the word says listed */
-    struct pl_list lru_link;            /* in its pool's list of parked ones, oldest first (room lock), or in a sweep's */
+    struct pl_list idle_link;           /* in its peer's list of idle ones; peer lock; linked while
+                                         * the word says listed */
+    struct pl_list lru_link;            /* in its pool's list of parked ones, oldest first (room
+                                         * lock), or in a sweep's */
     struct pl_dial *dial;               /* while it is being opened */
     struct pl_input *input;             /* bytes read ahead by recv_until; NULL until needed */
     struct pl_channel *_Atomic channel; /* event-driven use and actor; NULL until needed */
 };
 
-struct pl_connection *pl_connection_take(void);                 /* FREE, owned by the caller; NULL: no memory */
+struct pl_connection *pl_connection_take(void); /* FREE, owned by the caller; NULL: no memory */
 void pl_connection_give(struct pl_connection *connection);      /* CLOSING to FREE */
 struct pl_connection *pl_connection_at(uint32_t index);
 void pl_connection_library_end(void);
 
-int pl_connection_remember(struct pl_connection *connection);   /* reads the cookie of its new socket */
-void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux);   /* unless it is not ours */
-void pl_connection_shut(struct pl_connection *connection);      /* wakes whoever waits on it; unless it is not ours */
+/* Reads the cookie of its new socket: 0, or a negative errno. */
+int pl_connection_remember(struct pl_connection *connection) PL_MUST_USE;
+
+/* Both leave a number that is not ours any more alone. Shutting wakes whoever waits on it. */
+void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux);
+void pl_connection_shut(struct pl_connection *connection);
 
 /* Watches or does not; false: the number is not ours any more. */
 bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, uint32_t events);
 
-/* Which connection a number belongs to, process-wide. */
-bool pl_fd_table_set(int fd, struct pl_connection *connection) PL_MUST_USE;    /* from birth; false: no memory */
+/* Which connection a number belongs to, process-wide, from birth. Setting is false without
+ * memory. */
+bool pl_fd_table_set(int fd, struct pl_connection *connection) PL_MUST_USE;
 void pl_fd_table_clear(int fd, const struct pl_connection *connection);
 struct pl_connection *pl_fd_table_get(int fd);
 
-/* The two looks of every borrow. Inline: after a system call each function that is returned from costs some 10 ns. */
+/* The two looks of every borrow. Inline: after a system call each function that is returned from
+ * costs some 10 ns. */
 
 /* Is the number still our socket? */
 PL_INLINE bool pl_connection_is_ours(const struct pl_connection *connection)
@@ -122,7 +135,8 @@ PL_INLINE bool pl_connection_is_ours(const struct pl_connection *connection)
     uint64_t cookie;
     socklen_t size = sizeof(cookie);
 
-    return connection->fd >= 0 && pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 &&
+    return connection->fd >= 0 &&
+           pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 &&
            cookie == connection->cookie;
 }
 

@@ -1,5 +1,5 @@
-/* dialer.c: socket, options, connect, and the wait for its end. A connection to ourselves (a dead port of the ephemeral
- * range can answer its own SYN) counts as refused.
+/* dialer.c: socket, options, connect, and the wait for its end. A connection to ourselves (a dead
+ * port of the ephemeral range can answer its own SYN) counts as refused.
  */
 #include "net/dialer.h"
 
@@ -12,7 +12,8 @@
 #include "base/os.h"
 #include "net/address.h"
 
-#define RETRY_NS (10 * PL_MS)           /* a unix listener whose backlog is full tells nobody when it has room again */
+#define RETRY_NS (10 * PL_MS)           /* a unix listener whose backlog is full tells nobody when
+                                         * it has room again */
 #define KEEPALIVE_S 60
 #define KEEPALIVE_STEP_S 10
 #define KEEPALIVE_PROBES 3
@@ -49,7 +50,8 @@ static int set_demands(const struct pl_dial *dial, int fd, int family)
     int error = 0, dscp = dial->address->dscp;
 
     if (interface)
-        error = pl_os->setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface, (socklen_t)strlen(interface) + 1);
+        error = pl_os->setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface,
+                                  (socklen_t)strlen(interface) + 1);
     if (error == 0 && dscp != PL_DSCP_NONE)
         error = family == AF_INET6 ? set_int(fd, IPPROTO_IPV6, IPV6_TCLASS, dscp << 2)
                                    : set_int(fd, IPPROTO_IP, IP_TOS, dscp << 2);
@@ -82,7 +84,8 @@ static int look_at_peer(int fd)
 static int watch(struct pl_dial *dial, int fd)
 {
     struct pl_connection *connection = dial->connection;
-    uint64_t data = pl_mux_data(PL_WATCH_CONNECTION, connection->node.index, pl_get(connection->birth));
+    uint64_t data =
+        pl_mux_data(PL_WATCH_CONNECTION, connection->node.index, pl_get(connection->birth));
 
     return pl_mux_add(dial->mux, fd, EPOLLOUT | EPOLLONESHOT, data) ? ENOSPC : 0;
 }
@@ -99,14 +102,16 @@ static int begin_connect(struct pl_dial *dial, int fd)
     if (error == -EAGAIN && peer.ss_family == AF_UNIX) {
         uint64_t again_ns = pl_after(pl_os->now_ns(), RETRY_NS);
 
-        pl_mux_timer_arm(dial->mux, &dial->timer, again_ns < dial->deadline_ns ? again_ns : dial->deadline_ns);
+        pl_mux_timer_arm(dial->mux, &dial->timer,
+                         again_ns < dial->deadline_ns ? again_ns : dial->deadline_ns);
         return 0;
     }
     if (error && error != -EINPROGRESS && error != -EINTR)
         return -error;
     pl_mux_timer_arm(dial->mux, &dial->timer, dial->deadline_ns);
-    /* Watched only now: a socket that never began to connect would report a hang-up. Connected at once is told by the
-     * same event as connected later: one way to the end, never on this stack. */
+    /* Watched only now: a socket that never began to connect would report a hang-up. Connected at
+     * once is told by the same event as connected later: one way to the end, never on this
+     * stack. */
     return watch(dial, fd);
 }
 
@@ -120,7 +125,8 @@ static void on_timer(void *user)
         return;
     }
     /* Somebody else's socket may block in connect. */
-    error = pl_connection_is_ours(dial->connection) ? begin_connect(dial, dial->connection->fd) : EBADF;
+    error =
+        pl_connection_is_ours(dial->connection) ? begin_connect(dial, dial->connection->fd) : EBADF;
     if (error)
         finish(dial, error);
 }
@@ -166,7 +172,7 @@ int pl_dial_start(struct pl_dial *dial)
     if (!error && !pl_fd_table_set(fd, connection))
         error = ENOMEM;
     if (error) {
-        pl_os->close(fd);               /* without these nothing could prove later that it is ours, or is not */
+        pl_os->close(fd); /* without these nothing could prove later that it is ours, or is not */
         connection->fd = -1;
         return error;
     }
@@ -174,7 +180,8 @@ int pl_dial_start(struct pl_dial *dial)
         set_comforts(dial, fd);
         error = set_demands(dial, fd, family);
     }
-    if (!error && dial->on_socket && dial->on_socket(fd, pool_address_text(dial->address), dial->user)) {
+    if (!error && dial->on_socket &&
+        dial->on_socket(fd, pool_address_text(dial->address), dial->user)) {
         dial->is_refused_by_hook = true;
         error = EPERM;
     }

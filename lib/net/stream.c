@@ -1,6 +1,7 @@
-/* stream.c: how a borrower waits. Connected sockets are in blocking mode, so one recv is one system call; the kernel's
- * own receive timeout is late by design, so it is set to a bucket that surely ends before the deadline, and ppoll waits
- * the exact rest. Sends never block in send: what does not fit waits in ppoll.
+/* stream.c: how a borrower waits. Connected sockets are in blocking mode, so one recv is one system
+ * call; the kernel's own receive timeout is late by design, so it is set to a bucket that surely
+ * ends before the deadline, and ppoll waits the exact rest. Sends never block in send: what does
+ * not fit waits in ppoll.
  */
 #include "net/stream.h"
 
@@ -11,9 +12,9 @@
 
 #include "base/os.h"
 
-#define EXACT_NS (50 * PL_MS)           /* with less time left than this only ppoll is exact enough */
+#define EXACT_NS (50 * PL_MS)         /* with less time left than this only ppoll is exact enough */
 #define BUCKET_MAX_MS (1u << 20)
-#define OUT_OF_TIME (-ETIME)            /* ours; the kernel's ETIMEDOUT means that the peer fell silent */
+#define OUT_OF_TIME (-ETIME)      /* ours; the kernel's ETIMEDOUT means that the peer fell silent */
 #define INPUT_FIRST 2048u
 #define PIECES 64
 
@@ -28,7 +29,8 @@ uint64_t pl_stream_deadline(struct pl_connection *connection, uint64_t now_ns)
     start_ns = lease->start_ns + 2 * pl_os->coarse_step_ns();
     if (start_ns > now_ns)
         start_ns = now_ns;
-    deadline_ns = lease->timeout_ms == POOL_NONE ? PL_NEVER : pl_after(start_ns, lease->timeout_ms * PL_MS);
+    deadline_ns =
+        lease->timeout_ms == POOL_NONE ? PL_NEVER : pl_after(start_ns, lease->timeout_ms * PL_MS);
     pl_set(lease->deadline_ns, deadline_ns);
     return deadline_ns;
 }
@@ -75,7 +77,8 @@ static void mark(struct pl_connection *connection, uint32_t set, uint32_t clear)
     } while (next != seen && !atomic_compare_exchange_weak(&connection->lease.marks, &seen, next));
 }
 
-enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status, int cause)
+enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status,
+                                int cause)
 {
     enum pool_phase phase = connection->is_prepared ? POOL_PHASE_USE : POOL_PHASE_SETUP;
     struct pl_failure failure = pl_failure_make(status, phase, cause);
@@ -95,10 +98,13 @@ static enum pool_status fail_with(struct pl_connection *connection, int error)
     if (doom)
         return pl_stream_fail(connection, doom, doom == POOL_E_BROKEN ? EBADF : 0);
     if (error == EAGAIN)
-        return POOL_E_WOULD_BLOCK;      /* on the mux's thread: nothing failed, it may be tried again */
+        return POOL_E_WOULD_BLOCK; /* on the mux's thread: nothing failed, it may be tried again */
     if (error == ETIME)
-        return pl_stream_fail(connection, marks & (PL_MARK_SENT | PL_MARK_RECEIVED) ? POOL_E_TIMEOUT_IN_TRANSFER
-                                                                                     : POOL_E_TIMEOUT, ETIMEDOUT);
+        return pl_stream_fail(connection,
+                              marks & (PL_MARK_SENT | PL_MARK_RECEIVED)
+                                  ? POOL_E_TIMEOUT_IN_TRANSFER
+                                  : POOL_E_TIMEOUT,
+                              ETIMEDOUT);
     return pl_stream_fail(connection, pl_status_of_errno(error, POOL_PHASE_USE), error);
 }
 
@@ -111,7 +117,8 @@ static enum pool_status fail_at_end(struct pl_connection *connection, bool is_in
     return pl_stream_fail(connection, is_inside_message ? POOL_E_BROKEN : POOL_E_CLOSED, 0);
 }
 
-static uint64_t operation_deadline(struct pl_connection *connection, uint32_t own_ms, uint64_t now_ns)
+static uint64_t operation_deadline(struct pl_connection *connection, uint32_t own_ms,
+                                   uint64_t now_ns)
 {
     uint64_t whole_ns = pl_stream_deadline(connection, now_ns);
     uint64_t own_ns = own_ms == POOL_NONE ? PL_NEVER : pl_after(now_ns, own_ms * PL_MS);
@@ -133,7 +140,8 @@ static ssize_t wait_for(struct pl_connection *connection, short events, uint64_t
 static bool set_receive_timeout(struct pl_connection *connection, uint64_t left_ns)
 {
     uint32_t bucket_ms = pl_stream_bucket_ms(left_ns, pl_get(connection->armed_ms));
-    struct timeval wait = { .tv_sec = bucket_ms / 1000, .tv_usec = (suseconds_t)(bucket_ms % 1000) * 1000 };
+    struct timeval wait = { .tv_sec = bucket_ms / 1000,
+                            .tv_usec = (suseconds_t)(bucket_ms % 1000) * 1000 };
 
     if (!bucket_ms)
         return true;
@@ -195,7 +203,8 @@ static ssize_t send_some(struct pl_connection *connection, struct iovec *pieces,
     struct msghdr message = { .msg_iov = pieces, .msg_iovlen = (size_t)count };
 
     if (count == 1)
-        return pl_os->send(connection->fd, pieces->iov_base, pieces->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        return pl_os->send(connection->fd, pieces->iov_base, pieces->iov_len,
+                           MSG_DONTWAIT | MSG_NOSIGNAL);
     return pl_os->sendmsg(connection->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
@@ -206,7 +215,8 @@ static void note_sent(struct pl_connection *connection, ssize_t sent, uint64_t n
     pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
 }
 
-static enum pool_status send_pieces(struct pl_connection *connection, struct iovec *pieces, int count)
+static enum pool_status send_pieces(struct pl_connection *connection, struct iovec *pieces,
+                                    int count)
 {
     uint64_t now_ns = pl_os->now_ns();
     uint64_t deadline_ns = operation_deadline(connection, connection->limits->write_ms, now_ns);
@@ -214,7 +224,7 @@ static enum pool_status send_pieces(struct pl_connection *connection, struct iov
     ssize_t sent;
     int first = 0;
 
-    advance(pieces, &first, count, 0);                  /* empty pieces would look like nothing sent */
+    advance(pieces, &first, count, 0); /* empty pieces would look like nothing sent */
     while (first < count) {
         sent = send_some(connection, pieces + first, count - first);
         if (sent >= 0) {
@@ -226,14 +236,15 @@ static enum pool_status send_pieces(struct pl_connection *connection, struct iov
         if (sent == -EAGAIN && may_wait)
             sent = wait_for(connection, POLLOUT, deadline_ns);
         if (sent == -EAGAIN && has_sent)
-            return pl_stream_fail(connection, POOL_E_WOULD_BLOCK, EAGAIN);      /* half of it is on the wire */
+            return pl_stream_fail(connection, POOL_E_WOULD_BLOCK, EAGAIN); /* half of it left */
         if (sent < 0 && sent != -EINTR)
             return fail_with(connection, (int)-sent);
     }
     return POOL_OK;
 }
 
-enum pool_status pl_stream_send(struct pl_connection *connection, const struct iovec *pieces, int count)
+enum pool_status pl_stream_send(struct pl_connection *connection, const struct iovec *pieces,
+                                int count)
 {
     enum pool_status status = POOL_OK;
     struct iovec some[PIECES];
@@ -251,7 +262,8 @@ enum pool_status pl_stream_send(struct pl_connection *connection, const struct i
     return status;
 }
 
-/* ---- receiving; only one operation at a time reads a connection, or the bytes read ahead would be torn */
+/* ---- receiving; one operation at a time reads a connection, or what was read ahead would be
+ * torn */
 
 static enum pool_status begin_reading(struct pl_connection *connection)
 {
@@ -265,7 +277,8 @@ static enum pool_status end_reading(struct pl_connection *connection, enum pool_
     struct pl_input *input = connection->input;
     bool is_unread = input && input->start < input->end;
 
-    mark(connection, is_unread ? PL_MARK_UNREAD : 0, PL_MARK_READING | (is_unread ? 0 : PL_MARK_UNREAD));
+    mark(connection, is_unread ? PL_MARK_UNREAD : 0,
+         PL_MARK_READING | (is_unread ? 0 : PL_MARK_UNREAD));
     return status;
 }
 
@@ -283,7 +296,8 @@ static size_t take_ahead(struct pl_connection *connection, void *buffer, size_t 
     return size;
 }
 
-enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, size_t size, size_t *got)
+enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, size_t size,
+                                size_t *got)
 {
     enum pool_status status = begin_reading(connection);
     ssize_t received;
@@ -297,7 +311,8 @@ enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, 
         if (received > 0)
             *got = (size_t)received;
         else
-            status = received ? fail_with(connection, (int)-received) : fail_at_end(connection, false);
+            status =
+                received ? fail_with(connection, (int)-received) : fail_at_end(connection, false);
     }
     return end_reading(connection, status);
 }
@@ -316,7 +331,8 @@ enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *bu
         if (received > 0)
             have += (size_t)received;
         else
-            status = received ? fail_with(connection, (int)-received) : fail_at_end(connection, have > 0);
+            status = received ? fail_with(connection, (int)-received)
+                              : fail_at_end(connection, have > 0);
     }
     return end_reading(connection, status);
 }
@@ -357,10 +373,12 @@ static enum pool_status read_ahead(struct pl_connection *connection)
         input->end += (size_t)received;
         return POOL_OK;
     }
-    return received ? fail_with(connection, (int)-received) : fail_at_end(connection, input->end > input->start);
+    return received ? fail_with(connection, (int)-received)
+                    : fail_at_end(connection, input->end > input->start);
 }
 
-/* The length of the unread bytes up to and with the delimiter; 0: it is not there yet. The first `seen` need no look. */
+/* The length of the unread bytes up to and with the delimiter; 0: it is not there yet. The first
+ * `seen` need no look. */
 static size_t find(const struct pl_input *input, struct pool_bytes delimiter, size_t seen)
 {
     const char *unread = input->data + input->start, *found;

@@ -1,7 +1,8 @@
-/* stream.h: blocking I/O of a borrower on its own thread, straight on the socket, until the exact deadline of its call.
+/* stream.h: blocking I/O of a borrower on its own thread, straight on the socket, until the exact
+ * deadline of its call.
  *
- * The caller holds a pin. Every function answers a status and, unless it is POOL_OK, leaves the failure in the
- * connection: what failed, and what the peer can have seen of this loan by then.
+ * The caller holds a pin. Every function answers a status and, unless it is POOL_OK, leaves the
+ * failure in the connection: what failed, and what the peer can have seen of this loan by then.
  */
 #ifndef PL_NET_STREAM_H
 #define PL_NET_STREAM_H
@@ -17,14 +18,18 @@ struct pl_input {
     char data[];
 };
 
-enum pool_status pl_stream_send(struct pl_connection *connection, const struct iovec *pieces, int count) PL_MUST_USE;
-enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, size_t size, size_t *got) PL_MUST_USE;
-enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *buffer, size_t size) PL_MUST_USE;
+enum pool_status pl_stream_send(struct pl_connection *connection, const struct iovec *pieces,
+                                int count) PL_MUST_USE;
+enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, size_t size,
+                                size_t *got) PL_MUST_USE;
+enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *buffer,
+                                      size_t size) PL_MUST_USE;
 enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct pool_bytes delimiter,
                                       struct pool_bytes *bytes) PL_MUST_USE;
 
 /* Notes that an operation in this loan failed; answers the status. */
-enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status, int cause);
+enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status,
+                                int cause);
 
 /* The status that the connection's doom stands for; POOL_OK: none. */
 enum pool_status pl_stream_doom(const struct pl_connection *connection);
@@ -32,7 +37,8 @@ enum pool_status pl_stream_doom(const struct pl_connection *connection);
 /* The moment this loan must end. */
 uint64_t pl_stream_deadline(struct pl_connection *connection, uint64_t now_ns);
 
-/* What SO_RCVTIMEO should be set to when `left_ns` are left, and `armed_ms` is set: the bucket rule. 0: leave it. */
+/* What SO_RCVTIMEO should be set to when `left_ns` are left, and `armed_ms` is set: the bucket
+ * rule. 0: leave it. */
 uint32_t pl_stream_bucket_ms(uint64_t left_ns, uint32_t armed_ms);
 
 void pl_stream_drop_input(struct pl_connection *connection);

@@ -1,12 +1,13 @@
 /* word.h: who owns a connection, in one atomic word: state, listed, pins, serial.
  *
  *   bits 0..3    state (enum pl_state)
- *   bit  4       listed: the connection stands in its peer's list of idle ones (a hint, never a right)
+ *   bit  4       listed: it stands in its peer's list of idle connections (a hint, never a right)
  *   bits 5..15   pins: operations that are under way on it
- *   bits 16..63  serial: one more each time somebody is given the connection; a handle is good for one serial
+ *   bits 16..63  serial: one more each time somebody is given the connection; a handle is good for
+ *                one serial
  *
- * Whoever wins the swap from the state it saw owns the connection. A serial never comes back in a slot: when the numbers
- * of a slot are used up, the slot is retired.
+ * Whoever wins the swap from the state it saw owns the connection. A serial never comes back in a
+ * slot: when the numbers of a slot are used up, the slot is retired.
  */
 #ifndef PL_NET_WORD_H
 #define PL_NET_WORD_H
@@ -23,10 +24,11 @@ enum pl_state {
     PL_SETUP,                           /* connected; hooks are at work on the mux */
     PL_IDLE,                            /* lendable, hot: not watched */
     PL_PARKED,                          /* lendable, watched by the mux */
-    PL_MUX,                             /* taken from the idle ones for a moment, by the pool itself: no handle is good */
+    PL_MUX,                             /* taken from the idle ones for a moment, by the pool
+                                         * itself: no handle is good */
     PL_HEARD,                           /* its actor's: data came while it was idle */
     PL_LENT,                            /* somebody's */
-    PL_ENDING,                          /* given back while operations were under way: the last of them closes it */
+    PL_ENDING,          /* given back while operations were under way: the last of them closes it */
     PL_CLOSING,                         /* its owner is closing it */
     PL_STATES
 };
@@ -85,8 +87,8 @@ static inline bool pl_word_is_held(uint64_t word)
     return state == PL_LENT || state == PL_HEARD || state == PL_SETUP;
 }
 
-/* The one function that moves a connection from state to state: true when nobody was quicker. `seen` is the word as the
- * caller read it, `next` what it becomes. */
+/* The one function that moves a connection from state to state: true when nobody was quicker.
+ * `seen` is the word as the caller read it, `next` what it becomes. */
 static inline bool pl_word_become(_Atomic uint64_t *word, uint64_t seen, uint64_t next)
 {
     pl_assert(pl_word_is_legal(pl_word_state(seen), pl_word_state(next)));
@@ -118,13 +120,15 @@ static inline bool pl_word_is_used_up(uint64_t word)
     return pl_word_serial(word) >= PL_SERIAL_LAST - 8;
 }
 
-/* Holds the connection as it is for one operation of the holder of `serial`; false: the handle is stale. */
+/* Holds the connection as it is for one operation of the holder of `serial`; false: the handle is
+ * stale. */
 static inline bool pl_word_pin(_Atomic uint64_t *word, uint64_t serial)
 {
     uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
 
     do {
-        if (pl_word_serial(seen) != serial || !pl_word_is_held(seen) || (seen & PL_PIN_MASK) == PL_PIN_MASK)
+        if (pl_word_serial(seen) != serial || !pl_word_is_held(seen) ||
+            (seen & PL_PIN_MASK) == PL_PIN_MASK)
             return false;
     } while (!atomic_compare_exchange_weak(word, &seen, seen + PL_PIN));
     return true;
@@ -142,7 +146,8 @@ static inline bool pl_word_pin_any(_Atomic uint64_t *word)
     return true;
 }
 
-/* True: this was the last pin of a connection that was given back meanwhile; the caller owns it (CLOSING) and closes. */
+/* True: this was the last pin of a connection that was given back meanwhile; the caller owns it
+ * (CLOSING) and closes. */
 static inline bool pl_word_unpin(_Atomic uint64_t *word)
 {
     uint64_t seen = atomic_load_explicit(word, memory_order_relaxed), next;

@@ -1,8 +1,8 @@
 /* borrow.c: the warm path, the looks at a connection before it is lent, and the wait.
  *
- * The warm path is one swap of the word of the connection that this thread returned last, and one swap back. Because the
- * whole word must be what it was, nothing else has to be looked at to know that it is the same connection of the same
- * peer, idle ever since.
+ * The warm path is one swap of the word of the connection that this thread returned last, and one
+ * swap back. Because the whole word must be what it was, nothing else has to be looked at to know
+ * that it is the same connection of the same peer, idle ever since.
  */
 #include "pool/borrow.h"
 
@@ -43,7 +43,8 @@ static uint32_t timeout_of(const struct pool *pool, const struct pool_call *call
 
 /* ---- looks before lending */
 
-/* The connection is not to be lent. Data for an actor sends it to the mux, anything else ends it. */
+/* The connection is not to be lent. Data for an actor sends it to the mux, anything else ends
+ * it. */
 static PL_COLD void put_aside(struct pl_connection *connection, enum pl_health health)
 {
     uint64_t seen = atomic_load(&connection->word);
@@ -64,7 +65,8 @@ PL_INLINE bool is_still_ours(struct pl_connection *connection, enum pool_check c
     return check != POOL_CHECK_ALWAYS || pl_connection_is_ours(connection);
 }
 
-/* Looks at an idle connection that was just taken (LENT). False: it was no good and is dealt with. */
+/* Looks at an idle connection that was just taken (LENT). False: it was no good and is dealt
+ * with. */
 PL_INLINE bool is_fit(struct pl_connection *connection, enum pool_check check)
 {
     bool was_parked = connection->is_armed;
@@ -83,15 +85,26 @@ PL_INLINE bool is_fit(struct pl_connection *connection, enum pool_check check)
     return false;
 }
 
+/* True: it is past its age, and closed now. */
+PL_INLINE bool has_aged(struct pl_connection *connection, uint64_t now_ns)
+{
+    if (PL_LIKELY(pl_get(connection->expires_ns) > now_ns))
+        return false;
+    pl_peer_close(connection, POOL_CLOSE_AGE);
+    return true;
+}
+
 /* ---- the warm path */
 
 static const struct pool_call no_call;
 
 static bool is_simple(const struct pool *pool, const struct pool_call *call)
 {
-    return pool && pool->settings.is_plain && atomic_load_explicit(&pool->state, memory_order_relaxed) == PL_POOL_LIVE &&
-           (call->size == sizeof(*call) || !call->size) && !call->deadline_ns && !call->ticket && !call->on_part &&
-           !call->on_error && !(call->flags & ~(uint32_t)(POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY));
+    return pool && pool->settings.is_plain &&
+           atomic_load_explicit(&pool->state, memory_order_relaxed) == PL_POOL_LIVE &&
+           (call->size == sizeof(*call) || !call->size) && !call->deadline_ns && !call->ticket &&
+           !call->on_part && !call->on_error &&
+           !(call->flags & ~(uint32_t)(POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY));
 }
 
 /* Takes exactly the connection that this thread returned last, if nothing happened to it since. */
@@ -120,7 +133,8 @@ static struct pl_recent *find_recent(struct pl_thread *self, struct pool *pool, 
 }
 
 /* Takes what this thread returned last, unlooked at; NULL: it takes more than that. */
-PL_INLINE struct pl_connection *take_warm(struct pool *pool, const char *address, const struct pool_call *call)
+PL_INLINE struct pl_connection *take_warm(struct pool *pool, const char *address,
+                                          const struct pool_call *call)
 {
     struct pl_thread *self = pl_thread_current;
     struct pl_connection *connection;
@@ -139,14 +153,18 @@ PL_INLINE struct pl_connection *take_warm(struct pool *pool, const char *address
     return connection;
 }
 
-PL_INLINE enum pool_status lend_warm(struct pool *pool, const struct pool_call *call, struct pl_connection *connection,
-                                     struct pool_conn *conn)
+/* False: it is past its age, and closed now. */
+PL_INLINE bool lend_warm(struct pool *pool, const struct pool_call *call,
+                         struct pl_connection *connection, struct pool_conn *conn)
 {
     connection->lease.start_ns = pl_os->coarse_ns();
+    pl_thread_stamp(pl_thread_current, connection->lease.start_ns);
+    if (has_aged(connection, connection->lease.start_ns))
+        return false;
     pl_set(connection->lease.deadline_ns, 0);
     begin_lease(connection, timeout_of(pool, call), call->flags);
     *conn = pl_connection_handle(connection, pl_get(connection->word));
-    return POOL_OK;
+    return true;
 }
 
 /* ---- waiting */
@@ -172,7 +190,8 @@ static struct pl_failure out_of_time(struct pl_peer *peer)
     is_alone = peer->shared.count == 0;
     pthread_mutex_unlock(&peer->lock);
     if (is_alone && pl_room_wants(peer->pool->room, peer, &cause))
-        return pl_failure_make(POOL_E_RESOURCE, cause ? POOL_PHASE_CONNECT : POOL_PHASE_WAIT, cause);
+        return pl_failure_make(POOL_E_RESOURCE, cause ? POOL_PHASE_CONNECT : POOL_PHASE_WAIT,
+                               cause);
     return pl_failure_make(POOL_E_TIMEOUT, phase, ETIMEDOUT);
 }
 
@@ -215,18 +234,19 @@ static bool was_told(struct pl_peer *peer, const struct pl_waiter *waiter)
 static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
 {
     struct pl_peer *peer = borrow->peer;
-    uint64_t deadline_ns = earlier(borrow->deadline_ns, borrow->wait_deadline_ns), until_ns = deadline_ns;
+    uint64_t deadline_ns = earlier(borrow->deadline_ns, borrow->wait_deadline_ns),
+             until_ns = deadline_ns;
     bool is_over = false, has_ended;
 
     pl_peer_supply(peer);
     if (was_told(peer, waiter))
-        until_ns = 0;                   /* on_none_removable may have waited for something, and used up our wake-up */
+        until_ns = 0; /* on_none_removable may have waited for something, and used up our wake-up */
     do {
         if (!pl_thread_wait(borrow->self, until_ns))
             is_over = is_past(deadline_ns);
         until_ns = deadline_ns;
         if (is_over)
-            borrow->failure = out_of_time(peer);        /* while it still shows what was waited for */
+            borrow->failure = out_of_time(peer); /* while it still shows what was waited for */
         pthread_mutex_lock(&peer->lock);
         has_ended = look_around(borrow, waiter, is_over);
         if (has_ended)
@@ -245,6 +265,15 @@ static uint64_t oldest_wait(struct pl_peer *peer, uint64_t now_ns)
     return now_ns > first->queued_ns ? now_ns - first->queued_ns : 0;
 }
 
+/* May this caller take what is idle? Where nobody waits, nobody is passed. Peer lock held. */
+static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
+{
+    struct pl_peer *peer = borrow->peer;
+
+    return pl_list_is_empty(&peer->shared.waiters) ||
+           pl_decide_may_barge(oldest_wait(peer, now_ns), borrow->pool->settings.barge_ns);
+}
+
 /* May this caller queue? Peer lock held. */
 static enum pool_status may_queue(const struct pl_borrow *borrow)
 {
@@ -256,7 +285,7 @@ static enum pool_status may_queue(const struct pl_borrow *borrow)
     if (pl_mux_is_here(borrow->pool->mux))
         return POOL_E_WOULD_BLOCK;
     if (is_past(earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
-        return POOL_E_TIMEOUT;          /* no time at all was given: only what is idle could be had */
+        return POOL_E_TIMEOUT; /* no time at all was given: only what is idle could be had */
     if (peer->shared.waiting >= options->max_waiters)
         return POOL_E_FULL;
     if ((borrow->call.flags & POOL_DONT_WAIT) && peer->shared.count >= options->max_per_address)
@@ -269,13 +298,14 @@ static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_wait
 {
     struct pl_peer *peer = borrow->peer;
     struct pl_connection *connection;
-    bool may_barge = pl_decide_may_barge(oldest_wait(peer, waiter->queued_ns), borrow->pool->settings.barge_ns);
+    bool may_take = may_take_idle(borrow, waiter->queued_ns);
 
     pl_list_push_back(&peer->shared.waiters, &waiter->link);
     peer->shared.waiting++;
     atomic_fetch_or(&peer->hints, PL_HINT_WAITERS);
-    /* Whoever returns a connection looks at the hint after its swap; we look at the idle ones after the hint. */
-    connection = may_barge ? pl_peer_take_idle(peer, false) : NULL;
+    /* Whoever returns a connection looks at the hint after its swap; we look at the idle ones after
+     * the hint. */
+    connection = may_take ? pl_peer_take_idle(peer, false) : NULL;
     if (connection)
         pl_waiter_unlink(peer, waiter);
     return connection;
@@ -291,7 +321,7 @@ static struct pl_connection *get_some(struct pl_borrow *borrow)
     enum pool_status status = POOL_OK;
 
     pthread_mutex_lock(&peer->lock);
-    if (pl_decide_may_barge(oldest_wait(peer, waiter.queued_ns), borrow->pool->settings.barge_ns))
+    if (may_take_idle(borrow, waiter.queued_ns))
         connection = pl_peer_take_idle(peer, is_here);
     if (!connection) {
         status = may_queue(borrow);
@@ -302,7 +332,8 @@ static struct pl_connection *get_some(struct pl_borrow *borrow)
     if (connection)
         return connection;
     if (status) {
-        borrow->failure = pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
+        borrow->failure =
+            pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
         return NULL;
     }
     wait_in_queue(borrow, &waiter);
@@ -316,7 +347,8 @@ static void account(struct pl_borrow *borrow, const struct pl_connection *connec
     uint64_t now_ns = pl_os->now_ns(), total_ns = now_ns - borrow->start_ns, own_ns;
 
     if (!connection || !connection->is_fresh) {
-        borrow->spent.ns[borrow->failure.status ? borrow->failure.phase : POOL_PHASE_WAIT] += total_ns;
+        borrow->spent.ns[borrow->failure.status ? borrow->failure.phase : POOL_PHASE_WAIT] +=
+            total_ns;
         return;
     }
     own_ns = now_ns > connection->opened_ns ? now_ns - connection->opened_ns : 0;
@@ -324,8 +356,10 @@ static void account(struct pl_borrow *borrow, const struct pl_connection *connec
     borrow->spent.ns[POOL_PHASE_WAIT] += total_ns - earlier(own_ns, total_ns);
 }
 
-/* Gives the connection its deadline and runs `prepare` on one that is new. False: borrow->failure. */
-static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection, struct pool_conn *conn)
+/* Gives the connection its deadline and runs `prepare` on one that is new. False:
+ * borrow->failure. */
+static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
+                      struct pool_conn *conn)
 {
     const struct pool_options *options = &borrow->pool->settings.options;
     uint64_t begin_ns;
@@ -342,11 +376,12 @@ static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection
     answer = options->prepare(&(struct pool_conn){ conn->slot, conn->serial }, options->user);
     borrow->spent.ns[POOL_PHASE_SETUP] += pl_os->now_ns() - begin_ns;
     if (!pl_word_pin(&connection->word, conn->serial)) {
-        borrow->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);       /* it threw it away */
-        return false;
+        borrow->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);
+        return false; /* it threw the connection away */
     }
     borrow->failure = pl_failure_unpack(pl_get(connection->failure));
-    if (!borrow->failure.status && (answer || (pl_get(connection->lease.marks) & (PL_MARK_DIRT | PL_MARK_AWAITS))))
+    if (!borrow->failure.status &&
+        (answer || (pl_get(connection->lease.marks) & (PL_MARK_DIRT | PL_MARK_AWAITS))))
         borrow->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);
     borrow->failure.phase = POOL_PHASE_SETUP;
     pl_set(connection->is_prepared, true);
@@ -368,12 +403,14 @@ static enum pool_status begin(struct pl_borrow *borrow)
 
     borrow->self = pl_thread_self();
     borrow->start_ns = pl_os->now_ns();
-    borrow->deadline_ns = timeout_ms == POOL_NONE ? PL_NEVER : pl_after(borrow->start_ns, timeout_ms * PL_MS);
+    borrow->deadline_ns =
+        timeout_ms == POOL_NONE ? PL_NEVER : pl_after(borrow->start_ns, timeout_ms * PL_MS);
     if (borrow->call.deadline_ns)
         borrow->deadline_ns = earlier(borrow->deadline_ns, borrow->call.deadline_ns);
     borrow->wait_deadline_ns = PL_NEVER;
     if (wait_ms && wait_ms != POOL_NONE)
-        borrow->wait_deadline_ns = pl_after(borrow->start_ns, wait_ms == POOL_ZERO ? 0 : wait_ms * PL_MS);
+        borrow->wait_deadline_ns =
+            pl_after(borrow->start_ns, wait_ms == POOL_ZERO ? 0 : wait_ms * PL_MS);
     return borrow->self ? POOL_OK : POOL_E_MEMORY;
 }
 
@@ -391,7 +428,8 @@ static enum pool_status find_peer(struct pl_borrow *borrow)
         borrow->peer = target->peer;
         return POOL_OK;
     }
-    recent = *borrow->address ? pl_recent_of_text(borrow->self, borrow->pool, borrow->address) : NULL;
+    recent =
+        *borrow->address ? pl_recent_of_text(borrow->self, borrow->pool, borrow->address) : NULL;
     if (recent && pl_peer_enter(recent->peer, borrow->pool, recent->generation)) {
         borrow->peer = recent->peer;
         return POOL_OK;
@@ -404,7 +442,8 @@ static enum pool_status find_peer(struct pl_borrow *borrow)
 
 static bool obtain(struct pl_borrow *borrow, struct pool_conn *conn)
 {
-    enum pool_check check = borrow->must_look ? POOL_CHECK_ALWAYS : borrow->pool->settings.options.check;
+    enum pool_check check =
+        borrow->must_look ? POOL_CHECK_ALWAYS : borrow->pool->settings.options.check;
     struct pl_connection *connection;
 
     do {
@@ -413,7 +452,8 @@ static bool obtain(struct pl_borrow *borrow, struct pool_conn *conn)
             account(borrow, NULL);
             return false;
         }
-    } while (!connection->is_fresh && !is_fit(connection, check));
+    } while (!connection->is_fresh &&
+             (!is_fit(connection, check) || has_aged(connection, pl_os->coarse_ns())));
     borrow->failure = (struct pl_failure){ 0 };
     account(borrow, connection);
     if (borrow->pool->events) {
@@ -444,7 +484,8 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
         pl_failure_tell(&borrow->failure, &borrow->spent, borrow->address, borrow->call.error);
         return POOL_E_CLOSING;
     }
-    pl_event_borrow_started(pool, borrow->address ? borrow->address : borrow->call.target->peer->text);
+    pl_event_borrow_started(pool,
+                            borrow->address ? borrow->address : borrow->call.target->peer->text);
     status = find_peer(borrow);
     is_told = status && status != POOL_E_ARGUMENT;
     if (status)
@@ -456,7 +497,8 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
         count_failure(pool, status);
         pl_event_borrow_failed(pool, pl_borrow_text(borrow), status);
         if (!is_told)
-            pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow), borrow->call.error);
+            pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow),
+                            borrow->call.error);
     }
     if (borrow->peer)
         pl_peer_leave(borrow->peer);
@@ -480,30 +522,37 @@ static PL_COLD enum pool_status borrow_cold(struct pl_borrow *borrow, const stru
     return status;
 }
 
-enum pool_status pl_borrow_first(struct pl_borrow *borrow, const struct pool_call *call, struct pool_conn *conn)
+enum pool_status pl_borrow_first(struct pl_borrow *borrow, const struct pool_call *call,
+                                 struct pool_conn *conn)
 {
     const struct pool_call *read = call ? call : &no_call;
     struct pl_connection *connection = take_warm(borrow->pool, borrow->address, read);
 
-    if (connection && is_fit(connection, borrow->pool->settings.options.check))
-        return lend_warm(borrow->pool, read, connection, conn);
+    if (connection && is_fit(connection, borrow->pool->settings.options.check) &&
+        lend_warm(borrow->pool, read, connection, conn))
+        return POOL_OK;
     return borrow_cold(borrow, call, conn);
 }
 
 static PL_COLD enum pool_status borrow_cold_by_hand(struct pool *pool, const char *address,
-                                                    const struct pool_call *call, struct pool_conn *conn)
+                                                    const struct pool_call *call,
+                                                    struct pool_conn *conn)
 {
     struct pl_borrow borrow = { .pool = pool, .address = address };
 
     return borrow_cold(&borrow, call, conn);
 }
 
-/* The last call of its caller, so that nothing returns through several frames after the system calls. */
-static PL_NOINLINE enum pool_status look_and_lend(struct pool *pool, const char *address, const struct pool_call *call,
-                                                  struct pl_connection *connection, struct pool_conn *conn)
+/* The last call of its caller, so that nothing returns through several frames after the system
+ * calls. */
+static PL_NOINLINE enum pool_status look_and_lend(struct pool *pool, const char *address,
+                                                  const struct pool_call *call,
+                                                  struct pl_connection *connection,
+                                                  struct pool_conn *conn)
 {
-    if (PL_LIKELY(is_fit(connection, pool->settings.options.check)))
-        return lend_warm(pool, call ? call : &no_call, connection, conn);
+    if (PL_LIKELY(is_fit(connection, pool->settings.options.check)) &&
+        lend_warm(pool, call ? call : &no_call, connection, conn))
+        return POOL_OK;
     return borrow_cold_by_hand(pool, address, call, conn);
 }
 
@@ -520,5 +569,7 @@ enum pool_status pool_borrow(struct pool *pool, const char *address, const struc
         return borrow_cold_by_hand(pool, address, call, conn);
     if (connection->is_armed || pool->settings.options.check != POOL_CHECK_NEVER)
         return look_and_lend(pool, address, call, connection, conn);
-    return lend_warm(pool, read, connection, conn);
+    if (lend_warm(pool, read, connection, conn))
+        return POOL_OK;
+    return borrow_cold_by_hand(pool, address, call, conn);
 }

@@ -14,14 +14,15 @@ struct pl_borrow {
     uint64_t start_ns, deadline_ns, wait_deadline_ns;
     struct pl_spent spent;
     struct pl_failure failure;
-    bool must_look;                     /* look at the connection closely, whatever the pool's option says */
+    bool must_look;            /* look at the connection closely, whatever the pool's option says */
 };
 
 /* The whole of pool_borrow; what the way took stays in borrow->spent. */
 enum pool_status pl_borrow_first(struct pl_borrow *borrow, const struct pool_call *call,
                                  struct pool_conn *conn) PL_MUST_USE;
 
-/* Its slow part, with borrow->call read. Lends one to the caller; POOL_OK, or a failure that `error` of the call was told. */
+/* Its slow part, with borrow->call read. Lends one to the caller; POOL_OK, or a failure that
+ * `error` of the call was told. */
 enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn) PL_MUST_USE;
 
 /* The text by which errors name this borrow's peer. */

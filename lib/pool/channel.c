@@ -1,8 +1,8 @@
 /* channel.c: see channel.h.
  *
- * A callback runs with the connection pinned, so what it asks for (ready, drain, the pool's end) can only mark; it is
- * carried out when the callback has come back. Reading is bounded for each event, so one loud peer does not starve the
- * others on the mux.
+ * A callback runs with the connection pinned, so what it asks for (ready, drain, the pool's end)
+ * can only mark; it is carried out when the callback has come back. Reading is bounded for each
+ * event, so one loud peer does not starve the others on the mux.
  */
 #include "pool/channel.h"
 
@@ -73,11 +73,13 @@ static void tell_end(struct pl_channel *channel)
     struct pool_error error = POOL_ERROR_INIT;
     pool_conn_event_fn *on_event = channel->on_event;
     pool_gone_fn *on_close = channel->actor.on_close;
-    bool has_failed = channel->failure.status != POOL_OK && channel->failure.status != POOL_E_CLOSED;
+    bool has_failed =
+        channel->failure.status != POOL_OK && channel->failure.status != POOL_E_CLOSED;
 
     channel->on_event = NULL;
     if (on_event)
-        on_event(&gone, has_failed ? POOL_EV_ERROR : POOL_EV_CLOSED, (struct pool_bytes){ 0 }, channel->user);
+        on_event(&gone, has_failed ? POOL_EV_ERROR : POOL_EV_CLOSED, (struct pool_bytes){ 0 },
+                 channel->user);
     if (!on_close)
         return;
     pl_failure_tell(&channel->failure, NULL, NULL, &error);
@@ -94,7 +96,7 @@ static void on_end_post(struct pl_post *post)
         return;
     }
     tell_end(channel);
-    free_channel(channel);              /* posts run in order: the others of this channel have run */
+    free_channel(channel); /* posts run in order: the others of this channel have run */
 }
 
 /* ---- interest and silence */
@@ -104,7 +106,8 @@ void pl_channel_arm_silence(struct pl_channel *channel, enum pool_direction dire
     uint32_t ms = channel->silence_ms[direction];
 
     if (channel->has_timers && ms)
-        pl_mux_timer_arm(channel->pool->mux, &channel->silence[direction], pl_after(pl_os->now_ns(), ms * PL_MS));
+        pl_mux_timer_arm(channel->pool->mux, &channel->silence[direction],
+                         pl_after(pl_os->now_ns(), ms * PL_MS));
 }
 
 bool pl_channel_watch_again(struct pl_channel *channel)
@@ -144,7 +147,8 @@ static bool end_call(struct pl_connection *connection, struct call *call)
     return false;
 }
 
-bool pl_channel_tell(struct pl_channel *channel, struct pool_conn handle, enum pool_event event, struct pool_bytes bytes)
+bool pl_channel_tell(struct pl_channel *channel, struct pool_conn handle, enum pool_event event,
+                     struct pool_bytes bytes)
 {
     struct pl_connection *connection = channel->connection;
     pool_conn_event_fn *on_event = channel->on_event;
@@ -179,7 +183,8 @@ static void end_of_stream(struct pl_channel *channel, struct pool_conn handle, i
         pl_channel_fail(connection, pl_status_of_errno(error, POOL_PHASE_USE), error);
     else
         pl_channel_fail(connection, POOL_E_CLOSED, 0);
-    if (!pl_channel_tell(channel, handle, error ? POOL_EV_ERROR : POOL_EV_CLOSED, (struct pool_bytes){ 0 }))
+    if (!pl_channel_tell(channel, handle, error ? POOL_EV_ERROR : POOL_EV_CLOSED,
+                         (struct pool_bytes){ 0 }))
         return;
     failure = pl_failure_unpack(pl_get(connection->failure));
     if (pl_word_state(atomic_load(&connection->word)) == PL_SETUP) {
@@ -210,7 +215,8 @@ static void unhear(struct pl_connection *connection)
     pl_room_park_one(channel->pool->room, connection);
 }
 
-/* Carries out pool_conn_ready. True: it was told, and the connection has left the channel's hands. */
+/* Carries out pool_conn_ready. True: it was told, and the connection has left the channel's
+ * hands. */
 bool pl_channel_carry_out_ready(struct pl_connection *connection)
 {
     struct pl_channel *channel = pl_channel_of(connection);
@@ -237,8 +243,8 @@ bool pl_channel_carry_out_ready(struct pl_connection *connection)
     return true;
 }
 
-/* Told from outside a callback. Whoever told it may still hold its pin for a moment: a connection that is given on must
- * have none, so that moment is waited out, batch after batch. */
+/* Told from outside a callback. Whoever told it may still hold its pin for a moment: a connection
+ * that is given on must have none, so that moment is waited out, batch after batch. */
 static void on_ready_post(struct pl_post *post)
 {
     struct pl_channel *channel = pl_container(post, struct pl_channel, ready_post);
@@ -278,7 +284,8 @@ bool pl_channel_call_hook(struct pl_connection *connection, int *answer)
         *answer = POOL_LATER;                   /* it ended meanwhile: nothing is left to do */
         return true;
     }
-    if (*answer == POOL_LATER && !pl_channel_carry_out_ready(connection) && !pl_channel_watch_again(channel))
+    if (*answer == POOL_LATER && !pl_channel_carry_out_ready(connection) &&
+        !pl_channel_watch_again(channel))
         end_of_stream(channel, handle, EBADF);
     return true;
 }
@@ -314,7 +321,8 @@ void pl_channel_settle(struct pl_connection *connection)
 {
     struct pl_channel *channel = pl_channel_of(connection);
 
-    if (!channel || channel->actor.on_message || channel->actor.on_close || atomic_load(&channel->posted))
+    if (!channel || channel->actor.on_message || channel->actor.on_close ||
+        atomic_load(&channel->posted))
         return;
     atomic_store(&connection->channel, NULL);
     free_channel(channel);
@@ -329,8 +337,8 @@ static int flush(struct pl_channel *channel, bool *has_written)
     ssize_t sent;
 
     while (pl_buffer_size(&channel->out)) {
-        sent = pl_os->send(connection->fd, channel->out.data + channel->out.start, pl_buffer_size(&channel->out),
-                           MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent = pl_os->send(connection->fd, channel->out.data + channel->out.start,
+                           pl_buffer_size(&channel->out), MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent == -EINTR)
             continue;
         if (sent == -EAGAIN)
@@ -352,7 +360,8 @@ static bool deliver(struct pl_channel *channel, struct pool_conn handle, struct 
     struct call call;
 
     if (channel->on_event)
-        return pl_channel_tell(channel, handle, POOL_EV_READ, bytes) && !pl_channel_carry_out_ready(connection);
+        return pl_channel_tell(channel, handle, POOL_EV_READ, bytes) &&
+               !pl_channel_carry_out_ready(connection);
     if (!begin_call(connection, handle.serial, &call))
         return false;
     channel->is_half = channel->actor.on_message(&handle, bytes, channel->actor.user) != 0;
@@ -405,7 +414,8 @@ static bool write_some(struct pl_channel *channel, struct pool_conn handle)
     channel->owes_written = false;
     if (channel->has_timers)
         pl_mux_timer_disarm(channel->pool->mux, &channel->silence[POOL_WRITE]);
-    return pl_channel_tell(channel, handle, POOL_EV_WRITTEN, (struct pool_bytes){ 0 }) && !pl_channel_carry_out_ready(channel->connection);
+    return pl_channel_tell(channel, handle, POOL_EV_WRITTEN, (struct pool_bytes){ 0 }) &&
+           !pl_channel_carry_out_ready(channel->connection);
 }
 
 /* What an event leaves behind: an actor between messages lets go, all else is watched on. */
@@ -463,7 +473,7 @@ static void on_hear_post(struct pl_post *post)
     struct pl_channel *channel = pl_container(post, struct pl_channel, hear_post);
 
     atomic_fetch_and(&channel->posted, ~(uint32_t)PL_POSTED_HEAR);
-    pl_channel_hear(channel->connection);       /* it is MUX and nobody's but ours since it was posted */
+    pl_channel_hear(channel->connection); /* it is MUX and nobody's but ours since it was posted */
 }
 
 void pl_channel_post_hear(struct pl_connection *connection)

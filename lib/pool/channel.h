@@ -1,5 +1,6 @@
-/* channel.h: the event-driven side of a connection: watching, queued writes, silence timers, the hook's "later", and the
- * actor that hears what comes while it is idle. All of it belongs to the mux thread, but for what a comment says.
+/* channel.h: the event-driven side of a connection: watching, queued writes, silence timers, the
+ * hook's "later", and the actor that hears what comes while it is idle. All of it belongs to the
+ * mux thread, but for what a comment says.
  */
 #ifndef PL_POOL_CHANNEL_H
 #define PL_POOL_CHANNEL_H
@@ -24,7 +25,8 @@ struct pl_channel {
     uint32_t silence_ms[2];             /* 0: unbounded */
     _Atomic bool is_ready_told;         /* pool_conn_ready was called */
     _Atomic int ready_status;
-    _Atomic uint64_t ready_serial;      /* of the handle it was called with, when told from outside a callback */
+    _Atomic uint64_t ready_serial;      /* of the handle it was called with, when told from outside
+                                         * a callback */
     struct pl_post ready_post, hear_post, end_post;
     _Atomic uint32_t posted;            /* which of the first two are on their way */
     uint64_t id;                        /* of the connection, for the actor's last call */
@@ -41,35 +43,42 @@ static inline struct pl_channel *pl_channel_of(const struct pl_connection *conne
 /* The connection's channel, made if need be; NULL: no memory. */
 struct pl_channel *pl_channel_make(struct pl_connection *connection);
 
-/* Runs on_new_connection. False: no memory. With POOL_LATER as the answer, the rest is the channel's business. */
+/* Runs on_new_connection. False: no memory. With POOL_LATER as the answer, the rest is the
+ * channel's business. */
 bool pl_channel_call_hook(struct pl_connection *connection, int *answer) PL_MUST_USE;
 
 void pl_channel_stop_watching(struct pl_connection *connection);
-bool pl_channel_is_busy(const struct pl_connection *connection);    /* something is queued and unsent */
-void pl_channel_settle(struct pl_connection *connection);           /* set up: what no actor needs is freed */
+/* Something is queued and unsent. */
+bool pl_channel_is_busy(const struct pl_connection *connection);
+void pl_channel_settle(struct pl_connection *connection); /* set up: what no actor needs is freed */
 
 /* An event of a connection that is held (SETUP, HEARD). */
 void pl_channel_on_event(struct pl_connection *connection, uint64_t word, uint32_t events);
 
-bool pl_channel_has_actor(const struct pl_connection *connection);  /* any thread that owns the connection */
+/* Any thread that owns the connection. */
+bool pl_channel_has_actor(const struct pl_connection *connection);
 
-/* Data waits on a connection that its owner holds (MUX): the actor hears it, then it is parked. Mux thread. */
+/* Data waits on a connection that its owner holds (MUX): the actor hears it, then it is parked. Mux
+ * thread. */
 void pl_channel_hear(struct pl_connection *connection);
-void pl_channel_post_hear(struct pl_connection *connection);        /* any thread: the same, later on the mux */
+/* Any thread: the same, later on the mux. */
+void pl_channel_post_hear(struct pl_connection *connection);
 
 /* The connection is being closed: last calls come from the mux, soon. Any thread. */
 void pl_channel_end(struct pl_connection *connection);
 
 /* For the calls of programs. */
 void pl_channel_fail(struct pl_connection *connection, enum pool_status status, int cause);
-bool pl_channel_watch_again(struct pl_channel *channel);        /* false: the number is not ours any more */
+/* False: the number is not ours any more. */
+bool pl_channel_watch_again(struct pl_channel *channel);
 void pl_channel_arm_silence(struct pl_channel *channel, enum pool_direction direction);
 
 /* One event to the watcher. False: the connection ended in it. */
 bool pl_channel_tell(struct pl_channel *channel, struct pool_conn handle, enum pool_event event,
                      struct pool_bytes bytes);
 
-/* Does what pool_conn_ready asked for. True: it was asked, and the connection has left the channel's hands. */
+/* Does what pool_conn_ready asked for. True: it was asked, and the connection has left the
+ * channel's hands. */
 bool pl_channel_carry_out_ready(struct pl_connection *connection);
 
 #endif

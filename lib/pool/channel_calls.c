@@ -1,5 +1,5 @@
-/* channel_calls.c: what programs ask of an event-driven connection. Each call pins the connection for as long as it looks
- * at it. The callbacks come from channel.c, never from inside a call.
+/* channel_calls.c: what programs ask of an event-driven connection. Each call pins the connection
+ * for as long as it looks at it. The callbacks come from channel.c, never from inside a call.
  */
 #include <errno.h>
 
@@ -7,7 +7,8 @@
 #include "pool/channel.h"
 #include "pool/pool.h"
 
-/* The channel of a connection that this thread may drive event by event; NULL: not so, and nothing is pinned. */
+/* The channel of a connection that this thread may drive event by event; NULL: not so, and nothing
+ * is pinned. */
 static struct pl_channel *enter_channel(const struct pool_conn *conn)
 {
     struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
@@ -70,7 +71,7 @@ static enum pool_status queue(struct pl_channel *channel, const char *data, size
         return POOL_E_BROKEN;
     }
     pl_add(connection->bytes_out, (uint64_t)sent);
-    channel->owes_written = true;       /* even when all of it left at once: by the next event, never on this stack */
+    channel->owes_written = true; /* even when all of it left: told by the next event, not here */
     if (!pl_buffer_append(&channel->out, data + sent, size - (size_t)sent))
         return POOL_E_MEMORY;
     if (pl_buffer_size(&channel->out) > channel->high)
@@ -101,7 +102,8 @@ static void on_silence(struct pl_channel *channel, enum pool_direction direction
 
     if (direction == POOL_WRITE && !pl_buffer_size(&channel->out))
         return;
-    if (pl_channel_tell(channel, pl_connection_handle(connection, word), event, (struct pool_bytes){ 0 }))
+    if (pl_channel_tell(channel, pl_connection_handle(connection, word), event,
+                        (struct pool_bytes){ 0 }))
         pl_channel_carry_out_ready(connection);
 }
 
@@ -131,7 +133,8 @@ static bool make_timers(struct pl_channel *channel)
     return true;
 }
 
-enum pool_status pool_conn_timeout(struct pool_conn *conn, enum pool_direction direction, uint32_t ms)
+enum pool_status pool_conn_timeout(struct pool_conn *conn, enum pool_direction direction,
+                                   uint32_t ms)
 {
     struct pl_channel *channel;
 
@@ -165,7 +168,7 @@ void pool_conn_ready(struct pool_conn *conn, enum pool_status status)
         atomic_store(&channel->ready_status, status);
         atomic_store(&channel->ready_serial, conn->serial);
         if (self && self->callback == connection)
-            atomic_store(&channel->is_ready_told, true);        /* carried out when the callback has come back */
+            atomic_store(&channel->is_ready_told, true); /* carried out when the callback is back */
         else if (!(atomic_fetch_or(&channel->posted, PL_POSTED_READY) & PL_POSTED_READY))
             pl_mux_post(channel->pool->mux, &channel->ready_post);
     }

@@ -9,11 +9,12 @@ struct run {
     enum pool_status status;
     struct pl_failure failure;
     bool was_reused, was_sent, was_received;
-    bool has_failed;                    /* an operation did: the connection's return will say why it is closed */
+    bool has_failed;       /* an operation did: the connection's return will say why it is closed */
     bool is_to_repeat;
 };
 
-/* Does what the connection says win over what `use` answered? The peer's end does, unless it is the end of an answer. */
+/* Does what the connection says win over what `use` answered? The peer's end does, unless it is the
+ * end of an answer. */
 static bool connection_decides(const struct pl_failure *failure, uint32_t marks, int answer)
 {
     if (!(marks & PL_MARK_FAILED))
@@ -37,12 +38,15 @@ static void judge(struct run *run, struct pl_connection *connection, int answer)
         run->failure = (struct pl_failure){ 0 };
     if (!run->failure.status && answer) {
         run->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_USE, answer);
-        run->failure.outcome = run->was_received ? POOL_ANSWERED : run->was_sent ? POOL_MAYBE_SENT : POOL_NOT_SENT;
+        run->failure.outcome = run->was_received ? POOL_ANSWERED
+                               : run->was_sent   ? POOL_MAYBE_SENT
+                                                 : POOL_NOT_SENT;
     }
     run->status = (enum pool_status)run->failure.status;
 }
 
-/* Only a connection that had served before may have died of age; a new one that fails would fail again. */
+/* Only a connection that had served before may have died of age; a new one that fails would fail
+ * again. */
 static bool is_worth_repeating(const struct run *run, uint32_t flags)
 {
     if (!run->was_reused || (run->status != POOL_E_CLOSED && run->status != POOL_E_BROKEN))
@@ -50,7 +54,8 @@ static bool is_worth_repeating(const struct run *run, uint32_t flags)
     return (!run->was_sent && !run->was_received) || (flags & POOL_SAFE_TO_REPEAT);
 }
 
-/* While the connection still keeps its pool alive: after the last one is given back to a destroyed pool, none is. */
+/* While the connection still keeps its pool alive: after the last one is given back to a destroyed
+ * pool, none is. */
 static void keep_count(struct pl_connection *connection, const struct run *run)
 {
     struct pool *pool = connection->peer->pool;
@@ -92,8 +97,8 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
         pool_return(conn);
 }
 
-static enum pool_status tell_failure(const char *address, const struct pool_call *call, const struct run *run,
-                                     const struct pl_spent *spent)
+static enum pool_status tell_failure(const char *address, const struct pool_call *call,
+                                     const struct run *run, const struct pl_spent *spent)
 {
     const char *text = address ? address : call && call->target ? call->target->peer->text : NULL;
 
@@ -102,8 +107,8 @@ static enum pool_status tell_failure(const char *address, const struct pool_call
 }
 
 /* The second run has what is left of the first one's time. */
-static enum pool_status borrow_again(struct pl_borrow *borrow, const struct pool_call *call, uint64_t deadline_ns,
-                                     struct pool_conn *conn)
+static enum pool_status borrow_again(struct pl_borrow *borrow, const struct pool_call *call,
+                                     uint64_t deadline_ns, struct pool_conn *conn)
 {
     enum pool_status status = pl_call_read(call, &borrow->call);
 
@@ -126,8 +131,8 @@ static void account_use(struct pl_spent *spent, uint64_t begin_ns)
     spent->ns[POOL_PHASE_USE] = rest_ns;
 }
 
-enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use, void *user,
-                                  const struct pool_call *call)
+enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,
+                                  void *user, const struct pool_call *call)
 {
     struct pl_borrow borrow = { .pool = pool, .address = address };
     uint64_t begin_ns = pl_os->now_ns(), deadline_ns;
@@ -139,7 +144,7 @@ enum pool_status pool_communicate(struct pool *pool, const char *address, pool_u
         return POOL_E_ARGUMENT;
     status = pl_borrow_first(&borrow, call, &conn);
     for (int repeats = 0; !status; repeats++) {
-        deadline_ns = pl_stream_deadline(pl_connection_of(conn.slot), begin_ns);    /* exact from here on */
+        deadline_ns = pl_stream_deadline(pl_connection_of(conn.slot), begin_ns); /* exact now */
         run.is_to_repeat = repeats == 0;
         run_use(&run, &conn, use, user);
         if (!run.status)

@@ -1,5 +1,5 @@
-/* conn.c: what programs do with a handle. Each call checks and pins the connection first, so a stale or shared copy is an
- * error and never somebody else's connection.
+/* conn.c: what programs do with a handle. Each call checks and pins the connection first, so a
+ * stale or shared copy is an error and never somebody else's connection.
  */
 #include "base/os.h"
 #include "net/stream.h"
@@ -32,7 +32,8 @@ static enum pool_status enter_loan(const struct pool_conn *conn, struct pl_conne
     *entered = connection;
     if (!connection)
         return POOL_E_ARGUMENT;
-    if (PL_LIKELY(pl_word_state(atomic_load_explicit(&connection->word, memory_order_relaxed)) == PL_LENT))
+    if (PL_LIKELY(pl_word_state(atomic_load_explicit(&connection->word, memory_order_relaxed)) ==
+                  PL_LENT))
         return POOL_OK;
     leave(connection);
     return POOL_E_WOULD_BLOCK;
@@ -95,7 +96,8 @@ enum pool_status pool_recv_exact(struct pool_conn *conn, void *buffer, size_t si
     return status;
 }
 
-enum pool_status pool_recv_until(struct pool_conn *conn, const void *delimiter, size_t size, struct pool_bytes *bytes)
+enum pool_status pool_recv_until(struct pool_conn *conn, const void *delimiter, size_t size,
+                                 struct pool_bytes *bytes)
 {
     struct pl_connection *connection;
     enum pool_status status;
@@ -168,7 +170,8 @@ uint64_t pool_conn_last_used_ns(const struct pool_conn *conn)
 
 bool pool_conn_same(const struct pool_conn *a, const struct pool_conn *b)
 {
-    struct pl_connection *connection = a && b && a->slot == b->slot && a->serial == b->serial ? enter(a) : NULL;
+    struct pl_connection *connection =
+        a && b && a->slot == b->slot && a->serial == b->serial ? enter(a) : NULL;
 
     if (!connection)
         return false;

@@ -17,7 +17,8 @@ uint32_t pl_decide_dials(const struct pl_view *view)
 
     if (view->is_closing)
         return 0;
-    return smaller(wanted, smaller(room(view->opening, view->max_opening), room(view->count, view->max_count)));
+    return smaller(wanted, smaller(room(view->opening, view->max_opening),
+                                   room(view->count, view->max_count)));
 }
 
 bool pl_decide_may_barge(uint64_t oldest_wait_ns, uint64_t barge_ns)

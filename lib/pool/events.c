@@ -1,6 +1,6 @@
-/* events.c: a queue of copies. Whoever finds nobody telling tells everything; an event noted on the mux's thread is told
- * at the end of the batch. Without an observer nothing is queued. When there is no memory for a copy, that event is
- * left out: observing must not make anything fail.
+/* events.c: a queue of copies. Whoever finds nobody telling tells everything; an event noted on the
+ * mux's thread is told at the end of the batch. Without an observer nothing is queued. When there
+ * is no memory for a copy, that event is left out: observing must not make anything fail.
  */
 #include "pool/events.h"
 
@@ -151,14 +151,15 @@ void pl_event_closed(struct pool *pool, const struct pl_connection *connection)
         return;
     if (reason == POOL_CLOSE_ERROR)
         status = (enum pool_status)pl_failure_unpack(pl_get(connection->failure)).status;
-    note(pool, connection->peer->text, OF(connection, .kind = POOL_EVENT_CONNECTION_CLOSED, .reason = reason,
-                                          .status = status));
+    note(pool, connection->peer->text,
+         OF(connection, .kind = POOL_EVENT_CONNECTION_CLOSED, .reason = reason, .status = status));
 }
 
 void pl_event_lent(struct pool *pool, const struct pl_connection *connection, uint64_t waited_ns)
 {
     if (pool->events)
-        note(pool, connection->peer->text, OF(connection, .kind = POOL_EVENT_BORROWED, .duration_ns = waited_ns));
+        note(pool, connection->peer->text,
+             OF(connection, .kind = POOL_EVENT_BORROWED, .duration_ns = waited_ns));
 }
 
 void pl_event_returned(struct pool *pool, const struct pl_connection *connection)
@@ -177,7 +178,8 @@ void pl_event_borrow_started(struct pool *pool, const char *address)
 void pl_event_borrow_failed(struct pool *pool, const char *address, enum pool_status status)
 {
     if (pool->events)
-        note(pool, address, (struct pool_event_info){ .kind = POOL_EVENT_BORROW_FAILED, .status = status });
+        note(pool, address,
+             (struct pool_event_info){ .kind = POOL_EVENT_BORROW_FAILED, .status = status });
 }
 
 void pl_event_of_pool(struct pool *pool, enum pool_event_kind kind)

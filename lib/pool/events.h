@@ -1,4 +1,5 @@
-/* events.h: the stream of observe.h. Noting an event only queues it; it is told when no lock is held, one at a time. */
+/* events.h: the stream of observe.h. Noting an event only queues it; it is told when no lock is
+ * held, one at a time. */
 #ifndef PL_POOL_EVENTS_H
 #define PL_POOL_EVENTS_H
 
@@ -10,10 +11,12 @@ struct pl_event_queue;
 
 /* NULL with no on_event: *queue stays NULL and POOL_OK is answered. */
 enum pool_status pl_events_open(struct pool *pool) PL_MUST_USE;
-void pl_events_stop(struct pool *pool);                 /* tells what is left, waits for the observer, then tells no more */
+/* Tells what is left, waits for the observer, then tells no more. */
+void pl_events_stop(struct pool *pool);
 void pl_events_close(struct pool *pool);
 
-/* Noted by whoever owns the connection at that moment, so the order for each connection is the true one. */
+/* Noted by whoever owns the connection at that moment, so the order for each connection is the true
+ * one. */
 void pl_event_created(struct pool *pool, const struct pl_connection *connection);
 void pl_event_ready(struct pool *pool, const struct pl_connection *connection);
 void pl_event_closed(struct pool *pool, const struct pl_connection *connection);
@@ -23,7 +26,8 @@ void pl_event_borrow_started(struct pool *pool, const char *address);
 void pl_event_borrow_failed(struct pool *pool, const char *address, enum pool_status status);
 void pl_event_of_pool(struct pool *pool, enum pool_event_kind kind);
 
-/* Tells what is queued, unless another thread is at it; at the end of every public call and of every batch. */
+/* Tells what is queued, unless another thread is at it; at the end of every public call and of
+ * every batch. */
 void pl_events_tell(struct pool *pool);
 
 #endif

@@ -1,5 +1,6 @@
-/* give_back.c: the end of a loan. Warm, it is one swap; else the connection is claimed first, so that of several who
- * return one loan exactly one does, and then given to whoever waits, kept, or closed.
+/* give_back.c: the end of a loan. Warm, it is one swap; else the connection is claimed first, so
+ * that of several who return one loan exactly one does, and then given to whoever waits, kept, or
+ * closed.
  */
 #include "base/os.h"
 #include "pool/borrow.h"
@@ -11,7 +12,9 @@ static PL_COLD int what_failed(const struct pl_connection *connection, uint32_t 
     struct pl_failure failure = pl_failure_unpack(pl_get(connection->failure));
 
     if (doom)
-        return doom == PL_DOOM_STOLEN ? POOL_CLOSE_STOLEN : doom == PL_DOOM_POOL ? POOL_CLOSE_POOL : POOL_CLOSE_DIRTY;
+        return doom == PL_DOOM_STOLEN ? POOL_CLOSE_STOLEN
+               : doom == PL_DOOM_POOL ? POOL_CLOSE_POOL
+                                      : POOL_CLOSE_DIRTY;
     return failure.status == POOL_E_CLOSED ? POOL_CLOSE_PEER : POOL_CLOSE_ERROR;
 }
 
@@ -48,8 +51,8 @@ static PL_COLD bool is_idle_full(struct pl_peer *peer, const struct pool_options
     return idle >= options->max_idle;
 }
 
-/* Operations are under way on copies of the handle: whoever does them must not meet the next borrower's connection, so
- * it ends, and the last of them closes it. False: the handle is stale. */
+/* Operations are under way on copies of the handle: whoever does them must not meet the next
+ * borrower's connection, so it ends, and the last of them closes it. False: the handle is stale. */
 static bool end_shared(struct pl_connection *connection, uint64_t serial)
 {
     uint64_t seen;
@@ -72,7 +75,8 @@ static bool end_shared(struct pl_connection *connection, uint64_t serial)
 
 enum claim { CLAIMED, SHARED_AND_ENDED, STALE };
 
-/* Makes the connection of a loan the caller's own (MUX): of several who return one loan, one wins. */
+/* Makes the connection of a loan the caller's own (MUX): of several who return one loan, one
+ * wins. */
 static enum claim claim(struct pl_connection *connection, uint64_t serial)
 {
     uint64_t seen;
@@ -101,7 +105,8 @@ static void remember_returned(struct pl_connection *connection, struct pl_peer *
 }
 
 /* Every return but the warm one; `reason` is why it must be closed, or -1. */
-static PL_COLD enum pool_status return_cold(struct pl_connection *connection, uint64_t serial, int reason)
+static PL_COLD enum pool_status return_cold(struct pl_connection *connection, uint64_t serial,
+                                            int reason)
 {
     enum claim claimed = claim(connection, serial);
     struct pl_peer *peer;
@@ -113,7 +118,8 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
     pool = peer->pool;
     pl_pool_ref(pool);
     pl_event_returned(pool, connection);
-    if (reason < 0 && !(atomic_load(&peer->hints) & PL_HINT_WAITERS) && is_idle_full(peer, &pool->settings.options))
+    if (reason < 0 && !(atomic_load(&peer->hints) & PL_HINT_WAITERS) &&
+        is_idle_full(peer, &pool->settings.options))
         reason = POOL_CLOSE_IDLE;
     if (reason >= 0) {
         pl_peer_close(connection, (enum pool_close_reason)reason);
@@ -127,13 +133,13 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
 }
 
 /* The warm return: one swap. False: it takes more than that. */
-static bool return_warm(struct pl_connection *connection, struct pl_peer *peer, uint64_t word)
+static bool return_warm(struct pl_connection *connection, struct pl_peer *peer,
+                        struct pl_recent *recent, uint64_t word)
 {
-    struct pl_thread *self = pl_thread_current;
-    struct pl_recent *recent = self ? pl_recent_of_peer(self, peer) : NULL;
     uint64_t next = pl_word_with(word, PL_IDLE);
 
-    /* An entry that is left from another peer in the same memory knows that one's text: it must not learn ours. */
+    /* An entry that is left from another peer in the same memory knows that one's text: it must not
+     * learn ours. */
     if (!recent || recent->generation != pl_get(peer->generation))
         return false;
     if (!(word & PL_LISTED) || (word & PL_PIN_MASK) || !recent->is_plain)
@@ -142,7 +148,8 @@ static bool return_warm(struct pl_connection *connection, struct pl_peer *peer, 
     recent->word = next;
     if (!pl_word_become(&connection->word, word, next))
         return false;
-    /* From here on it may be anybody's. Whether there is more to do is read where memory stays what it is. */
+    /* From here on it may be anybody's. Whether there is more to do is read where memory stays what
+     * it is. */
     if (PL_UNLIKELY(atomic_load(&peer->hints) != PL_HINT_HOT || atomic_load(&pl_room_wanted)))
         pl_peer_look_again(peer, connection, next);
     return true;
@@ -151,6 +158,9 @@ static bool return_warm(struct pl_connection *connection, struct pl_peer *peer, 
 enum pool_status pool_return(struct pool_conn *conn)
 {
     struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
+    struct pl_thread *self = pl_thread_current;
+    struct pl_recent *recent;
+    struct pl_peer *peer;
     uint64_t word, now_ns;
     int reason;
 
@@ -160,10 +170,14 @@ enum pool_status pool_return(struct pool_conn *conn)
     if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
         return POOL_E_ARGUMENT;
     *conn = (struct pool_conn){ 0 };
-    now_ns = pl_os->coarse_ns();
-    pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_current, now_ns));
+    peer = pl_get(connection->peer);
+    recent = self ? pl_recent_of_peer(self, peer) : NULL;
+    /* Without looks at each borrow every nanosecond counts: this thread's last reading of the clock
+     * will do, and its age shows when it is borrowed or parked. */
+    now_ns = recent && recent->is_unlooked_at ? 0 : pl_os->coarse_ns();
+    pl_set(connection->last_used_ns, pl_thread_stamp(self, now_ns));
     reason = unfitness(connection, now_ns);
-    if (PL_LIKELY(reason < 0) && return_warm(connection, pl_get(connection->peer), word))
+    if (PL_LIKELY(reason < 0) && return_warm(connection, peer, recent, word))
         return POOL_OK;
     return return_cold(connection, pl_word_serial(word), reason);
 }

@@ -1,4 +1,5 @@
-/* identity.c: descriptors that other code closed or replaced, room asked for by the program, and targets. */
+/* identity.c: descriptors that other code closed or replaced, room asked for by the program, and
+ * targets. */
 #include "base/os.h"
 #include "pool/events.h"
 #include "pool/pool.h"
@@ -14,7 +15,8 @@ static enum hold hold(struct pl_connection *connection)
         if (pl_word_is_held(seen)) {
             if (pl_word_pin_any(&connection->word))
                 return PINNED;
-        } else if ((pl_word_state(seen) != PL_IDLE && pl_word_state(seen) != PL_PARKED) || (seen & PL_PIN_MASK)) {
+        } else if ((pl_word_state(seen) != PL_IDLE && pl_word_state(seen) != PL_PARKED) ||
+                   (seen & PL_PIN_MASK)) {
             return OUT_OF_REACH;
         } else if (pl_word_become_state(&connection->word, seen, PL_MUX)) {
             return TAKEN;
@@ -25,7 +27,8 @@ static enum hold hold(struct pl_connection *connection)
 
 static bool is_meant(const struct pl_connection *connection, const struct pool *pool, int fd)
 {
-    return connection->peer->pool == pool && connection->fd == fd && atomic_load(&connection->doom) != PL_DOOM_STOLEN;
+    return connection->peer->pool == pool && connection->fd == fd &&
+           atomic_load(&connection->doom) != PL_DOOM_STOLEN;
 }
 
 static int forget_taken(struct pl_connection *connection, const struct pool *pool, int fd)
@@ -34,7 +37,7 @@ static int forget_taken(struct pl_connection *connection, const struct pool *poo
         pl_peer_give_back(connection->peer, connection);
         return 0;
     }
-    atomic_store(&connection->doom, PL_DOOM_STOLEN);    /* so that closing leaves the number alone */
+    atomic_store(&connection->doom, PL_DOOM_STOLEN); /* so that closing leaves the number alone */
     pl_peer_close(connection, POOL_CLOSE_STOLEN);
     return 1;
 }

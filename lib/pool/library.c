@@ -1,4 +1,5 @@
-/* library.c: what concerns the whole library: its version, its allocator, and the _init functions of option structs. */
+/* library.c: what concerns the whole library: its version, its allocator, and the _init functions
+ * of option structs. */
 #include <string.h>
 
 #include "base/os.h"

@@ -1,5 +1,5 @@
-/* open.c: see open.h. Everything after the first post runs on the mux thread, which owns connections in the states
- * OPENING and SETUP. Allocations are made before anything is promised.
+/* open.c: see open.h. Everything after the first post runs on the mux thread, which owns
+ * connections in the states OPENING and SETUP. Allocations are made before anything is promised.
  */
 #include "pool/open.h"
 
@@ -12,7 +12,8 @@
 #include "pool/events.h"
 #include "pool/pool.h"
 
-#define EVICTIONS_PER_DIAL 16           /* others may take what was freed; after so many it is their turn for good */
+#define EVICTIONS_PER_DIAL 16           /* others may take what was freed; after so many it is their
+                                         * turn for good */
 
 static struct pool *pool_of(const struct pl_connection *connection)
 {
@@ -32,7 +33,8 @@ static struct pl_failure closing_failure(void)
 /* Errors that closing some other connection can cure. */
 static bool is_shortage(int error)
 {
-    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM || error == EADDRNOTAVAIL;
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM ||
+           error == EADDRNOTAVAIL;
 }
 
 static void drop_dial(struct pl_connection *connection)
@@ -53,7 +55,8 @@ static void note_outcome(struct pl_peer *peer, const struct pl_failure *failure)
     pthread_mutex_unlock(&peer->lock);
 }
 
-/* Keeps the peer, and keeps it from dialing for those who are about to be told that it is no use. */
+/* Keeps the peer, and keeps it from dialing for those who are about to be told that it is no
+ * use. */
 static void hold_supply(struct pl_peer *peer)
 {
     pl_pool_ref(peer->pool);
@@ -86,9 +89,11 @@ static bool is_hopeless(struct pl_peer *peer)
     return is_hopeless;
 }
 
-/* From OPENING or SETUP to its end. Who only waits for room goes on waiting, and is not told; all others are told when
- * the connection is gone, so that they find its descriptor free and its share of the caps given back. */
-static void end_attempt(struct pl_connection *connection, const struct pl_failure *failure, bool is_told)
+/* From OPENING or SETUP to its end. Who only waits for room goes on waiting, and is not told; all
+ * others are told when the connection is gone, so that they find its descriptor free and its share
+ * of the caps given back. */
+static void end_attempt(struct pl_connection *connection, const struct pl_failure *failure,
+                        bool is_told)
 {
     struct pl_peer *peer = connection->peer;
     struct pl_failure told = *failure;
@@ -111,7 +116,8 @@ static void give_up(struct pl_connection *connection, const struct pl_failure *f
     end_attempt(connection, failure, true);
 }
 
-/* Asks the program once for each time that nothing could be removed for this peer; it says whether to wait for room. */
+/* Asks the program once for each time that nothing could be removed for this peer; it says whether
+ * to wait for room. */
 static bool may_wait_for_room(struct pl_peer *peer)
 {
     const struct pool_options *options = &peer->pool->settings.options;
@@ -170,7 +176,8 @@ static void note_birth(struct pl_connection *connection, uint64_t now_ns)
 
     pl_set(connection->expires_ns, PL_NEVER);
     if (options->max_age_ms != POOL_NONE)
-        pl_set(connection->expires_ns, pl_after(now_ns, scattered(age_ns, connection->id ^ connection->cookie)));
+        pl_set(connection->expires_ns,
+               pl_after(now_ns, scattered(age_ns, connection->id ^ connection->cookie)));
     pl_set(connection->max_uses, options->max_uses == POOL_NONE ? UINT64_MAX : options->max_uses);
     pl_set(connection->is_prepared, options->prepare == NULL);
     pl_set(connection->last_used_ns, now_ns);
@@ -253,7 +260,7 @@ static void try_dial(struct pl_dial *dial)
     struct pl_failure failure;
     int error;
 
-    dial->is_begun = false;             /* on_socket may end the pool; it must not end the dial under us */
+    dial->is_begun = false; /* on_socket may end the pool; it must not end the dial under us */
     error = pl_dial_start(dial);
     for (int i = 0; i < EVICTIONS_PER_DIAL && is_shortage(error); i++) {
         if (!pl_room_evict(pool_of(connection)->room, NULL))
@@ -283,7 +290,7 @@ static void on_setup_timeout(void *user)
     struct pl_dial *dial = user;
     struct pl_failure failure = pl_failure_make(POOL_E_TIMEOUT, POOL_PHASE_SETUP, ETIMEDOUT);
 
-    give_up(dial->connection, &failure);        /* whoever watches it is told by the connection's end */
+    give_up(dial->connection, &failure); /* whoever watches it is told by the connection's end */
 }
 
 static void on_dialed(struct pl_dial *dial, int error)
@@ -311,7 +318,8 @@ static void on_dialed(struct pl_dial *dial, int error)
     dial->timer.fire = on_setup_timeout;
     dial->timer.user = dial;
     if (pool->settings.options.connect_ms != POOL_NONE)
-        pl_mux_timer_arm(dial->mux, &dial->timer, pl_after(now_ns, pool->settings.options.connect_ms * PL_MS));
+        pl_mux_timer_arm(dial->mux, &dial->timer,
+                         pl_after(now_ns, pool->settings.options.connect_ms * PL_MS));
     set_up(connection);
 }
 
@@ -326,7 +334,8 @@ static void on_mux(struct pl_post *post)
         failure = closing_failure();
         give_up(connection, &failure);
     } else if (!pl_peer_has_waiters(peer)) {
-        give_up(connection, &failure);  /* a connection came back first: nobody needs this one any more */
+        /* A connection came back first: nobody needs this one any more. */
+        give_up(connection, &failure);
     } else {
         try_dial(dial);
     }
@@ -438,10 +447,12 @@ static bool open_one(struct pool *pool, struct pl_peer *peer)
     return true;
 }
 
-/* Decides, under the lock, whether one more connection should be opened, and counts it as if it were there. */
+/* Decides, under the lock, whether one more connection should be opened, and counts it as if it
+ * were there. */
 static bool plan_one(struct pl_peer *peer, const struct pool_options *options)
 {
-    struct pl_view view = { .max_count = options->max_per_address, .max_opening = options->max_connecting };
+    struct pl_view view = { .max_count = options->max_per_address,
+                            .max_opening = options->max_connecting };
     bool is_wanted;
 
     pthread_mutex_lock(&peer->lock);
@@ -498,7 +509,8 @@ static struct pl_connection *find_unready(struct pl_peer *peer)
         struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
         enum pl_state state = pl_word_state(atomic_load(&connection->word));
 
-        if (state == PL_SETUP || state == PL_HEARD || (state == PL_OPENING && connection->dial->is_begun))
+        if (state == PL_SETUP || state == PL_HEARD ||
+            (state == PL_OPENING && connection->dial->is_begun))
             return connection;
     }
     return NULL;

@@ -1,5 +1,5 @@
-/* open.h: how a peer comes to a new connection: a share of the pool's cap, a dial on the mux, room when descriptors ran
- * out, the program's hook, and then the first waiter. */
+/* open.h: how a peer comes to a new connection: a share of the pool's cap, a dial on the mux, room
+ * when descriptors ran out, the program's hook, and then the first waiter. */
 #ifndef PL_POOL_OPEN_H
 #define PL_POOL_OPEN_H
 

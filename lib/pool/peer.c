@@ -1,4 +1,5 @@
-/* peer.c: lending and taking back, under one short lock for each peer. Deciding is in decide.c; opening in open.c. */
+/* peer.c: lending and taking back, under one short lock for each peer. Deciding is in decide.c;
+ * opening in open.c. */
 #include "pool/peer.h"
 
 #include "base/os.h"
@@ -56,11 +57,12 @@ bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t gener
     bool is_same;
 
     pthread_mutex_lock(&peer->lock);
-    is_same = is_live(peer) && atomic_load(&peer->generation) == generation && (!pool || peer->pool == pool);
+    is_same = is_live(peer) && atomic_load(&peer->generation) == generation &&
+              (!pool || peer->pool == pool);
     if (is_same) {
         peer->shared.users++;
         if (!pool)
-            pl_pool_ref(peer->pool);    /* a live peer has users or connections, and those hold its pool */
+            pl_pool_ref(peer->pool); /* it is there: a live peer's users and connections hold it */
     }
     pthread_mutex_unlock(&peer->lock);
     return is_same;
@@ -79,7 +81,8 @@ static void reclaim(struct pl_peer *peer, struct pool *pool)
 
     pthread_mutex_lock(&pool->lock);
     pthread_mutex_lock(&peer->lock);
-    if (is_live(peer) && peer->pool == pool && !is_needed(peer) && !pl_room_peer_is_listed(pool->room, peer)) {
+    if (is_live(peer) && peer->pool == pool && !is_needed(peer) &&
+        !pl_room_peer_is_listed(pool->room, peer)) {
         pl_table_remove(&pool->peers, &peer->table_node);
         pl_list_unlink(&peer->pool_link);
         atomic_fetch_add(&peer->generation, 1);
@@ -107,7 +110,7 @@ void pl_peer_leave(struct pl_peer *peer)
     if (is_last) {
         peer->shared.is_wanting = peer->shared.was_asked = false;
         pl_room_forget_peer(pool->room, peer);
-        pl_pool_ref(pool);              /* whoever leaves came in through the pool: it is still there */
+        pl_pool_ref(pool); /* whoever leaves came in through the pool: it is still there */
     }
     pthread_mutex_unlock(&peer->lock);
     if (!is_last)
@@ -124,7 +127,8 @@ static void unlist(struct pl_connection *connection)
     pl_list_unlink(&connection->idle_link);
 }
 
-/* Tries to lend one that stands in the list. False: it is not to be had; then `seen` is the word that said so. */
+/* Tries to lend one that stands in the list. False: it is not to be had; then `seen` is the word
+ * that said so. */
 static bool take_listed(struct pl_connection *connection, bool must_be_prepared)
 {
     uint64_t seen = atomic_load(&connection->word);
@@ -132,7 +136,7 @@ static bool take_listed(struct pl_connection *connection, bool must_be_prepared)
 
     for (;;) {
         state = pl_word_state(seen);
-        if (state == PL_LENT) {         /* a thread took it from memory; its return will list it again */
+        if (state == PL_LENT) { /* a thread took it from memory; its return will list it again */
             if (!atomic_compare_exchange_weak(&connection->word, &seen, seen & ~PL_LISTED))
                 continue;
             unlist(connection);
@@ -182,8 +186,9 @@ void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter)
 
 static struct pl_waiter *first_waiter(struct pl_peer *peer)
 {
-    return pl_list_is_empty(&peer->shared.waiters) ? NULL
-                                                   : pl_container(peer->shared.waiters.next, struct pl_waiter, link);
+    return pl_list_is_empty(&peer->shared.waiters)
+               ? NULL
+               : pl_container(peer->shared.waiters.next, struct pl_waiter, link);
 }
 
 /* Tells the first waiter that was not told yet to look for itself; answers its thread. */
@@ -200,7 +205,8 @@ static struct pl_thread *call_waiter(struct pl_peer *peer)
     return NULL;
 }
 
-/* Swaps the word of an owned connection to `state`; false: operations are under way on it, so it must end. */
+/* Swaps the word of an owned connection to `state`; false: operations are under way on it, so it
+ * must end. */
 static bool settle(struct pl_connection *connection, enum pl_state state, bool handed)
 {
     uint64_t seen = atomic_load(&connection->word), next;
@@ -210,7 +216,8 @@ static bool settle(struct pl_connection *connection, enum pl_state state, bool h
             return false;
         next = handed ? pl_word_handed(seen, state) : pl_word_with(seen, state);
         next |= state == PL_IDLE ? PL_LISTED : 0;
-    } while (!pl_word_become(&connection->word, seen, next) && (seen = atomic_load(&connection->word), true));
+    } while (!pl_word_become(&connection->word, seen, next) &&
+             (seen = atomic_load(&connection->word), true));
     return true;
 }
 
@@ -226,8 +233,9 @@ static void list_idle(struct pl_peer *peer, struct pl_connection *connection)
 
 enum give_back_end { GIVEN, UNFIT, EVICT };
 
-/* The connection becomes idle; peer lock held. It must be in the sweep's list before it can be seen as idle, and the
- * look at who wants room comes after that: whoever begins to want room then finds either the flag read or the peer. */
+/* The connection becomes idle; peer lock held. It must be in the sweep's list before it can be seen
+ * as idle, and the look at who wants room comes after that: whoever begins to want room then finds
+ * either the flag read or the peer. */
 static enum give_back_end make_idle(struct pl_peer *peer, struct pl_connection *connection)
 {
     bool was_listed = atomic_load(&connection->word) & PL_LISTED;
@@ -246,8 +254,8 @@ static enum give_back_end make_idle(struct pl_peer *peer, struct pl_connection *
 }
 
 /* Peer lock held. */
-static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *connection, bool is_new,
-                                    struct pl_thread **wake)
+static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *connection,
+                                    bool is_new, struct pl_thread **wake)
 {
     struct pl_waiter *waiter = first_waiter(peer);
     uint64_t now_ns, waited_ns;
@@ -331,23 +339,23 @@ void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reas
             atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_STALE_COPY);
             pl_connection_shut(connection);
         }
-    } while (!pl_word_become_state(&connection->word, seen, next) && (seen = atomic_load(&connection->word), true));
+    } while (!pl_word_become_state(&connection->word, seen, next) &&
+             (seen = atomic_load(&connection->word), true));
     if (next == PL_CLOSING)
         pl_peer_finish_close(connection);
 }
 
+/* Pool lock held. */
 static void keep_books(struct pool *pool, const struct pl_connection *connection)
 {
     uint64_t uses = pl_get(connection->uses);
 
-    pthread_mutex_lock(&pool->lock);
     pool->books.borrowed += uses;
     pool->books.reused += uses ? uses - 1 : 0;
     pool->books.closed[connection->close_reason]++;
     pool->books.stolen += connection->close_reason == POOL_CLOSE_STOLEN;
     pool->books.bytes_in += pl_get(connection->bytes_in);
     pool->books.bytes_out += pl_get(connection->bytes_out);
-    pthread_mutex_unlock(&pool->lock);
 }
 
 /* Out of its peer's lists. The peer is entered in exchange for the connection that kept it live. */
@@ -376,8 +384,10 @@ void pl_peer_finish_close(struct pl_connection *connection)
     pl_connection_close_fd(connection, pool->mux);
     pl_channel_end(connection);
     pl_event_closed(pool, connection);
+    pthread_mutex_lock(&pool->lock);    /* from the living to the books in one step: statistics see it once */
     remove_from_peer(peer, connection);
     keep_books(pool, connection);
+    pthread_mutex_unlock(&pool->lock);
     pl_pool_give_share(pool);
     pl_connection_give(connection);
     pl_peer_supply(peer);

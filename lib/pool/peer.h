@@ -1,11 +1,12 @@
-/* peer.h: the pool's record of one key: its connections, those of them that are idle, and who waits for one.
+/* peer.h: the pool's record of one key: its connections, those of them that are idle, and who waits
+ * for one.
  *
- * Peers are type-stable (base/arena.h): `hints` may be read by a thread that has just let go of a connection and owns
- * nothing any more. All else is under the lock, or fixed while the peer is live; it is live as long as it has users,
- * connections, or stands in one of the room's lists.
+ * Peers are type-stable (base/arena.h): `hints` may be read by a thread that has just let go of a
+ * connection and owns nothing any more. All else is under the lock, or fixed while the peer is
+ * live; it is live as long as it has users, connections, or stands in one of the room's lists.
  *
- * Lock order: the room's sweep lock, pool->lock, peer lock, room lock; below them only those of lower layers. Nobody is
- * called, and nothing waits, under any of them.
+ * Lock order: the room's sweep lock, pool->lock, peer lock, room lock; below them only those of
+ * lower layers. Nobody is called, and nothing waits, under any of them.
  */
 #ifndef PL_POOL_PEER_H
 #define PL_POOL_PEER_H
@@ -33,8 +34,8 @@ enum {
 
 enum pl_waiter_state { PL_WAITER_QUEUED, PL_WAITER_SERVED, PL_WAITER_FAILED };
 
-/* A caller who waits; lives on its stack. Under the peer lock while it is queued; whoever takes it off the list fills in
- * the outcome in the same step, and wakes the thread after. */
+/* A caller who waits; lives on its stack. Under the peer lock while it is queued; whoever takes it
+ * off the list fills in the outcome in the same step, and wakes the thread after. */
 struct pl_waiter {
     struct pl_list link;
     struct pl_thread *thread;
@@ -58,14 +59,14 @@ struct pl_peer {
     pthread_mutex_t lock;
     struct {
         struct pl_list all;             /* every connection, by birth */
-        struct pl_list idle;            /* hints: those that may be idle, the one returned last in front */
+        struct pl_list idle;     /* hints: those that may be idle, the one returned last in front */
         struct pl_list waiters;         /* who waited longest in front */
-        uint32_t count, opening;        /* births minus deaths; those of them that are not yet ready */
+        uint32_t count, opening;     /* births minus deaths; those of them that are not yet ready */
         uint32_t waiting;
         uint32_t users;                 /* targets, and calls under way */
         uint32_t holds;                 /* while there are any, nothing is opened */
         bool was_asked;                 /* on_none_removable ran, and nothing was opened since */
-        bool is_wanting;                /* waits for room: nothing is opened until the room says so */
+        bool is_wanting;              /* waits for room: nothing is opened until the room says so */
     } shared;
     struct {                            /* room lock */
         struct pl_list hot_link;
@@ -75,18 +76,23 @@ struct pl_peer {
     } room;
 };
 
-/* Takes the first idle connection for the caller, who holds the lock; NULL: there is none. It is LENT then, unchecked. */
+/* Takes the first idle connection for the caller, who holds the lock; NULL: there is none. It is
+ * LENT then, unchecked. */
 struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepared) PL_MUST_USE;
 
-/* Lends a connection that the caller owns (MUX, SETUP, or just taken back) to whoever waits, or makes it idle. */
+/* Lends a connection that the caller owns (MUX, SETUP, or just taken back) to whoever waits, or
+ * makes it idle. */
 void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection);
 
-/* The rest of a return, after the word was swapped to IDLE by the short way: hints said that there is more to do. */
+/* The rest of a return, after the word was swapped to IDLE by the short way: hints said that there
+ * is more to do. */
 void pl_peer_look_again(struct pl_peer *peer, struct pl_connection *connection, uint64_t word);
 
-/* Closes a connection that the caller owns; when operations are under way on it, the last of them does. */
+/* Closes a connection that the caller owns; when operations are under way on it, the last of them
+ * does. */
 void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reason);
-void pl_peer_finish_close(struct pl_connection *connection);    /* the word says CLOSING, and the caller made it so */
+/* The word says CLOSING, and the caller made it so. */
+void pl_peer_finish_close(struct pl_connection *connection);
 
 /* Opens what those who wait need; the lock is not held. */
 void pl_peer_supply(struct pl_peer *peer);
@@ -99,10 +105,12 @@ void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter);      /* l
 
 /* Users keep a peer live. */
 void pl_peer_leave(struct pl_peer *peer);               /* may reclaim it */
-/* False: it is another one now. `pool` NULL: of whatever pool, which is then counted once more for the caller. */
+/* False: it is another one now. `pool` NULL: of whatever pool, which is then counted once more for
+ * the caller. */
 bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t generation);
 
-struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address);     /* NULL: no memory; takes the address */
+/* NULL: no memory; takes the address. */
+struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address);
 void pl_peer_library_end(void);
 
 #endif

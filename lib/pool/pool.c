@@ -16,7 +16,7 @@ static void prepare_pool(void *element)
 }
 
 static struct pl_arena pools = PL_ARENA_INIT(pools, struct pool, prepare_pool);
-static pthread_mutex_t creation = PTHREAD_MUTEX_INITIALIZER;   /* two pools on a new mux make one room */
+static pthread_mutex_t creation = PTHREAD_MUTEX_INITIALIZER; /* two on a new mux make one room */
 
 /* ---- references */
 
@@ -78,7 +78,8 @@ static bool is_peer_of(const struct pl_table_node *node, const void *key)
     return pl_key_is_same(&pl_container(node, struct pl_peer, table_node)->key, key);
 }
 
-/* Peers are found and made under the lock, so two callers never make two of one address. Takes the address. */
+/* Peers are found and made under the lock, so two callers never make two of one address. Takes the
+ * address. */
 static struct pl_peer *find_or_make(struct pool *pool, struct pool_address *address)
 {
     struct pl_key key = pl_key_make(address, &pool->settings.options);
@@ -202,9 +203,11 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     atomic_fetch_add(&pool->refs, 1);
     atomic_store(&pool->state, PL_POOL_LIVE);
     *created = pool;
+    pl_pool_ref(pool);                  /* an observer may end it at once */
     pl_event_of_pool(pool, POOL_EVENT_POOL_CREATED);
     pl_event_of_pool(pool, POOL_EVENT_POOL_READY);
     pl_events_tell(pool);
+    pl_pool_leave(pool);
     return POOL_OK;
 
 no_events:
@@ -217,7 +220,8 @@ no_pool:
 
 /* ---- the end */
 
-/* A connection as the destroyer meets it; peer lock held. True: it is idle no more, and the destroyer's to close. */
+/* A connection as the destroyer meets it; peer lock held. True: it is idle no more, and the
+ * destroyer's to close. */
 static bool end_connection(struct pl_connection *connection)
 {
     uint64_t seen = atomic_load(&connection->word);
@@ -327,7 +331,8 @@ static void on_end(struct pl_post *post)
     pl_thread_wake(thread);
 }
 
-/* The second one is posted behind all that the first one made to be posted: last calls of channels. */
+/* The second one is posted behind all that the first one made to be posted: last calls of
+ * channels. */
 static void end_on_mux(struct pool *pool)
 {
     struct pl_thread *self = pl_thread_self();

@@ -1,5 +1,5 @@
-/* pool.h: the pool itself, as the rest of this layer sees it. The struct is type-stable, so a call that comes too late
- * finds a pool that is closed, not a hole.
+/* pool.h: the pool itself, as the rest of this layer sees it. The struct is type-stable, so a call
+ * that comes too late finds a pool that is closed, not a hole.
  */
 #ifndef PL_POOL_POOL_H
 #define PL_POOL_POOL_H
@@ -13,7 +13,8 @@ enum pl_pool_state { PL_POOL_NONE, PL_POOL_LIVE, PL_POOL_DESTROYED };
 
 /* Counters of connections that are gone, and of what happened to no connection. */
 struct pl_books {
-    uint64_t borrowed, reused, opened, closed[16], stolen, borrow_failed, timeouts, retries, bytes_in, bytes_out;
+    uint64_t borrowed, reused, opened, closed[16], stolen, borrow_failed, timeouts, retries,
+        bytes_in, bytes_out;
 };
 
 struct pl_event_queue;
@@ -21,7 +22,8 @@ struct pl_event_queue;
 struct pool {
     struct pl_arena_node node;
     _Atomic uint32_t state;             /* enum pl_pool_state */
-    _Atomic uint32_t refs;              /* the user's, each connection's, channel's and target's, each slow call's */
+    _Atomic uint32_t refs;              /* the user's, each connection's, channel's and target's,
+                                         * each slow call's */
     _Atomic uint32_t total;             /* connections, births minus deaths */
     _Atomic uint64_t last_id;
     struct pl_settings settings;        /* fixed */
@@ -47,18 +49,19 @@ bool pl_pool_enter(struct pool *pool) PL_MUST_USE;
 void pl_pool_ref(struct pool *pool);    /* by somebody who holds one already */
 void pl_pool_leave(struct pool *pool);  /* the last one frees */
 
-bool pl_pool_take_share(struct pool *pool) PL_MUST_USE;        /* of max_connections; false: all are taken */
+/* Of max_connections; false: all are taken. */
+bool pl_pool_take_share(struct pool *pool) PL_MUST_USE;
 void pl_pool_give_share(struct pool *pool);
 
 /* The peer of an address, entered; on failure *peer is NULL and *error, unless NULL, tells why. */
 enum pool_status pl_pool_find_peer(struct pool *pool, const char *address, struct pl_peer **peer,
                                    struct pool_error *error) PL_MUST_USE;
 
-#define pl_pool_count(pool, counter, amount)                                                                           \
-    do {                                                                                                               \
-        pthread_mutex_lock(&(pool)->lock);                                                                             \
-        (pool)->books.counter += (amount);                                                                             \
-        pthread_mutex_unlock(&(pool)->lock);                                                                           \
+#define pl_pool_count(pool, counter, amount)                                                       \
+    do {                                                                                           \
+        pthread_mutex_lock(&(pool)->lock);                                                         \
+        (pool)->books.counter += (amount);                                                         \
+        pthread_mutex_unlock(&(pool)->lock);                                                       \
     } while (0)
 
 #endif

@@ -22,6 +22,7 @@ struct pl_recent *pl_recent_make(struct pl_thread *self, struct pl_peer *peer)
     if (!recent)
         recent = &self->recent[self->next_recent++ % PL_RECENT];
     *recent = (struct pl_recent){ .pool = peer->pool, .peer = peer, .generation = generation };
+    recent->is_unlooked_at = peer->pool->settings.options.check == POOL_CHECK_NEVER;
     recent->is_plain = peer->pool->settings.is_plain;
     pl_recent_spell(recent, peer->text);
     return recent;

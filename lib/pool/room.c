@@ -1,18 +1,20 @@
 /* room.c: parking, eviction, and the queue of those who wait for room.
  *
- * A connection in the list of parked ones may long be lent again: the list is lazy, and whoever meets such an entry drops
- * it. Only the swap of the word decides. The list of each pool is in order of last use, because what is parked later
- * was used later: a sweep takes all that is due, sorted, and a forced sweep takes all there is.
+ * A connection in the list of parked ones may long be lent again: the list is lazy, and whoever
+ * meets such an entry drops it. Only the swap of the word decides. The list of each pool is in
+ * order of last use, because what is parked later was used later: a sweep takes all that is due,
+ * sorted, and a forced sweep takes all there is.
  */
 #include "pool/room.h"
 
 #include "base/os.h"
 #include "net/stream.h"
 #include "pool/events.h"
+#include "pool/parked.h"
 #include "pool/pool.h"
 
-#define AGE_STEPS 64                    /* so often, in the time that connections may live, are the parked ones looked through */
-#define RETRY_NS (100 * PL_MS)          /* how often descriptors are tried for while nothing of ours can give one */
+#define RETRY_NS (100 * PL_MS)          /* how often one is tried for while none can be evicted */
+#define TO_GIVE_BACK 0xff               /* as a close_reason, in a sweep: not to be closed */
 
 _Atomic uint32_t pl_room_wanted;
 
@@ -32,8 +34,9 @@ static void arm_sweep(struct pl_room *room, uint64_t when_ns)
 
 /* ---- the sweep */
 
-/* Takes the peer's hot connections that are due at `now_ns`, or all if that is PL_NEVER, out of reach, into `taken`. */
-static void take_hot(struct pl_peer *peer, struct pl_room *room, uint64_t now_ns, struct pl_list *taken)
+/* Takes the peer's hot connections due at `now_ns` (PL_NEVER: all) out of reach, into `taken`. */
+static void take_hot(struct pl_peer *peer, struct pl_room *room, uint64_t now_ns,
+                     struct pl_list *taken)
 {
     uint64_t before_ns = PL_NEVER, park_ns;
     bool is_more = false;
@@ -75,7 +78,7 @@ static struct pl_peer *pop_hot(struct pl_room *room, struct pl_list *hot)
     link = pl_list_pop_front(hot);
     if (link) {
         peer = pl_container(link, struct pl_peer, room.hot_link);
-        atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_HOT);     /* before its connections are looked at */
+        atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_HOT); /* before it is looked through */
     }
     pthread_mutex_unlock(&room->lock);
     return peer;
@@ -107,7 +110,8 @@ static void sort(struct pl_list *list)
     sort(list);
     sort(&half);
     while (!pl_list_is_empty(list) && !pl_list_is_empty(&half)) {
-        bool first = pl_get(from_lru(list->next)->last_used_ns) < pl_get(from_lru(half.next)->last_used_ns);
+        bool first =
+            pl_get(from_lru(list->next)->last_used_ns) < pl_get(from_lru(half.next)->last_used_ns);
 
         pl_list_push_back(&sorted, pl_list_pop_front(first ? list : &half));
     }
@@ -117,7 +121,8 @@ static void sort(struct pl_list *list)
 }
 
 /* Room lock held. */
-static void note_age(struct pl_room *room, struct pool *pool, const struct pl_connection *connection)
+static void note_age(struct pl_room *room, struct pool *pool,
+                     const struct pl_connection *connection)
 {
     uint64_t expires_ns = pl_get(connection->expires_ns);
 
@@ -150,8 +155,8 @@ static enum park_end park(struct pl_room *room, struct pl_connection *connection
             word = pl_word_with(atomic_load(&connection->word), PL_PARKED);
         pthread_mutex_unlock(&room->lock);
         /* It is anybody's now. What happened meanwhile is ours to tend only if we get it back. */
-        if (!atomic_load(&connection->missed_event) && !(atomic_load(&peer->hints) & ~(uint32_t)PL_HINT_HOT) &&
-            !atomic_load(&pl_room_wanted))
+        if (!atomic_load(&connection->missed_event) &&
+            !(atomic_load(&peer->hints) & ~(uint32_t)PL_HINT_HOT) && !atomic_load(&pl_room_wanted))
             return PARKED;
         if (!pl_word_become_state(&connection->word, word, PL_MUX))
             return PARKED;
@@ -161,7 +166,7 @@ static enum park_end park(struct pl_room *room, struct pl_connection *connection
     }
 }
 
-/* What a sweep could not park is given back or closed by the caller, when no lock of the room is held any more. */
+/* What could not be parked is the caller's to give back or close, with no lock of the room held. */
 static void park_all(struct pl_room *room, struct pl_list *taken, struct pl_list *rest)
 {
     uint64_t now_ns = pl_os->coarse_ns();
@@ -174,7 +179,9 @@ static void park_all(struct pl_room *room, struct pl_list *taken, struct pl_list
 
         if (end == PARKED)
             continue;
-        connection->close_reason = end == STOLEN ? POOL_CLOSE_STOLEN : end == TOO_OLD ? POOL_CLOSE_AGE : 0xff;
+        connection->close_reason = TO_GIVE_BACK;
+        if (end != WANTED)
+            connection->close_reason = end == STOLEN ? POOL_CLOSE_STOLEN : POOL_CLOSE_AGE;
         pl_list_push_back(rest, &connection->lru_link);
     }
 }
@@ -186,7 +193,7 @@ static void tend_rest(struct pl_list *rest)
     while ((link = pl_list_pop_front(rest))) {
         struct pl_connection *connection = from_lru(link);
 
-        if (connection->close_reason == 0xff)
+        if (connection->close_reason == TO_GIVE_BACK)
             pl_peer_give_back(connection->peer, connection);
         else
             pl_peer_close(connection, (enum pool_close_reason)connection->close_reason);
@@ -238,40 +245,6 @@ void pl_room_sweep(struct pl_room *room, bool all)
 
 /* ---- taking out of the parked ones */
 
-/* The oldest parked connection of the pool that is older than `before_ns`, CLOSING and the caller's; room lock held. */
-static struct pl_connection *pop_parked(struct pool *pool, uint64_t before_ns, enum pool_close_reason reason)
-{
-    while (!pl_list_is_empty(&pool->parked)) {
-        struct pl_connection *connection = from_lru(pool->parked.next);
-        uint64_t seen = atomic_load(&connection->word);
-
-        if (pl_word_state(seen) == PL_PARKED && !(seen & PL_PIN_MASK)) {
-            if (pl_get(connection->last_used_ns) > before_ns)
-                return NULL;
-            if (!pl_word_become_state(&connection->word, seen, PL_CLOSING))
-                continue;
-            pl_list_unlink(&connection->lru_link);
-            connection->close_reason = (uint8_t)reason;
-            return connection;
-        }
-        pl_list_unlink(&connection->lru_link);
-    }
-    return NULL;
-}
-
-/* Drops entries that are not parked any more from the front; the time of the first real one, or PL_NEVER. */
-static uint64_t oldest_parked(struct pool *pool)
-{
-    while (!pl_list_is_empty(&pool->parked)) {
-        struct pl_connection *connection = from_lru(pool->parked.next);
-
-        if (pl_word_state(atomic_load(&connection->word)) == PL_PARKED)
-            return pl_get(connection->last_used_ns);
-        pl_list_unlink(&connection->lru_link);
-    }
-    return PL_NEVER;
-}
-
 static struct pl_connection *pop_oldest(struct pl_room *room, struct pool *pool)
 {
     struct pl_connection *connection = NULL;
@@ -282,7 +255,7 @@ static struct pl_connection *pop_oldest(struct pl_room *room, struct pool *pool)
         PL_LIST_EACH(link, &room->pools) {
             struct pool *other = pl_container(link, struct pool, room_link);
 
-            oldest_ns = oldest_parked(other);
+            oldest_ns = pl_parked_oldest(other);
             if (oldest_ns < best_ns) {
                 best_ns = oldest_ns;
                 pool = other;
@@ -290,12 +263,13 @@ static struct pl_connection *pop_oldest(struct pl_room *room, struct pool *pool)
         }
     }
     if (pool)
-        connection = pop_parked(pool, PL_NEVER, POOL_CLOSE_EVICTED);
+        connection = pl_parked_pop(pool, PL_NEVER, POOL_CLOSE_EVICTED);
     pthread_mutex_unlock(&room->lock);
     return connection;
 }
 
-/* Of pools that park after the same time every hot connection is younger than every parked one; else not. */
+/* Where all pools park after the same time, every hot connection is younger than every parked
+ * one. */
 static bool is_parking_even(struct pl_room *room)
 {
     uint64_t first_ns = PL_NEVER;
@@ -404,7 +378,7 @@ void pl_room_want(struct pl_room *room, struct pl_peer *peer, bool wants_descrip
         pl_mux_timer_arm(room->mux, &room->retry_timer, pl_after(pl_os->now_ns(), RETRY_NS));
     pthread_mutex_unlock(&room->lock);
     pthread_mutex_unlock(&peer->lock);
-    /* What was returned before it could see the flag is idle now; closing it serves whoever is first in the queue. */
+    /* What was returned too early to see the flag is idle now; closing it serves who is first. */
     pl_room_evict(room, wants_descriptor ? NULL : pool);
 }
 
@@ -444,15 +418,18 @@ bool pl_room_is_wanted_of(struct pl_room *room, const struct pool *pool)
     bool is_wanted = false;
 
     pthread_mutex_lock(&room->lock);
-    PL_LIST_EACH(link, &room->wanting)
-        is_wanted = is_wanted || helps(pl_container(link, struct pl_peer, room.want_link), pool, true);
+    PL_LIST_EACH(link, &room->wanting) {
+        struct pl_peer *peer = pl_container(link, struct pl_peer, room.want_link);
+
+        is_wanted = is_wanted || helps(peer, pool, true);
+    }
     pthread_mutex_unlock(&room->lock);
     return is_wanted;
 }
 
-/* The first one whom it helps, out of the queue; its generation tells later whether it is still the same. */
-static struct pl_peer *pop_wanting(struct pl_room *room, const struct pool *pool, bool has_freed_descriptor,
-                                   uint64_t *generation)
+/* The first one whom it helps, out of the queue; its generation tells later if it is the same. */
+static struct pl_peer *pop_wanting(struct pl_room *room, const struct pool *pool,
+                                   bool has_freed_descriptor, uint64_t *generation)
 {
     struct pl_peer *found = NULL;
 
@@ -493,90 +470,15 @@ void pl_room_serve(struct pl_room *room, const struct pool *pool, bool has_freed
 
 /* ---- timers */
 
-/* Closes what was idle for longer than its pool allows; answers when the next one is due. */
-static uint64_t expire(struct pl_room *room, uint64_t now_ns)
-{
-    struct pl_connection *connection;
-    uint64_t next_ns = PL_NEVER;
-
-    do {
-        connection = NULL;
-        next_ns = PL_NEVER;
-        pthread_mutex_lock(&room->lock);
-        PL_LIST_EACH(link, &room->pools) {
-            struct pool *pool = pl_container(link, struct pool, room_link);
-            uint32_t idle_ms = pool->settings.options.idle_ms;
-            uint64_t idle_ns = idle_ms * PL_MS, oldest_ns = oldest_parked(pool);
-
-            if (connection || idle_ms == POOL_NONE || oldest_ns == PL_NEVER)
-                continue;
-            if (oldest_ns + idle_ns <= now_ns)
-                connection = pop_parked(pool, oldest_ns, POOL_CLOSE_IDLE);
-            else if (oldest_ns + idle_ns < next_ns)
-                next_ns = oldest_ns + idle_ns;
-        }
-        pthread_mutex_unlock(&room->lock);
-        if (connection)
-            pl_peer_finish_close(connection);
-    } while (connection);
-    return next_ns;
-}
-
-/* Takes what is too old out of the parked ones of a pool, CLOSING and the caller's; room lock held. The list is in
- * another order, so the whole of it is looked at, but only a few times in the span that connections may live. */
-static void take_aged(struct pool *pool, uint64_t now_ns, struct pl_list *aged)
-{
-    uint64_t next_ns = PL_NEVER, step_ns = pool->settings.options.max_age_ms * PL_MS / AGE_STEPS;
-
-    PL_LIST_EACH(link, &pool->parked) {
-        struct pl_connection *connection = from_lru(link);
-        uint64_t seen = atomic_load(&connection->word), expires_ns = pl_get(connection->expires_ns);
-
-        if (pl_word_state(seen) != PL_PARKED)
-            continue;
-        if (expires_ns > now_ns || (seen & PL_PIN_MASK) || !pl_word_become_state(&connection->word, seen, PL_CLOSING)) {
-            next_ns = expires_ns < next_ns ? expires_ns : next_ns;
-            continue;
-        }
-        connection->close_reason = POOL_CLOSE_AGE;
-        pl_list_unlink(link);
-        pl_list_push_back(aged, link);
-    }
-    pool->aged_ns = next_ns != PL_NEVER && next_ns < now_ns + step_ns ? now_ns + step_ns : next_ns;
-}
-
-/* Closes what lived for too long; answers when to look again. */
-static uint64_t end_aged(struct pl_room *room, uint64_t now_ns)
-{
-    uint64_t next_ns = PL_NEVER;
-    struct pl_list aged, *link;
-
-    pl_list_init(&aged);
-    pthread_mutex_lock(&room->lock);
-    PL_LIST_EACH(other, &room->pools) {
-        struct pool *pool = pl_container(other, struct pool, room_link);
-
-        if (pool->aged_ns <= now_ns)
-            take_aged(pool, now_ns, &aged);
-        next_ns = pool->aged_ns < next_ns ? pool->aged_ns : next_ns;
-    }
-    pthread_mutex_unlock(&room->lock);
-    while ((link = pl_list_pop_front(&aged)))
-        pl_peer_finish_close(from_lru(link));
-    return next_ns;
-}
-
 static void on_sweep(void *user)
 {
     struct pl_room *room = user;
-    uint64_t now_ns, idle_ns, aged_ns;
+    uint64_t next_ns;
 
     pl_room_sweep(room, false);
-    now_ns = pl_os->now_ns();
-    idle_ns = expire(room, now_ns);
-    aged_ns = end_aged(room, now_ns);
+    next_ns = pl_parked_expire(room, pl_os->now_ns());
     pthread_mutex_lock(&room->lock);
-    arm_sweep(room, idle_ns < aged_ns ? idle_ns : aged_ns);
+    arm_sweep(room, next_ns);
     pthread_mutex_unlock(&room->lock);
 }
 

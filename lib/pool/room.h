@@ -1,5 +1,5 @@
-/* room.h: what all pools on one mux share: which connections are parked, in order of last use; which peers have hot
- * ones; and who waits for a descriptor. One lock, held for list work only.
+/* room.h: what all pools on one mux share: which connections are parked, in order of last use;
+ * which peers have hot ones; and who waits for a descriptor. One lock, held for list work only.
  */
 #ifndef PL_POOL_ROOM_H
 #define PL_POOL_ROOM_H
@@ -19,34 +19,42 @@ struct pl_room {
     struct pool_mux *mux;
     pthread_mutex_t lock;
     struct pl_list pools;
-    struct pl_list hot;                 /* peers that may have hot connections, the one that became so last in front */
+    struct pl_list hot;                 /* peers that may have hot connections, the one that became
+                                         * so last in front */
     struct pl_list wanting;             /* peers that wait for room, the first one in front */
-    struct pl_timer sweep_timer;        /* parks what was hot for long enough, closes what was idle for too long */
-    struct pl_timer retry_timer;        /* while somebody waits for a descriptor: the program may have closed one */
+    struct pl_timer sweep_timer;        /* parks what was hot for long enough, closes what was idle
+                                         * for too long */
+    struct pl_timer retry_timer;        /* while somebody waits for a descriptor: the program may
+                                         * have closed one */
     uint64_t sweep_ns;                  /* what sweep_timer is set to */
     pthread_mutex_t sweep_lock;         /* one sweep at a time; before all other locks */
 };
 
-/* How many peers wait for room, in the whole process: read on every return, so it must outlive every mux. */
+/* How many peers wait for room, in the whole process: read on every return, so it must outlive
+ * every mux. */
 extern _Atomic uint32_t pl_room_wanted;
 
-enum pool_status pl_room_open(struct pool_mux *mux, struct pl_room **room);     /* the mux's, made if need be */
+/* Gives the mux a room. */
+enum pool_status pl_room_open(struct pool_mux *mux, struct pl_room **room) PL_MUST_USE;
 void pl_room_add_pool(struct pl_room *room, struct pool *pool);
 void pl_room_remove_pool(struct pl_room *room, struct pool *pool);
 
 void pl_room_note_hot(struct pl_room *room, struct pl_peer *peer);              /* sets its hint */
-void pl_room_forget_peer(struct pl_room *room, struct pl_peer *peer);           /* out of every list */
+void pl_room_forget_peer(struct pl_room *room, struct pl_peer *peer); /* out of every list */
 bool pl_room_peer_is_listed(struct pl_room *room, struct pl_peer *peer);
 
-/* Closes the least recently used idle connection, hot ones included; of `pool`, or of any if NULL. False: none. */
+/* Closes the least recently used idle connection, hot ones included; of `pool`, or of any if NULL.
+ * False: none. */
 bool pl_room_evict(struct pl_room *room, struct pool *pool);
 
-/* Asks the program what to do when nothing could be removed; inside its own answer the question is not asked again. */
+/* Asks the program what to do when nothing could be removed; inside its own answer the question is
+ * not asked again. */
 enum pool_decision pl_room_ask(struct pool *pool, pool_none_removable_fn *ask);
 
 /* The peer waits for room from now on, until it is served or forgotten. */
 void pl_room_want(struct pl_room *room, struct pl_peer *peer, bool wants_descriptor, int cause);
-bool pl_room_wants(struct pl_room *room, struct pl_peer *peer, int *cause);     /* true: it waits, because of `cause` */
+/* True: it waits, because of `cause`. */
+bool pl_room_wants(struct pl_room *room, struct pl_peer *peer, int *cause);
 void pl_room_stop_wanting(struct pl_room *room, struct pl_peer *peer);
 
 /* Would closing a connection of `pool` help somebody? */

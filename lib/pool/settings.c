@@ -5,12 +5,12 @@
 
 #include "base/os.h"
 
-#define DESCRIPTORS_SPARED 64u          /* left to the program when the pool takes its default share */
+#define DESCRIPTORS_SPARED 64u       /* left to the program when the pool takes its default share */
 #define CONNECTIONS_AT_LEAST 8u
 #define WRITE_LOW (256u << 10)
 #define SMALLEST_OPTIONS offsetof(struct pool_options, codec)
 #define SMALLEST_CALL offsetof(struct pool_call, wait_ms)
-#define LARGEST_STRUCT 4096u            /* no release's struct is that large: the size was never set */
+#define LARGEST_STRUCT 4096u         /* no release's struct is that large: the size was never set */
 #define FLAGS (POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY)
 
 /* 0 becomes `value`, POOL_ZERO becomes 0. */
@@ -69,16 +69,17 @@ static void fill_times(struct pool_options *options)
 /* Counts of which none at all would make a pool that can do nothing. */
 static bool is_possible(const struct pool_options *options)
 {
-    return options->max_connections && options->max_per_address && options->max_connecting && options->max_uses &&
-           options->max_line && options->write_high && options->write_low <= options->write_high &&
-           options->check >= POOL_CHECK_ALWAYS && options->check <= POOL_CHECK_NEVER &&
-           options->order >= POOL_LIFO && options->order <= POOL_FIFO;
+    return options->max_connections && options->max_per_address && options->max_connecting &&
+           options->max_uses && options->max_line && options->write_high &&
+           options->write_low <= options->write_high && options->check >= POOL_CHECK_ALWAYS &&
+           options->check <= POOL_CHECK_NEVER && options->order >= POOL_LIFO &&
+           options->order <= POOL_FIFO;
 }
 
 static bool is_offered(const struct pool_options *options)
 {
-    return !options->codec && !options->tls && !options->start_paused && !options->on_error && !options->on_log &&
-           !options->on_request && !options->on_orphan;
+    return !options->codec && !options->tls && !options->start_paused && !options->on_error &&
+           !options->on_log && !options->on_request && !options->on_orphan;
 }
 
 /* What of a struct of `size` bytes this release knows; false: no release wrote it. */
@@ -92,7 +93,7 @@ static bool copy_known(void *copy, size_t known, const void *given, size_t small
     memcpy(copy, given, size < known ? size : known);
     for (size_t i = known; i < size; i++) {
         if (((const char *)given)[i])
-            return false;               /* a later release's field, set: ignoring it could be unsafe */
+            return false; /* a later release's field, set: ignoring it could be unsafe */
     }
     return true;
 }
@@ -114,7 +115,8 @@ enum pool_status pl_settings_make(const struct pool_options *given, struct pl_se
     settings->limits = (struct pl_limits){ options->read_ms, options->write_ms, options->max_line };
     settings->park_ns = options->park_ms * PL_MS;
     settings->barge_ns = options->barge_ms == POOL_NONE ? PL_NEVER : options->barge_ms * PL_MS;
-    settings->is_plain = !options->on_event && options->max_idle == POOL_NONE && options->order == POOL_LIFO;
+    settings->is_plain =
+        !options->on_event && options->max_idle == POOL_NONE && options->order == POOL_LIFO;
     return POOL_OK;
 }
 

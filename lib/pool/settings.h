@@ -9,11 +9,13 @@ struct pl_settings {
     struct pool_options options;        /* with defaults; POOL_ZERO has become 0, POOL_NONE stays */
     struct pl_limits limits;            /* what each connection is told */
     uint64_t park_ns, barge_ns;
-    bool is_plain;                      /* a return may take the short way: nothing observes or bounds it */
+    bool is_plain;              /* a return may take the short way: nothing observes or bounds it */
 };
 
-/* POOL_E_ARGUMENT: a size no release has had, a value out of its range, or a feature this release does not have. */
-enum pool_status pl_settings_make(const struct pool_options *options, struct pl_settings *settings) PL_MUST_USE;
+/* POOL_E_ARGUMENT: a size no release has had, a value out of its range, or a feature this release
+ * does not have. */
+enum pool_status pl_settings_make(const struct pool_options *options,
+                                  struct pl_settings *settings) PL_MUST_USE;
 
 /* A copy of `call` as this release knows it; NULL: all defaults. */
 enum pool_status pl_call_read(const struct pool_call *call, struct pool_call *copy) PL_MUST_USE;

@@ -1,4 +1,5 @@
-/* stats.c: one snapshot: gauges read off the words, counters from the books and from the living connections. */
+/* stats.c: one snapshot: gauges read off the words, counters from the books and from the living
+ * connections. */
 #include <string.h>
 
 #include "pool/pool.h"

@@ -19,7 +19,7 @@ static void on_parked_event(struct pl_connection *connection)
     } else if (pl_connection_peek(connection) == PL_HEALTHY) {
         pl_room_park_one(room, connection);
     } else {
-        pl_peer_close(connection, POOL_CLOSE_PEER);     /* its end, or bytes that nobody asked for */
+        pl_peer_close(connection, POOL_CLOSE_PEER); /* its end, or bytes that nobody asked for */
     }
 }
 

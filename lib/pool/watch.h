@@ -4,7 +4,8 @@
 
 #include "mux/mux.h"
 
-/* The mux's handler of connections. Stale events are dropped here: by birth, and by the swap of the word. */
+/* The mux's handler of connections. Stale events are dropped here: by birth, and by the swap of the
+ * word. */
 void pl_watch_on_event(struct pool_mux *mux, uint32_t index, uint32_t birth, uint32_t events);
 
 #endif

@@ -31,7 +31,7 @@ static void begin(void)
 
 TestSuite(mux, .init = begin);
 
-static unsigned called;
+static _Atomic unsigned called;
 
 static void count_call(void *user)
 {
@@ -493,7 +493,7 @@ Test(mux, a_thread_of_its_own_ends_even_when_its_last_user_leaves_in_a_callback_
     for (unsigned round = 0; round < 20; round++) {
         struct pool *pool;
 
-        called = 0;
+        atomic_store(&called, 0);
         cr_assert_eq(pool_create(NULL, &pool), POOL_OK);
         pool_mux_post(pool->mux, destroy_pool, pool);
         cr_expect(wait_until(has_threads, &before, SOON));

@@ -32,10 +32,10 @@ static void begin(void)
 
 static void end(void)
 {
-    pl_os_replace(NULL);
     end_loan(connection);
     close(far);
     pl_mux_unref(mux);
+    pl_os_replace(NULL);
 }
 
 TestSuite(stream, .init = begin, .fini = end, .timeout = 60);

@@ -10,9 +10,12 @@
 #include "support/tests.h"
 
 static struct pool_mux *mux;
+static struct pl_os os;
 
 static void begin(void)
 {
+    os = pl_os_real;
+    pl_os_replace(&os);
     cr_assert_eq(pl_mux_open(&mux, true), POOL_OK);
 }
 
@@ -260,10 +263,8 @@ Test(stream_time, loans_of_like_patience_set_the_sockets_timeout_once)
 {
     struct peer *peer = PEER(.behave = PEER_ECHO);
     struct pl_connection *connection = lend(mux, peer_dial(peer), 10000);
-    struct pl_os os = pl_os_real;
 
     os.setsockopt = counted_set;
-    pl_os_replace(&os);
     for (unsigned i = 0; i < 100; i++) {
         lend_again(connection, 10000 - i * 50);
         cr_assert_eq(pl_stream_send(connection, &(struct iovec){ plenty, 1 }, 1), POOL_OK);
@@ -276,6 +277,5 @@ Test(stream_time, loans_of_like_patience_set_the_sockets_timeout_once)
     cr_assert_eq(wait_for_some(connection), POOL_OK);
     cr_expect_eq(set_calls, 2, "under 50 ms only ppoll is exact enough");
     end_loan(connection);
-    pl_os_replace(NULL);
     peer_stop(peer);
 }
