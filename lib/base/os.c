@@ -109,9 +109,9 @@ static int real_bind(int fd, const struct sockaddr *address, socklen_t size)
     return (int)answer(bind(fd, address, size), saved);
 }
 
-/* libc's send and recv are cancellation points, which costs some 10 ns each, and a thread that is
- * cancelled in one would leave with a connection pinned. The system calls themselves are
- * neither. */
+/* libc's send, recv, ppoll and the like are cancellation points, which costs some 10 ns each, and a
+ * thread that is cancelled in one would leave with a connection pinned. The system calls themselves
+ * are neither. */
 static ssize_t real_send(int fd, const void *data, size_t size, int flags)
 {
     int saved = errno;
@@ -123,7 +123,7 @@ static ssize_t real_sendmsg(int fd, const struct msghdr *message, int flags)
 {
     int saved = errno;
 
-    return answer(sendmsg(fd, message, flags), saved);
+    return answer(syscall(SYS_sendmsg, fd, message, flags), saved);
 }
 
 static ssize_t real_recv(int fd, void *buffer, size_t size, int flags)
@@ -197,7 +197,9 @@ static int real_poll_until(struct pollfd *polled, nfds_t count, uint64_t deadlin
     uint64_t now_ns = real_now_ns();
     struct timespec rest = to_timespec(deadline_ns > now_ns ? deadline_ns - now_ns : 0);
 
-    return (int)answer(ppoll(polled, count, deadline_ns == PL_NEVER ? NULL : &rest, NULL), saved);
+    return (int)answer(syscall(SYS_ppoll, polled, count, deadline_ns == PL_NEVER ? NULL : &rest,
+                               NULL, 0),
+                       saved);
 }
 
 static int real_epoll_create(void)
@@ -218,7 +220,7 @@ static int real_epoll_wait(int epoll_fd, struct epoll_event *events, int count, 
 {
     int saved = errno;
 
-    return (int)answer(epoll_wait(epoll_fd, events, count, timeout_ms), saved);
+    return (int)answer(syscall(SYS_epoll_pwait, epoll_fd, events, count, timeout_ms, NULL, 0), saved);
 }
 
 static int real_eventfd_create(void)
@@ -359,10 +361,15 @@ static void real_thread_detach(pthread_t thread)
 static int real_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
 {
     struct timespec when = to_timespec(deadline_ns);
+    int error, state;
 
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state); /* others hold pointers to who waits */
     if (deadline_ns == PL_NEVER)
-        return -pthread_cond_wait(condition, mutex);
-    return -pthread_cond_clockwait(condition, mutex, CLOCK_MONOTONIC, &when);
+        error = pthread_cond_wait(condition, mutex);
+    else
+        error = pthread_cond_clockwait(condition, mutex, CLOCK_MONOTONIC, &when);
+    pthread_setcancelstate(state, NULL);
+    return -error;
 }
 
 static uint64_t real_descriptor_limit(void)

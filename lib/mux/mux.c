@@ -422,17 +422,29 @@ enum pool_status pool_mux_create(struct pool_mux **mux)
     return mux ? pl_mux_open(mux, false) : POOL_E_ARGUMENT;
 }
 
+void pool_mux_stop(struct pool_mux *mux)
+{
+    if (!mux)
+        return;
+    atomic_store(&mux->is_stopped, true);
+    wake(mux);
+}
+
 void pool_mux_destroy(struct pool_mux *mux)
 {
     struct pl_thread *self = pl_thread_self();
+    uint64_t nobody = 0;
 
     if (!mux)
         return;
+    pool_mux_stop(mux);                 /* whoever runs it comes back, and lets go of it */
     /* What was posted too late for the last batch may hold the pools that hold the mux. */
-    if (self && !self->dispatching) {
+    if (self && !self->dispatching &&
+        atomic_compare_exchange_strong(&mux->dispatcher, &nobody, self->id)) {
         self->dispatching = mux;
         run_all_posts(mux);
         self->dispatching = NULL;
+        atomic_store(&mux->dispatcher, 0);
     }
     pl_mux_unref(mux);
 }
@@ -467,12 +479,4 @@ enum pool_status pool_mux_run(struct pool_mux *mux)
         status = dispatch(mux, -1);
     pl_mux_unref(mux);
     return status;
-}
-
-void pool_mux_stop(struct pool_mux *mux)
-{
-    if (!mux)
-        return;
-    atomic_store(&mux->is_stopped, true);
-    wake(mux);
 }

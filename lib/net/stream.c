@@ -246,6 +246,7 @@ static enum pool_status send_pieces(struct pl_connection *connection, struct iov
 enum pool_status pl_stream_send(struct pl_connection *connection, const struct iovec *pieces,
                                 int count)
 {
+    const struct iovec *all = pieces;
     enum pool_status status = POOL_OK;
     struct iovec some[PIECES];
 
@@ -256,6 +257,8 @@ enum pool_status pl_stream_send(struct pl_connection *connection, const struct i
 
         memcpy(some, pieces, (size_t)now * sizeof(*some));
         status = send_pieces(connection, some, now);
+        if (status == POOL_E_WOULD_BLOCK && pieces != all)
+            pl_stream_fail(connection, status, EAGAIN); /* earlier pieces are on the wire */
         pieces += now;
         count -= now;
     }

@@ -7,22 +7,25 @@
 #include "pool/channel.h"
 #include "pool/pool.h"
 
-/* The channel of a connection that this thread may drive event by event; NULL: not so, and nothing
- * is pinned. */
-static struct pl_channel *enter_channel(const struct pool_conn *conn)
+/* The channel of a connection that this thread may drive event by event, pinned; on failure nothing
+ * is. */
+static enum pool_status enter_channel(const struct pool_conn *conn, struct pl_channel **entered)
 {
     struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
-    struct pl_channel *channel = NULL;
+    enum pool_status status = POOL_E_ARGUMENT;
     enum pl_state state;
 
+    *entered = NULL;
     if (!connection || !pl_word_pin(&connection->word, conn->serial))
-        return NULL;
+        return POOL_E_ARGUMENT;
     state = pl_word_state(atomic_load(&connection->word));
-    if ((state == PL_SETUP || state == PL_HEARD) && pl_mux_is_here(connection->mux))
-        channel = pl_channel_make(connection);
-    if (!channel && pl_word_unpin(&connection->word))
+    if ((state == PL_SETUP || state == PL_HEARD) && pl_mux_is_here(connection->mux)) {
+        *entered = pl_channel_make(connection);
+        status = *entered ? POOL_OK : POOL_E_MEMORY;
+    }
+    if (status && pl_word_unpin(&connection->word))
         pl_peer_finish_close(connection);
-    return channel;
+    return status;
 }
 
 static enum pool_status leave_channel(struct pl_channel *channel, enum pool_status status)
@@ -37,12 +40,13 @@ static enum pool_status leave_channel(struct pl_channel *channel, enum pool_stat
 enum pool_status pool_conn_watch(struct pool_conn *conn, pool_conn_event_fn *on_event, void *user)
 {
     struct pl_channel *channel;
+    enum pool_status status;
 
     if (!on_event)
         return POOL_E_ARGUMENT;
-    channel = enter_channel(conn);
-    if (!channel)
-        return POOL_E_ARGUMENT;
+    status = enter_channel(conn, &channel);
+    if (status)
+        return status;
     channel->on_event = on_event;
     channel->user = user;
     if (!pl_connection_is_ours(channel->connection) || !pl_channel_watch_again(channel)) {
@@ -72,8 +76,13 @@ static enum pool_status queue(struct pl_channel *channel, const char *data, size
     }
     pl_add(connection->bytes_out, (uint64_t)sent);
     channel->owes_written = true; /* even when all of it left: told by the next event, not here */
-    if (!pl_buffer_append(&channel->out, data + sent, size - (size_t)sent))
+    if (!pl_buffer_append(&channel->out, data + sent, size - (size_t)sent)) {
+        if (sent) {                     /* half a message is on the wire: the connection must end */
+            pl_channel_fail(connection, POOL_E_MEMORY, ENOMEM);
+            pl_connection_shut(connection);
+        }
         return POOL_E_MEMORY;
+    }
     if (pl_buffer_size(&channel->out) > channel->high)
         channel->is_over_high = true;
     pl_channel_arm_silence(channel, POOL_WRITE);
@@ -83,12 +92,13 @@ static enum pool_status queue(struct pl_channel *channel, const char *data, size
 enum pool_status pool_write(struct pool_conn *conn, const void *data, size_t size)
 {
     struct pl_channel *channel;
+    enum pool_status status;
 
     if (!data && size)
         return POOL_E_ARGUMENT;
-    channel = enter_channel(conn);
-    if (!channel)
-        return POOL_E_ARGUMENT;
+    status = enter_channel(conn, &channel);
+    if (status)
+        return status;
     if (!pl_connection_is_ours(channel->connection))
         return leave_channel(channel, POOL_E_BROKEN);
     return leave_channel(channel, queue(channel, data, size));
@@ -137,12 +147,13 @@ enum pool_status pool_conn_timeout(struct pool_conn *conn, enum pool_direction d
                                    uint32_t ms)
 {
     struct pl_channel *channel;
+    enum pool_status status;
 
     if (direction != POOL_READ && direction != POOL_WRITE)
         return POOL_E_ARGUMENT;
-    channel = enter_channel(conn);
-    if (!channel)
-        return POOL_E_ARGUMENT;
+    status = enter_channel(conn, &channel);
+    if (status)
+        return status;
     if (!make_timers(channel))
         return leave_channel(channel, POOL_E_MEMORY);
     channel->silence_ms[direction] = ms == POOL_NONE ? 0 : ms;

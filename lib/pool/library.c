@@ -1,5 +1,6 @@
 /* library.c: what concerns the whole library: its version, its allocator, and the _init functions
  * of option structs. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/os.h"
@@ -13,6 +14,10 @@ const char *pool_version(void)
 enum pool_status pool_set_allocator(void *(*malloc_fn)(size_t), void *(*realloc_fn)(void *, size_t),
                                     void (*free_fn)(void *))
 {
+    if (!malloc_fn && !realloc_fn && !free_fn) {
+        pl_os_set_allocator(malloc, realloc, free);
+        return POOL_OK;
+    }
     if (!malloc_fn || !realloc_fn || !free_fn)
         return POOL_E_ARGUMENT;
     pl_os_set_allocator(malloc_fn, realloc_fn, free_fn);

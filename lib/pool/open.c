@@ -215,8 +215,11 @@ void pl_open_finish(struct pl_connection *connection, const struct pl_failure *f
         give_up(connection, &told);
         return;
     }
-    if (pl_channel_is_busy(connection)) {
+    if (pl_channel_is_busy(connection))
         told = pl_failure_make(POOL_E_PROTOCOL, POOL_PHASE_SETUP, 0);
+    else if (pl_get(connection->expires_ns) == 0)       /* the hook itself drained it */
+        told = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, 0);
+    if (told.status) {
         give_up(connection, &told);
         return;
     }

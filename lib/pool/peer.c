@@ -384,7 +384,8 @@ void pl_peer_finish_close(struct pl_connection *connection)
     pl_connection_close_fd(connection, pool->mux);
     pl_channel_end(connection);
     pl_event_closed(pool, connection);
-    pthread_mutex_lock(&pool->lock);    /* from the living to the books in one step: statistics see it once */
+    /* From the living to the books in one step: statistics see it once. */
+    pthread_mutex_lock(&pool->lock);
     remove_from_peer(peer, connection);
     keep_books(pool, connection);
     pthread_mutex_unlock(&pool->lock);

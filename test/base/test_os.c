@@ -183,14 +183,14 @@ Test(os, a_call_that_fails_answers_the_errno_and_leaves_errno_alone)
     FAILS(EBADF, pl_os->getsockname(-1, (struct sockaddr *)&address, &size));
     FAILS(EBADF, pl_os->getpeername(-1, (struct sockaddr *)&address, &size));
     FAILS(EBADF, pl_os->set_nonblocking(-1, true));
-    FAILS(EFAULT, pl_os->poll_until(NULL, 1, 0));
     FAILS(EBADF, pl_os->epoll_ctl(-1, EPOLL_CTL_ADD, 0, &event));
     FAILS(EBADF, pl_os->epoll_wait(-1, &event, 1, 0));
     FAILS(EBADF, pl_os->eventfd_add(-1));
     FAILS(EBADF, pl_os->eventfd_drain(-1));
     FAILS(EBADF, pl_os->timerfd_arm(-1, 1));
     FAILS(EBADF, pl_os->timerfd_drain(-1));
-    FAILS(EFAULT, pl_os->random((void *)1, 8));
+    if (!is_under_valgrind())           /* which looks at the pointer, too */
+        FAILS(EFAULT, pl_os->random((void *)1, 8));
     FAILS(0, (int)pl_os->interface_index("no-such-interface"));
 }
 
@@ -241,14 +241,17 @@ Test(os, memory_threads_and_time_leave_errno_alone)
     FAILS(ETIMEDOUT, pl_os->wait_until(&condition, &lock, 0));
 }
 
-Test(os, a_host_that_allows_no_descriptor_gets_emfile_and_its_own_errno)
+Test(os, where_no_descriptor_is_allowed_all_that_needs_one_says_so)
 {
+    struct pollfd polled = { .fd = -1 };
     unsigned before = set_descriptor_limit(0);
 
     FAILS(EMFILE, make_socket());
     FAILS(EMFILE, pl_os->epoll_create());
     FAILS(EMFILE, pl_os->eventfd_create());
     FAILS(EMFILE, pl_os->timerfd_create());
+    if (!is_under_valgrind())           /* which has a limit of its own */
+        FAILS(EINVAL, pl_os->poll_until(&polled, 1, 0));
     set_descriptor_limit(before);
 }
 
