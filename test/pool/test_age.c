@@ -136,8 +136,8 @@ Test(pool_age, idle_connections_end_by_age_each_in_its_own_time)
 {
     static struct lives lives;
     struct peer *peer = PEER(.own_process = true);
-    struct pool *pool = MAKE_POOL(.max_age_ms = 1000, .park_ms = 5, .max_per_address = CROWD, .on_event = note_life,
-                                  .user = &lives);
+    struct pool *pool = MAKE_POOL(.max_age_ms = 1000, .park_ms = 5, .max_per_address = CROWD,
+                                  .on_event = note_life, .user = &lives);
     uint64_t age_ms, least = UINT64_MAX, most = 0;
 
     leave_crowd(pool, peer, CROWD);

@@ -54,7 +54,7 @@ Test(pool_borrow, eight_threads_never_share_a_connection_nor_a_reply)
 {
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL(.max_per_address = 4, .timeout_ms = VERBS_SOON);
-    struct crowd crowd = {.pool = pool, .address = peer_address(peer)};
+    struct crowd crowd = { .pool = pool, .address = peer_address(peer) };
 
     crowd.rounds = 10000 / slowness();
     cr_assert(run_threads(8, crowd_in, &crowd));
@@ -116,7 +116,7 @@ static void take_three(unsigned index, void *argument)
     (void)index;
     for (int i = 0; i < 3; i++)
         if (!borrow(taking->pool, taking->address, &taking->conns[i]))
-            taking->conns[i] = (struct pool_conn){0};
+            taking->conns[i] = (struct pool_conn){ 0 };
 }
 
 /* seeds.md 13 */
@@ -124,7 +124,7 @@ Test(pool_borrow, what_was_returned_last_is_lent_first)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL();
-    struct taking taking = {.pool = pool, .address = peer_address(peer)};
+    struct taking taking = { .pool = pool, .address = peer_address(peer) };
     struct pool_conn *conns = taking.conns;
     uint64_t ids[3];
 
@@ -139,6 +139,22 @@ Test(pool_borrow, what_was_returned_last_is_lent_first)
         cr_expect_eq(pool_return(&conns[i]), POOL_OK);
     }
     cr_expect_eq(id_of_next(pool, peer_address(peer)), ids[0]);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+/* seeds.md 13, the other order */
+Test(pool_borrow, with_fifo_the_one_idle_for_longest_is_lent_first)
+{
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL(.order = POOL_FIFO);
+    struct taking taking = { .pool = pool, .address = peer_address(peer) };
+
+    take_three(0, &taking);
+    for (int i = 0; i < 3; i++)
+        cr_expect_eq(pool_return(&taking.conns[i]), POOL_OK);
+    for (uint64_t i = 0; i < 9; i++)
+        cr_expect_eq(id_of_next(pool, peer_address(peer)), 1 + i % 3);
     pool_destroy(pool);
     peer_stop(peer);
 }
@@ -185,7 +201,7 @@ Test(pool_borrow, every_family_is_reached)
 /* A listener whose accepted socket tells where the other end comes from. */
 static in_addr_t source_of_borrow(const char *parameter)
 {
-    struct sockaddr_in place = {.sin_family = AF_INET};
+    struct sockaddr_in place = { .sin_family = AF_INET };
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), accepted;
     socklen_t size = sizeof(place);
     struct pool *pool = MAKE_POOL();
@@ -237,11 +253,16 @@ Test(pool_borrow, what_cannot_be_dialled_is_refused_before_any_socket_is_made)
         const char *address;
         enum pool_status status;
     } rows[] = {
-        {"tcp://127.0.0.1:0", POOL_E_ADDRESS},      {"tcp://127.0.0.1:65536", POOL_E_ADDRESS},
-        {"tcp://127.0.0.1", POOL_E_ADDRESS},        {"tcp://127.0.0.1:80/path", POOL_E_ADDRESS},
-        {"", POOL_E_ADDRESS},                       {"127.0.0.1:80", POOL_E_ADDRESS},
-        {"tcp://127.0.0.1:80?no=1", POOL_E_ADDRESS}, {"tls://127.0.0.1:80", POOL_E_ADDRESS},
-        {"tcp://example.invalid:80", POOL_E_RESOLVE}, {"tcp://localhost:80", POOL_E_RESOLVE},
+        { "tcp://127.0.0.1:0", POOL_E_ADDRESS },
+        { "tcp://127.0.0.1:65536", POOL_E_ADDRESS },
+        { "tcp://127.0.0.1", POOL_E_ADDRESS },
+        { "tcp://127.0.0.1:80/path", POOL_E_ADDRESS },
+        { "", POOL_E_ADDRESS },
+        { "127.0.0.1:80", POOL_E_ADDRESS },
+        { "tcp://127.0.0.1:80?no=1", POOL_E_ADDRESS },
+        { "tls://127.0.0.1:80", POOL_E_ADDRESS },
+        { "tcp://example.invalid:80", POOL_E_RESOLVE },
+        { "tcp://localhost:80", POOL_E_RESOLVE },
     };
     struct pool *pool = MAKE_POOL();
     int before = count_descriptors();
@@ -270,19 +291,19 @@ Test(pool_borrow, addresses_share_a_connection_only_when_their_keys_are_equal)
         const char *a, *b;
         bool is_same;
     } rows[] = {
-        {"127.0.0.1", "127.0.0.1", true},
-        {"127.0.0.1", "127.0.0.2", false},
-        {"[::ffff:127.0.0.1]", "127.0.0.1", false},
-        {"127.0.0.1?tenant=a", "127.0.0.1?tenant=a", true},
-        {"127.0.0.1?tenant=a", "127.0.0.1?tenant=%61", true},
-        {"127.0.0.1?tenant=a", "127.0.0.1?tenant=A", false},
-        {"127.0.0.1?tenant=a", "127.0.0.1?tenant=b", false},
-        {"127.0.0.1?tenant=a", "127.0.0.1", false},
-        {"127.0.0.1?bind=127.0.0.1", "127.0.0.1?bind=127.0.0.2", false},
-        {"127.0.0.1?bind=127.0.0.1", "127.0.0.1", false},
-        {"127.0.0.1?dscp=0", "127.0.0.1?dscp=8", false},
-        {"127.0.0.1?tenant=a&dscp=8", "127.0.0.1?dscp=8&tenant=a", true},
-        {"127.0.0.1?tenant=a%26dscp%3D8", "127.0.0.1?tenant=a&dscp=8", false},
+        { "127.0.0.1", "127.0.0.1", true },
+        { "127.0.0.1", "127.0.0.2", false },
+        { "[::ffff:127.0.0.1]", "127.0.0.1", false },
+        { "127.0.0.1?tenant=a", "127.0.0.1?tenant=a", true },
+        { "127.0.0.1?tenant=a", "127.0.0.1?tenant=%61", true },
+        { "127.0.0.1?tenant=a", "127.0.0.1?tenant=A", false },
+        { "127.0.0.1?tenant=a", "127.0.0.1?tenant=b", false },
+        { "127.0.0.1?tenant=a", "127.0.0.1", false },
+        { "127.0.0.1?bind=127.0.0.1", "127.0.0.1?bind=127.0.0.2", false },
+        { "127.0.0.1?bind=127.0.0.1", "127.0.0.1", false },
+        { "127.0.0.1?dscp=0", "127.0.0.1?dscp=8", false },
+        { "127.0.0.1?tenant=a&dscp=8", "127.0.0.1?dscp=8&tenant=a", true },
+        { "127.0.0.1?tenant=a%26dscp%3D8", "127.0.0.1?tenant=a&dscp=8", false },
     };
     struct peer *peer = PEER(.every_loopback = true);
     struct pool *pool = MAKE_POOL();
@@ -291,9 +312,11 @@ Test(pool_borrow, addresses_share_a_connection_only_when_their_keys_are_equal)
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
         host = strcspn(rows[i].a, "?");
-        snprintf(a, sizeof(a), "tcp://%.*s:%d%s", (int)host, rows[i].a, peer_port(peer), rows[i].a + host);
+        snprintf(a, sizeof(a), "tcp://%.*s:%d%s", (int)host, rows[i].a, peer_port(peer),
+                 rows[i].a + host);
         host = strcspn(rows[i].b, "?");
-        snprintf(b, sizeof(b), "tcp://%.*s:%d%s", (int)host, rows[i].b, peer_port(peer), rows[i].b + host);
+        snprintf(b, sizeof(b), "tcp://%.*s:%d%s", (int)host, rows[i].b, peer_port(peer),
+                 rows[i].b + host);
         cr_expect_eq(id_of_next(pool, a) == id_of_next(pool, b), rows[i].is_same, "%s %s", a, b);
     }
     pool_destroy(pool);
@@ -305,8 +328,9 @@ Test(pool_borrow, unix_peers_are_told_apart_by_their_whole_name)
 {
     struct peer *first = PEER(.family = AF_UNIX, .behave = PEER_REPLY, .reply = "1111");
     struct peer *second = PEER(.family = AF_UNIX, .behave = PEER_REPLY, .reply = "2222");
-    struct peer *third = PEER(.family = AF_UNIX, .abstract = true, .behave = PEER_REPLY, .reply = "3333");
-    struct peer *peers[] = {first, second, third};
+    struct peer *third =
+        PEER(.family = AF_UNIX, .abstract = true, .behave = PEER_REPLY, .reply = "3333");
+    struct peer *peers[] = { first, second, third };
     struct pool *pool = MAKE_POOL();
     struct pool_conn conn;
     char got[4];

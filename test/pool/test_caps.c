@@ -34,7 +34,8 @@ static void borrow_anywhere(unsigned index, void *argument)
 
     for (int i = 0; i < 15; i++) {
         at = (unsigned)rand_r(&seed) % ADDRESSES;
-        if (pool_borrow(swarm->pool, peer_address(swarm->peers[at]), POOL_CALL(.timeout_ms = VERBS_SOON), &conn)) {
+        if (pool_borrow(swarm->pool, peer_address(swarm->peers[at]),
+                        POOL_CALL(.timeout_ms = VERBS_SOON), &conn)) {
             atomic_fetch_add(&swarm->others, 1);
             continue;
         }
@@ -51,7 +52,7 @@ static void *watch_gauges(void *argument)
     struct swarm *swarm = argument;
 
     while (!atomic_load(&swarm->is_over)) {
-        struct pool_stats stats = {.size = sizeof(stats)};
+        struct pool_stats stats = { .size = sizeof(stats) };
 
         if (pool_stats(swarm->pool, &stats))
             break;
@@ -104,7 +105,8 @@ static int counted_close(int fd)
     return pl_os_real.close(fd);
 }
 
-/* seeds.md 30: 200 borrowers at once; nothing is ever above its cap, in the books or in the kernel */
+/* seeds.md 30: 200 borrowers at once; nothing is ever above its cap, in the books or in the kernel
+ * */
 Test(pool_caps, two_hundred_borrowers_stay_below_every_cap)
 {
     static struct swarm swarm;
@@ -146,7 +148,8 @@ Test(pool_caps, one_address_gets_no_more_than_its_share)
 
     for (int i = 0; i < 3; i++)
         cr_assert(borrow(pool, peer_address(peer), &conns[i]));
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 50), &none), POOL_E_TIMEOUT);
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 50), &none),
+                 POOL_E_TIMEOUT);
     cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 3);
     for (int i = 0; i < 3; i++)
         pool_return(&conns[i]);
@@ -257,7 +260,8 @@ Test(pool_caps, by_default_an_address_has_64_places)
 
     for (int i = 0; i < 64; i++)
         cr_assert(borrow(pool, peer_address(peer), &conns[i]));
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 20), &none), POOL_E_TIMEOUT);
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 20), &none),
+                 POOL_E_TIMEOUT);
     for (int i = 0; i < 64; i++)
         pool_return(&conns[i]);
     pool_destroy(pool);

@@ -1,5 +1,5 @@
-/* test_deadlines.c: a call ends when its time is over, not earlier and at most 20 ms later, whatever
- * the peer does; and says in which phase, and whether anything was on the wire. */
+/* test_deadlines.c: a call ends when its time is over, not earlier and at most 20 ms later,
+ * whatever the peer does; and says in which phase, and whether anything was on the wire. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdio.h>
@@ -13,8 +13,8 @@
 /* ---- the whole call, exactly */
 
 enum { SILENT_PEER, DRIPPING_PEER, DEAF_PEER, KINDS };
-static const char *const kind_names[] = {"silent", "dripping", "deaf"};
-static const uint32_t spans_ms[] = {100, 333, 2500, 5000};
+static const char *const kind_names[] = { "silent", "dripping", "deaf" };
+static const uint32_t spans_ms[] = { 100, 333, 2500, 5000 };
 enum { SPANS = 4 };
 
 struct exact {
@@ -57,10 +57,12 @@ static void call_exactly(unsigned index, void *argument)
         start_ms = now_ms();
         cr_expect_eq(pool_communicate(exact->pool, peer_address(exact->peers[kind]),
                                       kind == DEAF_PEER ? send_for_ever : receive_for_ever, NULL,
-                                      POOL_CALL(.timeout_ms = ms, .error = &error)), POOL_E_TIMEOUT_IN_TRANSFER);
+                                      POOL_CALL(.timeout_ms = ms, .error = &error)),
+                     POOL_E_TIMEOUT_IN_TRANSFER);
         is_exact = within(elapsed_ms(start_ms), ms, ms + 20, kind_names[kind]);
         cr_expect_eq(error.phase, POOL_PHASE_USE, "%s", error.text);
-        cr_expect_eq(error.outcome, kind == DRIPPING_PEER ? POOL_ANSWERED : POOL_MAYBE_SENT, "%s", error.text);
+        cr_expect_eq(error.outcome, kind == DRIPPING_PEER ? POOL_ANSWERED : POOL_MAYBE_SENT, "%s",
+                     error.text);
     }
     cr_expect(is_exact, "%s peer, %u ms", kind_names[kind], ms);
     if (exact->has_storm)
@@ -69,7 +71,7 @@ static void call_exactly(unsigned index, void *argument)
 
 static void call_all_exactly(bool has_storm)
 {
-    struct exact exact = {.has_storm = has_storm, .pool = MAKE_POOL()};
+    struct exact exact = { .has_storm = has_storm, .pool = MAKE_POOL() };
 
     exact.peers[SILENT_PEER] = PEER(.behave = PEER_SILENT, .own_process = true);
     exact.peers[DRIPPING_PEER] = PEER(.behave = PEER_DRIP, .interval_ms = 15, .own_process = true);
@@ -92,6 +94,21 @@ Test(pool_deadlines, signals_make_no_call_late, .timeout = 120)
     call_all_exactly(true);
 }
 
+static int receive_one(struct pool_conn *conn, void *user)
+{
+    char byte;
+    size_t got;
+
+    (void)user;
+    return pool_recv(conn, &byte, 1, &got);
+}
+
+static int ask_in_vain(struct pool_conn *conn, void *user)
+{
+    (void)user;
+    return pool_send(conn, "hello", 5) || receive_one(conn, NULL);
+}
+
 /* seeds.md 72: every operation draws on the same time */
 static int five_operations(struct pool_conn *conn, void *user)
 {
@@ -111,7 +128,8 @@ Test(pool_deadlines, one_deadline_counts_for_all_operations_of_a_call)
     unsigned done;
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), five_operations, &done,
-                                  POOL_CALL(.timeout_ms = 350)), POOL_E_TIMEOUT_IN_TRANSFER);
+                                  POOL_CALL(.timeout_ms = 350)),
+                 POOL_E_TIMEOUT_IN_TRANSFER);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 350));
     cr_expect_leq(done, 3);
     cr_expect_eq(talk(pool, peer_address(peer)), POOL_OK);
@@ -143,6 +161,27 @@ Test(pool_deadlines, a_warm_call_is_as_exact_as_a_cold_one)
     peer_stop(peer);
 }
 
+Test(pool_deadlines, a_point_in_time_bounds_a_call_like_a_span)
+{
+    struct peer *peer = PEER(.behave = PEER_SILENT);
+    struct pool *pool = MAKE_POOL();
+
+    for (int i = 0; i < 3; i++) {
+        uint64_t start_ms = now_ms(), deadline_ns = (start_ms + 150) * 1000000;
+
+        cr_expect_eq(pool_communicate(pool, peer_address(peer), ask_in_vain, NULL,
+                                      POOL_CALL(.deadline_ns = deadline_ns,
+                                                .timeout_ms = i == 1 ? POOL_NONE : 0)),
+                     POOL_E_TIMEOUT_IN_TRANSFER);
+        cr_expect(IN_TIME(elapsed_ms(start_ms), 149));
+        cr_expect_eq(pool_communicate(pool, peer_address(peer), ask_in_vain, NULL,
+                                      POOL_CALL(.deadline_ns = deadline_ns)),
+                     POOL_E_TIMEOUT, "it is over");
+    }
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
 /* ---- seeds.md 68: one stalling peer for each phase */
 
 static int never_ready(struct pool_conn *conn, struct pool_actor *actor, void *user)
@@ -162,29 +201,15 @@ static int prepare_in_vain(struct pool_conn *conn, void *user)
     return pool_send(conn, "AUTH", 4) || pool_recv(conn, &byte, 1, &got);
 }
 
-static int receive_one(struct pool_conn *conn, void *user)
-{
-    char byte;
-    size_t got;
-
-    (void)user;
-    return pool_recv(conn, &byte, 1, &got);
-}
-
-static int ask_in_vain(struct pool_conn *conn, void *user)
-{
-    (void)user;
-    return pool_send(conn, "hello", 5) || receive_one(conn, NULL);
-}
-
-static void expect_phase(struct pool *pool, struct peer *peer, pool_use_fn *use, enum pool_status status,
-                         enum pool_phase phase)
+static void expect_phase(struct pool *pool, struct peer *peer, pool_use_fn *use,
+                         enum pool_status status, enum pool_phase phase)
 {
     struct pool_error error = POOL_ERROR_INIT;
     uint64_t start_ms = now_ms();
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), use, NULL,
-                                  POOL_CALL(.timeout_ms = 150, .error = &error)), status);
+                                  POOL_CALL(.timeout_ms = 150, .error = &error)),
+                 status);
     cr_expect(within(elapsed_ms(start_ms), 150, 300, "the phase"), "phase %d", phase);
     cr_expect_eq(error.status, status, "phase %d", phase);
     cr_expect_eq(error.phase, phase, "phase %d, not %d", error.phase, phase);
@@ -197,7 +222,8 @@ static void expect_phase(struct pool *pool, struct peer *peer, pool_use_fn *use,
 Test(pool_deadlines, a_timeout_names_the_phase_it_came_in)
 {
     struct peer *silent = PEER(.behave = PEER_SILENT), *hung = PEER(.behave = PEER_NEVER_ACCEPT);
-    struct pool *plain = MAKE_POOL(.max_per_address = 1), *hooked = MAKE_POOL(.on_new_connection = never_ready);
+    struct pool *plain = MAKE_POOL(.max_per_address = 1),
+                *hooked = MAKE_POOL(.on_new_connection = never_ready);
     struct pool *prepared = MAKE_POOL(.prepare = prepare_in_vain);
     struct pool_conn conn;
 
@@ -226,7 +252,8 @@ Test(pool_deadlines, connect_ms_ends_an_attempt_before_the_call)
     struct pool_conn conn;
     uint64_t start_ms = now_ms();
 
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn), POOL_E_TIMEOUT);
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn),
+                 POOL_E_TIMEOUT);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 100));
     cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
     cr_expect_eq(error.outcome, POOL_NOT_SENT);
@@ -240,7 +267,8 @@ Test(pool_deadlines, read_ms_ends_a_receiving_call_before_the_call)
     struct pool *pool = MAKE_POOL(.read_ms = 120);
     uint64_t start_ms = now_ms();
 
-    cr_expect_eq(pool_communicate(pool, peer_address(peer), ask_in_vain, NULL, NULL), POOL_E_TIMEOUT_IN_TRANSFER);
+    cr_expect_eq(pool_communicate(pool, peer_address(peer), ask_in_vain, NULL, NULL),
+                 POOL_E_TIMEOUT_IN_TRANSFER);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 120));
     pool_destroy(pool);
     peer_stop(peer);
@@ -252,7 +280,8 @@ Test(pool_deadlines, write_ms_ends_a_sending_call_before_the_call)
     struct pool *pool = MAKE_POOL(.write_ms = 120);
     uint64_t start_ms = now_ms();
 
-    cr_expect_eq(pool_communicate(pool, peer_address(peer), send_for_ever, NULL, NULL), POOL_E_TIMEOUT_IN_TRANSFER);
+    cr_expect_eq(pool_communicate(pool, peer_address(peer), send_for_ever, NULL, NULL),
+                 POOL_E_TIMEOUT_IN_TRANSFER);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 120));
     pool_destroy(pool);
     peer_stop(peer);
@@ -261,8 +290,8 @@ Test(pool_deadlines, write_ms_ends_a_sending_call_before_the_call)
 /* read_ms bounds each receiving call anew, the deadline all of them */
 Test(pool_deadlines, the_earlier_of_two_bounds_counts)
 {
-    struct peer *peer = PEER(.behave = PEER_SLOW, .delay_ms = 60);
-    struct pool *pool = MAKE_POOL(.read_ms = 100 * slowness());
+    struct peer *peer = PEER(.behave = PEER_SLOW, .delay_ms = 100);
+    struct pool *pool = MAKE_POOL(.read_ms = 400);
     unsigned done;
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), five_operations, &done, NULL), POOL_OK);
@@ -288,7 +317,8 @@ Test(pool_deadlines, without_a_deadline_a_call_waits_for_ever)
 
     cr_assert_eq(pthread_create(&thread, NULL, wake_later, peer), 0);
     cr_expect_eq(pool_communicate(pool, peer_address(peer), ask_in_vain, NULL,
-                                  POOL_CALL(.timeout_ms = POOL_NONE)), POOL_OK);
+                                  POOL_CALL(.timeout_ms = POOL_NONE)),
+                 POOL_OK);
     pthread_join(thread, NULL);
     pool_destroy(pool);
     peer_stop(peer);
@@ -334,10 +364,10 @@ Test(pool_deadlines, timed_out_and_timed_out_in_transfer_are_told_apart_and_both
         enum pool_status status;
         enum pool_outcome outcome;
     } rows[] = {
-        {{0, 0}, POOL_E_TIMEOUT, POOL_NOT_SENT},
-        {{10, 0}, POOL_E_TIMEOUT_IN_TRANSFER, POOL_ANSWERED},
-        {{10, 4}, POOL_E_TIMEOUT_IN_TRANSFER, POOL_ANSWERED},
-        {{10, 10}, POOL_E_TIMEOUT_IN_TRANSFER, POOL_ANSWERED},
+        { { 0, 0 }, POOL_E_TIMEOUT, POOL_NOT_SENT },
+        { { 10, 0 }, POOL_E_TIMEOUT_IN_TRANSFER, POOL_ANSWERED },
+        { { 10, 4 }, POOL_E_TIMEOUT_IN_TRANSFER, POOL_ANSWERED },
+        { { 10, 10 }, POOL_E_TIMEOUT_IN_TRANSFER, POOL_ANSWERED },
     };
     struct pool_error error = POOL_ERROR_INIT;
     struct peer *peer = PEER();
@@ -347,7 +377,8 @@ Test(pool_deadlines, timed_out_and_timed_out_in_transfer_are_told_apart_and_both
         struct half half = rows[i].half;
 
         cr_expect_eq(pool_communicate(pool, peer_address(peer), exchange_half, &half,
-                                      POOL_CALL(.timeout_ms = 60 * slowness(), .error = &error)), rows[i].status);
+                                      POOL_CALL(.timeout_ms = 60 * slowness(), .error = &error)),
+                     rows[i].status);
         cr_expect_eq(error.outcome, rows[i].outcome, "row %zu", i);
         cr_expect(peer_wait_open(peer, 0, VERBS_SOON), "row %zu", i);
         cr_expect_eq(STAT(pool, total), 0);
@@ -364,7 +395,8 @@ Test(pool_deadlines, a_request_without_any_answer_may_have_been_seen)
     struct pool *pool = MAKE_POOL();
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), ask_in_vain, NULL,
-                                  POOL_CALL(.timeout_ms = 50, .error = &error)), POOL_E_TIMEOUT_IN_TRANSFER);
+                                  POOL_CALL(.timeout_ms = 50, .error = &error)),
+                 POOL_E_TIMEOUT_IN_TRANSFER);
     cr_expect_eq(error.outcome, POOL_MAYBE_SENT);
     pool_destroy(pool);
     peer_stop(peer);

@@ -1,5 +1,5 @@
-/* test_destroy.c: a pool's end, at every moment and from every place: waiters fail, lent connections
- * are shut down, nothing waits for a borrower, and nothing is left. */
+/* test_destroy.c: a pool's end, at every moment and from every place: waiters fail, lent
+ * connections are shut down, nothing waits for a borrower, and nothing is left. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 
@@ -56,7 +56,7 @@ Test(pool_destroy, ends_the_io_of_a_borrower_at_once_and_waits_for_none)
 {
     struct peer *peer = PEER(.behave = PEER_SILENT);
     struct pool *pool = MAKE_POOL();
-    struct waiting_read read = {.status = POOL_OK};
+    struct waiting_read read = { .status = POOL_OK };
     uint64_t start_ms;
     pthread_t thread;
 
@@ -153,14 +153,24 @@ Test(pool_destroy, fails_who_waits_for_room)
 
 /* ---- from a callback: failures.md F4, F6; seeds.md 111 */
 
-enum place { IN_HOOK, IN_EVENT, IN_ACTOR, IN_ON_CLOSE, IN_OBSERVER, IN_NONE_REMOVABLE, IN_PREPARE, IN_USE, PLACES };
+enum place {
+    IN_HOOK,
+    IN_EVENT,
+    IN_ACTOR,
+    IN_ON_CLOSE,
+    IN_OBSERVER,
+    IN_NONE_REMOVABLE,
+    IN_PREPARE,
+    IN_USE,
+    PLACES
+};
 
 struct suicide {
     enum place place;
     struct pool *pool;
     atomic_bool is_done;
     atomic_uint ends;
-    enum pool_event_kind kind;          /* IN_OBSERVER: at this event */
+    enum pool_event_kind kind; /* IN_OBSERVER: at this event */
 };
 
 static void end_once(struct suicide *suicide, enum place place)
@@ -170,7 +180,8 @@ static void end_once(struct suicide *suicide, enum place place)
     pool_destroy(suicide->pool);
 }
 
-static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                     void *user)
 {
     struct suicide *suicide = user;
 
@@ -186,7 +197,8 @@ static int on_message(struct pool_conn *conn, struct pool_bytes message, void *u
 {
     (void)message;
     end_once(user, IN_ACTOR);
-    cr_expect_leq(pool_conn_id(conn), 1, "its own handle is good, or stale once the pool has ended");
+    cr_expect_leq(pool_conn_id(conn), 1,
+                  "its own handle is good, or stale once the pool has ended");
     return 0;
 }
 
@@ -263,21 +275,26 @@ static void end_in(enum place place, enum pool_event_kind kind)
 {
     int before = count_descriptors();
     struct peer *peer = PEER(.own_process = true);
-    struct suicide suicide = {.place = place, .kind = kind};
+    struct suicide suicide = { .place = place, .kind = kind };
     enum pool_status status;
 
-    suicide.pool = MAKE_POOL(.on_new_connection = on_new, .prepare = prepare, .on_none_removable = none_removable,
-                             .on_event = place == IN_OBSERVER ? observe : NULL, .user = &suicide, .park_ms = 1);
+    suicide.pool = MAKE_POOL(.on_new_connection = on_new, .prepare = prepare,
+                             .on_none_removable = none_removable,
+                             .on_event = place == IN_OBSERVER ? observe : NULL, .user = &suicide,
+                             .park_ms = 1);
     cr_assert_not_null(suicide.pool);
-    status = pool_communicate(suicide.pool, peer_address(peer), use, &suicide, POOL_CALL(.timeout_ms = VERBS_SOON));
-    cr_expect(status == POOL_OK || status == POOL_E_CLOSING || status == POOL_E_USER, "place %d, kind %d: %s", place,
-              kind, pool_status_name(status));
+    status = pool_communicate(suicide.pool, peer_address(peer), use, &suicide,
+                              POOL_CALL(.timeout_ms = VERBS_SOON));
+    cr_expect(status == POOL_OK || status == POOL_E_CLOSING || status == POOL_E_USER,
+              "place %d, kind %d: %s", place, kind, pool_status_name(status));
     if (!suicide.is_done)
         bring_about(&suicide, peer);
-    cr_expect(wait_until(is_done, &suicide, VERBS_SOON), "place %d, kind %d: it never came to that", place, kind);
+    cr_expect(wait_until(is_done, &suicide, VERBS_SOON), "place %d, kind %d: it never came to that",
+              place, kind);
     cr_expect(peer_wait_open(peer, 0, VERBS_SOON), "place %d, kind %d", place, kind);
     peer_stop(peer);
-    for (uint64_t start_ms = now_ms(); count_descriptors() != before && elapsed_ms(start_ms) < VERBS_SOON;)
+    for (uint64_t start_ms = now_ms();
+         count_descriptors() != before && elapsed_ms(start_ms) < VERBS_SOON;)
         sched_yield();
     cr_expect_eq(count_descriptors(), before, "place %d, kind %d", place, kind);
     cr_expect_leq(suicide.ends, 1);
@@ -294,7 +311,7 @@ Test(pool_destroy, may_be_called_in_an_observer_at_each_event, .timeout = 120)
 {
     static const enum pool_event_kind kinds[] = {
         POOL_EVENT_CONNECTION_CREATED, POOL_EVENT_CONNECTION_READY, POOL_EVENT_BORROW_STARTED,
-        POOL_EVENT_BORROWED, POOL_EVENT_RETURNED,
+        POOL_EVENT_BORROWED,           POOL_EVENT_RETURNED,
     };
 
     for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
@@ -396,7 +413,7 @@ static void *destroy_it(void *argument)
 Test(pool_destroy, waits_for_a_callback_that_is_running)
 {
     struct peer *peer = PEER(.own_process = true);
-    struct slow slow = {.is_inside = false};
+    struct slow slow = { .is_inside = false };
     struct caller caller;
     pthread_t thread;
 
@@ -448,7 +465,7 @@ static void work_or_destroy(unsigned index, void *argument)
 
 Test(pool_destroy, in_the_thick_of_work_ends_every_call_with_closing)
 {
-    struct thick thick = {.peer = PEER(.own_process = true)};
+    struct thick thick = { .peer = PEER(.own_process = true) };
 
     for (int i = 0; i < 20; i++) {
         atomic_store(&thick.begun, 0);

@@ -14,7 +14,15 @@
 
 /* ---- a door that fails one call on command */
 
-enum failing { FAIL_NONE, FAIL_SOCKET, FAIL_CONNECT, FAIL_CONNECT_LATE, FAIL_SEND, FAIL_RECV, FAIL_CLOSE };
+enum failing {
+    FAIL_NONE,
+    FAIL_SOCKET,
+    FAIL_CONNECT,
+    FAIL_CONNECT_LATE,
+    FAIL_SEND,
+    FAIL_RECV,
+    FAIL_CLOSE
+};
 
 static struct pl_os door;
 static _Atomic int failing, failing_errno;
@@ -98,7 +106,8 @@ struct row {
     enum pool_status status;
 };
 
-static void expect_rows(enum failing what, const struct row *rows, size_t count, enum pool_phase phase)
+static void expect_rows(enum failing what, const struct row *rows, size_t count,
+                        enum pool_phase phase)
 {
     struct peer *peer = PEER();
 
@@ -107,75 +116,88 @@ static void expect_rows(enum failing what, const struct row *rows, size_t count,
         struct pool_error error = POOL_ERROR_INIT;
 
         fail(what, rows[i].error);
-        cr_expect_eq(pool_communicate(pool, peer_address(peer), ask, NULL, POOL_CALL(.error = &error)),
-                     rows[i].status, "%s: %s, not %s", strerrorname_np(rows[i].error),
-                     pool_status_name(error.status), pool_status_name(rows[i].status));
+        cr_expect_eq(
+            pool_communicate(pool, peer_address(peer), ask, NULL, POOL_CALL(.error = &error)),
+            rows[i].status, "%s: %s, not %s", strerrorname_np(rows[i].error),
+            pool_status_name(error.status), pool_status_name(rows[i].status));
         cr_expect_eq(error.status, rows[i].status, "%s", strerrorname_np(rows[i].error));
-        cr_expect_eq(error.cause, rows[i].error, "%s: %d", strerrorname_np(rows[i].error), error.cause);
+        cr_expect_eq(error.cause, rows[i].error, "%s: %d", strerrorname_np(rows[i].error),
+                     error.cause);
         cr_expect_eq(error.phase, phase, "%s: %d", strerrorname_np(rows[i].error), error.phase);
         cr_expect_not_null(strstr(error.text, peer_address(peer)), "%s", error.text);
         cr_expect_not_null(strstr(error.text, strerrorname_np(rows[i].error)), "%s", error.text);
         fail(FAIL_NONE, 0);
         cr_expect_eq(STAT(pool, lent), 0);
-        cr_expect_eq(talk(pool, peer_address(peer)), POOL_OK, "after %s", strerrorname_np(rows[i].error));
+        cr_expect_eq(talk(pool, peer_address(peer)), POOL_OK, "after %s",
+                     strerrorname_np(rows[i].error));
         pool_destroy(pool);
     }
     peer_stop(peer);
 }
 
 static const struct row connect_rows[] = {
-    {ECONNREFUSED, POOL_E_REFUSED},    {ENOENT, POOL_E_REFUSED},         {EACCES, POOL_E_ACCESS},
-    {EPERM, POOL_E_ACCESS},            {ENETUNREACH, POOL_E_CONNECT},    {EHOSTUNREACH, POOL_E_CONNECT},
-    {ENETDOWN, POOL_E_CONNECT},        {EHOSTDOWN, POOL_E_CONNECT},      {ECONNRESET, POOL_E_CONNECT},
-    {ECONNABORTED, POOL_E_CONNECT},    {EINVAL, POOL_E_CONNECT},         {ETIMEDOUT, POOL_E_TIMEOUT},
-    {EAFNOSUPPORT, POOL_E_ADDRESS},    {EPROTOTYPE, POOL_E_ADDRESS},     {EADDRNOTAVAIL, POOL_E_RESOURCE},
-    {ENOBUFS, POOL_E_RESOURCE},        {ENOMEM, POOL_E_RESOURCE},        {EIO, POOL_E_SYSTEM},
-    {ELIBACC, POOL_E_SYSTEM},
+    { ECONNREFUSED, POOL_E_REFUSED },   { ENOENT, POOL_E_REFUSED },
+    { EACCES, POOL_E_ACCESS },          { EPERM, POOL_E_ACCESS },
+    { ENETUNREACH, POOL_E_CONNECT },    { EHOSTUNREACH, POOL_E_CONNECT },
+    { ENETDOWN, POOL_E_CONNECT },       { EHOSTDOWN, POOL_E_CONNECT },
+    { ECONNRESET, POOL_E_CONNECT },     { ECONNABORTED, POOL_E_CONNECT },
+    { EINVAL, POOL_E_CONNECT },         { ETIMEDOUT, POOL_E_TIMEOUT },
+    { EAFNOSUPPORT, POOL_E_ADDRESS },   { EPROTOTYPE, POOL_E_ADDRESS },
+    { EADDRNOTAVAIL, POOL_E_RESOURCE }, { ENOBUFS, POOL_E_RESOURCE },
+    { ENOMEM, POOL_E_RESOURCE },        { EIO, POOL_E_SYSTEM },
+    { ELIBACC, POOL_E_SYSTEM },
 };
 
 Test(pool_errors, every_errno_of_connect_has_a_status)
 {
-    expect_rows(FAIL_CONNECT, connect_rows, sizeof(connect_rows) / sizeof(*connect_rows), POOL_PHASE_CONNECT);
+    expect_rows(FAIL_CONNECT, connect_rows, sizeof(connect_rows) / sizeof(*connect_rows),
+                POOL_PHASE_CONNECT);
 }
 
 Test(pool_errors, a_connect_that_fails_late_is_called_the_same)
 {
-    expect_rows(FAIL_CONNECT_LATE, connect_rows, sizeof(connect_rows) / sizeof(*connect_rows), POOL_PHASE_CONNECT);
+    expect_rows(FAIL_CONNECT_LATE, connect_rows, sizeof(connect_rows) / sizeof(*connect_rows),
+                POOL_PHASE_CONNECT);
 }
 
 Test(pool_errors, every_errno_of_socket_has_a_status)
 {
     static const struct row rows[] = {
-        {EMFILE, POOL_E_RESOURCE}, {ENFILE, POOL_E_RESOURCE},       {ENOBUFS, POOL_E_RESOURCE},
-        {ENOMEM, POOL_E_RESOURCE}, {EACCES, POOL_E_ACCESS},         {EPERM, POOL_E_ACCESS},
-        {EAFNOSUPPORT, POOL_E_ADDRESS}, {EPROTONOSUPPORT, POOL_E_ADDRESS}, {ELIBACC, POOL_E_SYSTEM},
+        { EMFILE, POOL_E_RESOURCE },      { ENFILE, POOL_E_RESOURCE },
+        { ENOBUFS, POOL_E_RESOURCE },     { ENOMEM, POOL_E_RESOURCE },
+        { EACCES, POOL_E_ACCESS },        { EPERM, POOL_E_ACCESS },
+        { EAFNOSUPPORT, POOL_E_ADDRESS }, { EPROTONOSUPPORT, POOL_E_ADDRESS },
+        { ELIBACC, POOL_E_SYSTEM },
     };
 
     expect_rows(FAIL_SOCKET, rows, sizeof(rows) / sizeof(*rows), POOL_PHASE_CONNECT);
 }
 
 static const struct row transfer_rows[] = {
-    {ECONNRESET, POOL_E_BROKEN},  {EPIPE, POOL_E_BROKEN},     {ENOTCONN, POOL_E_BROKEN},
-    {ETIMEDOUT, POOL_E_BROKEN},   {EHOSTUNREACH, POOL_E_BROKEN}, {ENETUNREACH, POOL_E_BROKEN},
-    {ENETDOWN, POOL_E_BROKEN},    {EBADF, POOL_E_BROKEN},     {ENOTSOCK, POOL_E_BROKEN},
-    {ENOBUFS, POOL_E_RESOURCE},   {ENOMEM, POOL_E_RESOURCE},  {EACCES, POOL_E_ACCESS},
-    {EPERM, POOL_E_ACCESS},       {EIO, POOL_E_SYSTEM},       {ELIBACC, POOL_E_SYSTEM},
+    { ECONNRESET, POOL_E_BROKEN }, { EPIPE, POOL_E_BROKEN },        { ENOTCONN, POOL_E_BROKEN },
+    { ETIMEDOUT, POOL_E_BROKEN },  { EHOSTUNREACH, POOL_E_BROKEN }, { ENETUNREACH, POOL_E_BROKEN },
+    { ENETDOWN, POOL_E_BROKEN },   { EBADF, POOL_E_BROKEN },        { ENOTSOCK, POOL_E_BROKEN },
+    { ENOBUFS, POOL_E_RESOURCE },  { ENOMEM, POOL_E_RESOURCE },     { EACCES, POOL_E_ACCESS },
+    { EPERM, POOL_E_ACCESS },      { EIO, POOL_E_SYSTEM },          { ELIBACC, POOL_E_SYSTEM },
 };
 
 Test(pool_errors, every_errno_of_send_has_a_status)
 {
-    expect_rows(FAIL_SEND, transfer_rows, sizeof(transfer_rows) / sizeof(*transfer_rows), POOL_PHASE_USE);
+    expect_rows(FAIL_SEND, transfer_rows, sizeof(transfer_rows) / sizeof(*transfer_rows),
+                POOL_PHASE_USE);
 }
 
 Test(pool_errors, every_errno_of_recv_has_a_status)
 {
-    expect_rows(FAIL_RECV, transfer_rows, sizeof(transfer_rows) / sizeof(*transfer_rows), POOL_PHASE_USE);
+    expect_rows(FAIL_RECV, transfer_rows, sizeof(transfer_rows) / sizeof(*transfer_rows),
+                POOL_PHASE_USE);
 }
 
-/* failures.md G4: Linux has closed it, whatever it says; a second close would hit somebody else's */
+/* failures.md G4: Linux has closed it, whatever it says; a second close would hit somebody else's
+ * */
 Test(pool_errors, a_close_that_fails_is_never_repeated)
 {
-    static const int errors[] = {EINTR, EIO, ENOSPC};
+    static const int errors[] = { EINTR, EIO, ENOSPC };
     struct peer *peer = PEER(.own_process = true);
 
     for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {
@@ -218,7 +240,8 @@ Test(pool_errors, a_connection_that_reaches_ourselves_counts_as_refused)
     snprintf(address, sizeof(address), "%s", peer_address(peer));
     peer_stop(peer);
     door.connect = connect_to_self;
-    cr_expect_eq(pool_communicate(pool, address, do_nothing, NULL, POOL_CALL(.error = &error)), POOL_E_REFUSED);
+    cr_expect_eq(pool_communicate(pool, address, do_nothing, NULL, POOL_CALL(.error = &error)),
+                 POOL_E_REFUSED);
     cr_expect_eq(error.cause, ECONNREFUSED);
     cr_expect_eq(STAT(pool, total), 0);
     pool_destroy(pool);
@@ -251,7 +274,8 @@ Test(pool_errors, an_end_after_so_many_bytes_tells_what_the_peer_can_know)
             cr_expect_eq(status, POOL_E_BROKEN, "%zu: %s", bytes, pool_status_name(status));
             cr_expect_eq(error.outcome, POOL_ANSWERED, "%zu", bytes);
         } else {
-            cr_expect(status == POOL_E_CLOSED || status == POOL_E_BROKEN, "%s", pool_status_name(status));
+            cr_expect(status == POOL_E_CLOSED || status == POOL_E_BROKEN, "%s",
+                      pool_status_name(status));
             cr_expect_eq(error.outcome == POOL_NOT_SENT, error.cause == EPIPE, "%s", error.text);
         }
         cr_expect_eq(STAT(pool, retries), 0, "a new connection that fails would fail again");
@@ -263,13 +287,15 @@ Test(pool_errors, an_end_after_so_many_bytes_tells_what_the_peer_can_know)
 Test(pool_errors, an_end_before_the_whole_request_is_read_may_have_been_seen)
 {
     for (size_t bytes = 1; bytes <= 16; bytes++) {
-        struct peer *peer = PEER(.behave = PEER_CLOSE_RECEIVED, .after_bytes = bytes, .message_bytes = 16);
+        struct peer *peer =
+            PEER(.behave = PEER_CLOSE_RECEIVED, .after_bytes = bytes, .message_bytes = 16);
         struct pool *pool = MAKE_POOL();
         struct pool_error error = POOL_ERROR_INIT;
         enum pool_status status = pool_communicate(pool, peer_address(peer), send_and_read, NULL,
                                                    POOL_CALL(.error = &error));
 
-        cr_expect(status == POOL_E_CLOSED || status == POOL_E_BROKEN, "%s", pool_status_name(status));
+        cr_expect(status == POOL_E_CLOSED || status == POOL_E_BROKEN, "%s",
+                  pool_status_name(status));
         cr_expect_eq(error.outcome, POOL_MAYBE_SENT, "%zu: %s", bytes, error.text);
         pool_destroy(pool);
         peer_stop(peer);
@@ -323,14 +349,15 @@ static void leave_reset_one(struct pool *pool, struct peer *peer)
     fd = pool_conn_fd(&conn);
     cr_assert_eq(pool_return(&conn), POOL_OK);
     cr_assert_eq(peer_reset_all(peer), 1);
-    cr_assert_eq(listen_to(fd, VERBS_SOON), HEARD_ERROR);     /* it has come; asking took the error away */
+    cr_assert_eq(listen_to(fd, VERBS_SOON),
+                 HEARD_ERROR); /* it has come; asking took the error away */
 }
 
 Test(pool_errors, a_reused_connection_that_fails_before_anything_was_sent_is_replaced_once)
 {
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL(.check = POOL_CHECK_NEVER, .park_ms = POOL_NONE);
-    struct repeat repeat = {0};
+    struct repeat repeat = { 0 };
 
     leave_reset_one(pool, peer);
     cr_expect_eq(pool_communicate(pool, peer_address(peer), use_counted, &repeat, NULL), POOL_OK);
@@ -348,11 +375,12 @@ Test(pool_errors, it_is_replaced_once_and_not_more)
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL(.check = POOL_CHECK_NEVER, .park_ms = POOL_NONE);
     struct pool_error error = POOL_ERROR_INIT;
-    struct repeat repeat = {0};
+    struct repeat repeat = { 0 };
 
     leave_reset_one(pool, peer);
     fail(FAIL_SEND, EPIPE);
-    cr_expect_eq(pool_communicate(pool, peer_address(peer), use_counted, &repeat, POOL_CALL(.error = &error)),
+    cr_expect_eq(pool_communicate(pool, peer_address(peer), use_counted, &repeat,
+                                  POOL_CALL(.error = &error)),
                  POOL_E_BROKEN);
     fail(FAIL_NONE, 0);
     cr_expect_eq(repeat.runs, 2);
@@ -368,7 +396,7 @@ Test(pool_errors, the_second_run_meets_no_second_stale_connection)
 {
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL(.check = POOL_CHECK_NEVER, .park_ms = POOL_NONE);
-    struct repeat repeat = {0};
+    struct repeat repeat = { 0 };
     struct pool_conn conns[5];
     int fds[5];
 
@@ -420,7 +448,8 @@ static void make_requests(uint32_t flags, unsigned *done, unsigned *arrived, uns
     struct pool *pool = MAKE_POOL(.check = POOL_CHECK_NEVER, .park_ms = POOL_NONE);
 
     for (unsigned i = 0; i < requests; i++)
-        done[i] = pool_communicate(pool, peer_address(peer), ask_by_number, &i, POOL_CALL(.flags = flags)) == POOL_OK;
+        done[i] = pool_communicate(pool, peer_address(peer), ask_by_number, &i,
+                                   POOL_CALL(.flags = flags)) == POOL_OK;
     pool_destroy(pool);
     cr_expect(peer_wait_open(peer, 0, VERBS_SOON));
     count_requests(peer, arrived, requests);
@@ -474,7 +503,8 @@ Test(pool_errors, what_use_itself_refuses_is_never_repeated)
 
     cr_assert_eq(talk(pool, peer_address(peer)), POOL_OK);
     cr_expect_eq(pool_communicate(pool, peer_address(peer), give_up_on_purpose, &runs,
-                                  POOL_CALL(.flags = POOL_SAFE_TO_REPEAT, .error = &error)), POOL_E_USER);
+                                  POOL_CALL(.flags = POOL_SAFE_TO_REPEAT, .error = &error)),
+                 POOL_E_USER);
     cr_expect_eq(runs, 1);
     cr_expect_eq(error.cause, 5);
     cr_expect_eq(error.phase, POOL_PHASE_USE);
@@ -505,7 +535,8 @@ Test(pool_errors, the_second_run_has_what_is_left_of_the_time)
     leave_reset_one(pool, peer);
     start_ms = now_ms();
     cr_expect_eq(pool_communicate(pool, peer_address(peer), stall_when_repeated, &runs,
-                                  POOL_CALL(.timeout_ms = 200)), POOL_E_TIMEOUT);
+                                  POOL_CALL(.timeout_ms = 200)),
+                 POOL_E_TIMEOUT);
     cr_expect_eq(runs, 2);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 199));
     pool_destroy(pool);
@@ -524,7 +555,8 @@ Test(pool_errors, an_error_of_an_older_program_is_filled_as_far_as_it_goes)
 
     memset(&old, 'g', sizeof(old));
     old.error.size = offsetof(struct pool_error, cause);
-    cr_expect_eq(pool_communicate(pool, "tcp://127.0.0.1:0", do_nothing, NULL, POOL_CALL(.error = &old.error)),
+    cr_expect_eq(pool_communicate(pool, "tcp://127.0.0.1:0", do_nothing, NULL,
+                                  POOL_CALL(.error = &old.error)),
                  POOL_E_ADDRESS);
     cr_expect_eq(old.error.status, POOL_E_ADDRESS);
     for (const char *at = (char *)&old.error.cause; at < old.guard + sizeof(old.guard); at++)

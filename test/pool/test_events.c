@@ -11,11 +11,11 @@ enum { MOST = 200000 };
 
 struct story {
     struct pool_event_info events[MOST];
-    char addresses[64][80];             /* of the first ones */
+    char addresses[64][80]; /* of the first ones */
     atomic_uint count;
     atomic_int inside;
     atomic_uint overlaps;
-    struct pool *pool;                  /* called back into, when set */
+    struct pool *pool; /* called back into, when set */
 };
 
 static struct story story;
@@ -31,13 +31,14 @@ static void note(const struct pool_event_info *event, void *user)
     if (at < MOST)
         into->events[at] = *event;
     if (at < 64)
-        snprintf(into->addresses[at], sizeof(into->addresses[0]), "%s", event->address ? event->address : "");
+        snprintf(into->addresses[at], sizeof(into->addresses[0]), "%s",
+                 event->address ? event->address : "");
     atomic_store(&into->count, at + 1);
     atomic_fetch_sub(&into->inside, 1);
 }
 
-static const char *const names[] = {"created", "ready",  "cleared", "closed", "+", "up", "-",
-                                    "ask",     "failed", "lent",    "back"};
+static const char *const names[] = { "created", "ready", "cleared", "closed", "+",   "up",
+                                     "-",       "ask",   "failed",  "lent",   "back" };
 
 /* The story so far, one word an event: kind, connection, and why it was closed. */
 static const char *tell(void)
@@ -49,9 +50,11 @@ static const char *tell(void)
     for (unsigned i = 0; i < count && size + 32 < sizeof(text); i++) {
         const struct pool_event_info *event = &story.events[i];
 
-        size += (size_t)snprintf(text + size, sizeof(text) - size, "%s%s", i ? " " : "", names[event->kind]);
+        size += (size_t)snprintf(text + size, sizeof(text) - size, "%s%s", i ? " " : "",
+                                 names[event->kind]);
         if (event->connection)
-            size += (size_t)snprintf(text + size, sizeof(text) - size, "%llu", (unsigned long long)event->connection);
+            size += (size_t)snprintf(text + size, sizeof(text) - size, "%llu",
+                                     (unsigned long long)event->connection);
         if (event->kind == POOL_EVENT_CONNECTION_CLOSED)
             size += (size_t)snprintf(text + size, sizeof(text) - size, ":%d", (int)event->reason);
     }
@@ -71,7 +74,7 @@ static bool has_count(void *argument)
 
 static void expect_story(const char *expected)
 {
-    struct awaited awaited = {.count = 1};
+    struct awaited awaited = { .count = 1 };
 
     for (const char *at = expected; *at; at++)
         awaited.count += *at == ' ';
@@ -130,7 +133,7 @@ Test(pool_events, failures_are_told_with_their_status)
     cr_expect_eq(pool_borrow(pool, "tcp://nonsense", NULL, &conn), POOL_E_ADDRESS);
     pool_destroy(pool);
     for (unsigned i = 0, failed = 0, closed = 0; i < story.count; i++) {
-        static const enum pool_status fails[] = {POOL_E_USER, POOL_E_REFUSED, POOL_E_ADDRESS};
+        static const enum pool_status fails[] = { POOL_E_USER, POOL_E_REFUSED, POOL_E_ADDRESS };
 
         if (story.events[i].kind == POOL_EVENT_BORROW_FAILED)
             cr_expect_eq(story.events[i].status, fails[failed++]);
@@ -168,7 +171,7 @@ static int read_in_vain(struct pool_conn *conn, void *user)
 
 static void expect_reason(enum pool_close_reason reason, enum pool_status status)
 {
-    struct awaited awaited = {.count = 0};
+    struct awaited awaited = { .count = 0 };
     unsigned ends = 0;
 
     for (awaited.count = 1; !ends && awaited.count < 64; awaited.count++) {
@@ -249,7 +252,8 @@ Test(pool_events, durations_are_those_of_the_wait_the_opening_and_the_loan)
         ms = story.events[i].duration_ns / 1000000;
         if (story.events[i].kind == POOL_EVENT_RETURNED)
             cr_expect(WITHIN(ms, 100, 200));
-        else if (story.events[i].kind == POOL_EVENT_BORROWED || story.events[i].kind == POOL_EVENT_CONNECTION_READY)
+        else if (story.events[i].kind == POOL_EVENT_BORROWED ||
+                 story.events[i].kind == POOL_EVENT_CONNECTION_READY)
             cr_expect(WITHIN(ms, 0, 50));
         else
             cr_expect_eq(story.events[i].duration_ns, 0);
@@ -291,18 +295,21 @@ static bool may_follow(enum pool_event_kind last, enum pool_event_kind next)
     case POOL_EVENT_RETURNED:
         return last == POOL_EVENT_BORROWED;
     case POOL_EVENT_CONNECTION_CLOSED:
-        return last != POOL_EVENT_POOL_CREATED && last != POOL_EVENT_BORROWED && last != POOL_EVENT_CONNECTION_CLOSED;
+        return last != POOL_EVENT_POOL_CREATED && last != POOL_EVENT_BORROWED &&
+               last != POOL_EVENT_CONNECTION_CLOSED;
     default:
         return true;
     }
 }
 
-Test(pool_events, of_many_threads_come_one_at_a_time_and_in_order_for_each_connection, .timeout = 120)
+Test(pool_events, of_many_threads_come_one_at_a_time_and_in_order_for_each_connection,
+     .timeout = 120)
 {
     static enum pool_event_kind last[4096];
     struct peer *peer = PEER(.own_process = true);
-    struct crowd crowd = {.address = peer_address(peer), .pool = OBSERVED(.max_per_address = 4, .park_ms = 1)};
-    uint64_t counts[16] = {0};
+    struct crowd crowd = { .address = peer_address(peer),
+                           .pool = OBSERVED(.max_per_address = 4, .park_ms = 1) };
+    uint64_t counts[16] = { 0 };
 
     cr_assert(run_threads(8, use_some, &crowd));
     pool_destroy(crowd.pool);
@@ -315,8 +322,10 @@ Test(pool_events, of_many_threads_come_one_at_a_time_and_in_order_for_each_conne
         if (!event->connection)
             continue;
         cr_assert_lt(event->connection, 4096);
-        cr_assert(may_follow(last[event->connection], event->kind), "event %u: connection %llu: %s after %s", i,
-                  (unsigned long long)event->connection, names[event->kind], names[last[event->connection]]);
+        cr_assert(may_follow(last[event->connection], event->kind),
+                  "event %u: connection %llu: %s after %s", i,
+                  (unsigned long long)event->connection, names[event->kind],
+                  names[last[event->connection]]);
         last[event->connection] = event->kind;
     }
     cr_expect_eq(counts[POOL_EVENT_BORROW_STARTED], 8 * 300);
@@ -331,20 +340,21 @@ Test(pool_events, of_many_threads_come_one_at_a_time_and_in_order_for_each_conne
 
 struct caller_back {
     struct pool *pool;
-    atomic_uint calls;                  /* each one makes events of its own: there must be an end */
+    atomic_uint calls; /* each one makes events of its own: there must be an end */
 };
 
 static void call_back(const struct pool_event_info *event, void *user)
 {
     struct caller_back *back = user;
     struct pool *pool = back->pool;
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
     enum pool_status status;
     struct pool_conn conn;
 
     if (!pool || atomic_fetch_add(&back->calls, 1) > 100)
         return;
-    cr_expect_eq(pool_stats(pool, &stats), event->kind == POOL_EVENT_POOL_CLOSED ? POOL_E_CLOSING : POOL_OK);
+    cr_expect_eq(pool_stats(pool, &stats),
+                 event->kind == POOL_EVENT_POOL_CLOSED ? POOL_E_CLOSING : POOL_OK);
     cr_expect_eq(stats.idle + stats.lent + stats.opening + stats.closing, stats.total);
     if (event->kind != POOL_EVENT_RETURNED)
         return;
@@ -359,7 +369,7 @@ static void call_back(const struct pool_event_info *event, void *user)
 Test(pool_events, an_observer_may_call_the_pool)
 {
     struct peer *peer = PEER(.own_process = true);
-    struct caller_back back = {.pool = NULL};
+    struct caller_back back = { .pool = NULL };
 
     back.pool = MAKE_POOL(.on_event = call_back, .user = &back);
     for (int i = 0; i < 50; i++)

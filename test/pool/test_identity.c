@@ -17,8 +17,8 @@
 enum theft { CLOSED, REPLACED, REUSED, THEFTS };
 enum place { HOT, PARKED, PLACES };
 
-static const char *const theft_names[] = {"closed", "replaced", "reused"};
-static const char *const place_names[] = {"hot", "parked"};
+static const char *const theft_names[] = { "closed", "replaced", "reused" };
+static const char *const place_names[] = { "hot", "parked" };
 
 /* A foreign socket at `fd`, the other end of it, and what was set on it when it came. */
 struct stranger {
@@ -29,7 +29,7 @@ struct stranger {
 
 static struct timeval timeout_of(int fd)
 {
-    struct timeval timeout = {0};
+    struct timeval timeout = { 0 };
     socklen_t size = sizeof(timeout);
 
     cr_expect_eq(getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, &size), 0);
@@ -38,7 +38,7 @@ static struct timeval timeout_of(int fd)
 
 static struct stranger steal(int fd, enum theft theft)
 {
-    struct stranger stranger = {.fd = -1, .far = -1};
+    struct stranger stranger = { .fd = -1, .far = -1 };
     int pair[2];
 
     if (theft == CLOSED) {
@@ -50,7 +50,7 @@ static struct stranger steal(int fd, enum theft theft)
         cr_assert_eq(close(fd), 0);
     cr_assert_eq(dup2(pair[0], fd), fd);
     close(pair[0]);
-    stranger = (struct stranger){.fd = fd, .far = pair[1], .flags = fcntl(fd, F_GETFL)};
+    stranger = (struct stranger){ .fd = fd, .far = pair[1], .flags = fcntl(fd, F_GETFL) };
     stranger.timeout = timeout_of(fd);
     return stranger;
 }
@@ -144,11 +144,13 @@ Test(pool_identity, the_ends_of_a_pool_leave_a_stranger_alone)
     for (int theft = 0; theft < THEFTS; theft++)
         for (int place = 0; place < PLACES; place++) {
             pool = pool_for((enum place)place);
-            stranger = steal(leave_idle(pool, peer_address(peer), (enum place)place), (enum theft)theft);
+            stranger =
+                steal(leave_idle(pool, peer_address(peer), (enum place)place), (enum theft)theft);
             pool_destroy(pool);
             expect_unharmed(&stranger, "destroyed");
             pool = pool_for((enum place)place);
-            stranger = steal(leave_idle(pool, peer_address(peer), (enum place)place), (enum theft)theft);
+            stranger =
+                steal(leave_idle(pool, peer_address(peer), (enum place)place), (enum theft)theft);
             pool_remove_some_connection(pool);
             expect_unharmed(&stranger, "evicted");
             cr_expect_eq(STAT(pool, total), 0);
@@ -396,7 +398,7 @@ Test(pool_identity, handles_are_the_same_when_they_name_the_same_loan)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL();
-    struct pool_conn first, copy, second, none = {0};
+    struct pool_conn first, copy, second, none = { 0 };
 
     cr_assert(borrow(pool, peer_address(peer), &first));
     cr_assert(borrow(pool, peer_address(peer), &second));
@@ -422,7 +424,7 @@ Test(pool_identity, handles_are_the_same_when_they_name_the_same_loan)
 
 struct batch {
     struct pool *pool;
-    int fds[2];                         /* of the two connections */
+    int fds[2]; /* of the two connections */
     unsigned heard;
     struct stranger stranger;
 };
@@ -440,10 +442,10 @@ static int hear_and_reuse(struct pool_conn *conn, struct pool_bytes message, voi
         return 0;
     cr_expect_eq(pool_remove_some_connection(batch->pool), 1);
     cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-    if (pair[1] == other)               /* it took the number by itself */
-        batch->stranger = (struct stranger){.fd = pair[1], .far = pair[0]};
+    if (pair[1] == other) /* it took the number by itself */
+        batch->stranger = (struct stranger){ .fd = pair[1], .far = pair[0] };
     else
-        batch->stranger = (struct stranger){.fd = pair[0], .far = pair[1]};
+        batch->stranger = (struct stranger){ .fd = pair[0], .far = pair[1] };
     cr_expect_eq(batch->stranger.fd, other, "the test needs the number again");
     cr_expect(write_exactly(batch->stranger.far, "late", 4, VERBS_SOON));
     return 0;
@@ -476,13 +478,14 @@ static void park_both(struct pool_mux *mux, struct batch *batch)
 Test(pool_identity, an_event_of_a_closed_connection_never_reaches_who_has_its_number_now)
 {
     struct peer *peer = PEER(.own_process = true);
-    struct batch batch = {0};
+    struct batch batch = { 0 };
     struct caller callers[2];
     struct pool_mux *mux;
     char got[4];
 
     cr_assert_eq(pool_mux_create(&mux), POOL_OK);
-    batch.pool = MAKE_POOL(.mux = mux, .park_ms = 1, .on_new_connection = attach_batch, .user = &batch);
+    batch.pool =
+        MAKE_POOL(.mux = mux, .park_ms = 1, .on_new_connection = attach_batch, .user = &batch);
     for (int i = 0; i < 2; i++) {
         cr_assert(start_caller(&callers[i], batch.pool, peer_address(peer), VERBS_SOON));
         turn_until(mux, &callers[i]);
@@ -511,7 +514,7 @@ Test(pool_identity, tight_reuse_of_numbers_and_slots_never_revives_a_handle)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL(.park_ms = 1);
-    struct pool_conn conn, old = {0};
+    struct pool_conn conn, old = { 0 };
     unsigned rounds = 2000 / slowness();
 
     for (unsigned i = 0; i < rounds; i++) {

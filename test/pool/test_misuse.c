@@ -34,9 +34,9 @@ Test(pool_misuse, impossible_settings_make_no_pool)
     cr_expect_eq(make(POOL_OPTIONS(.write_high = POOL_ZERO)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.write_high = 1000, .write_low = 1001)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.check = (enum pool_check)3)), POOL_E_ARGUMENT);
-    cr_expect_eq(make(POOL_OPTIONS(.check = (enum pool_check)-1)), POOL_E_ARGUMENT);
+    cr_expect_eq(make(POOL_OPTIONS(.check = (enum pool_check) - 1)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.order = (enum pool_order)2)), POOL_E_ARGUMENT);
-    cr_expect_eq(make(POOL_OPTIONS(.order = (enum pool_order)-1)), POOL_E_ARGUMENT);
+    cr_expect_eq(make(POOL_OPTIONS(.order = (enum pool_order) - 1)), POOL_E_ARGUMENT);
     cr_expect_eq(count_descriptors(), before);
 }
 
@@ -74,7 +74,8 @@ Test(pool_misuse, settings_of_a_later_release_make_no_pool)
 {
     int anything;
 
-    cr_expect_eq(make(POOL_OPTIONS(.codec = (const struct pool_codec *)(void *)&anything)), POOL_E_ARGUMENT);
+    cr_expect_eq(make(POOL_OPTIONS(.codec = (const struct pool_codec *)(void *)&anything)),
+                 POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.tls = (struct pool_tls *)(void *)&anything)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.start_paused = true)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.on_error = decide)), POOL_E_ARGUMENT);
@@ -85,12 +86,12 @@ Test(pool_misuse, settings_of_a_later_release_make_no_pool)
 
 Test(pool_misuse, a_wrong_size_makes_no_pool)
 {
-    static const size_t wrong[] = {0, 1, 7, 8, 15, 5000, SIZE_MAX};
+    static const size_t wrong[] = { 0, 1, 7, 8, 15, 5000, SIZE_MAX };
     struct {
         struct pool_options options;
         char more[64];
-    } later = {.options.size = sizeof(later)};
-    struct pool_options options = {0};
+    } later = { .options.size = sizeof(later) };
+    struct pool_options options = { 0 };
 
     for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
         options.size = wrong[i];
@@ -110,25 +111,31 @@ Test(pool_misuse, a_wrong_size_makes_no_pool)
 
 Test(pool_misuse, no_limit_is_possible_for_every_number)
 {
-    cr_expect_eq(make(POOL_OPTIONS(.idle_ms = POOL_NONE, .max_age_ms = POOL_NONE, .park_ms = POOL_NONE,
-                                   .timeout_ms = POOL_NONE, .connect_ms = POOL_NONE, .read_ms = POOL_NONE,
-                                   .write_ms = POOL_NONE, .barge_ms = POOL_NONE, .write_high = POOL_NONE,
-                                   .write_low = POOL_NONE, .max_line = POOL_NONE)), POOL_OK);
-    cr_expect_eq(make(POOL_OPTIONS(.idle_ms = POOL_ZERO, .park_ms = POOL_ZERO, .barge_ms = POOL_ZERO,
-                                   .write_low = POOL_ZERO, .max_waiters = POOL_ZERO, .max_idle = POOL_ZERO)), POOL_OK);
+    cr_expect_eq(
+        make(POOL_OPTIONS(.idle_ms = POOL_NONE, .max_age_ms = POOL_NONE, .park_ms = POOL_NONE,
+                          .timeout_ms = POOL_NONE, .connect_ms = POOL_NONE, .read_ms = POOL_NONE,
+                          .write_ms = POOL_NONE, .barge_ms = POOL_NONE, .write_high = POOL_NONE,
+                          .write_low = POOL_NONE, .max_line = POOL_NONE)),
+        POOL_OK);
+    cr_expect_eq(
+        make(POOL_OPTIONS(.idle_ms = POOL_ZERO, .park_ms = POOL_ZERO, .barge_ms = POOL_ZERO,
+                          .write_low = POOL_ZERO, .max_waiters = POOL_ZERO, .max_idle = POOL_ZERO)),
+        POOL_OK);
 }
 
 /* ---- settings of a call, cold and warm alike */
 
-static void expect_refused(struct pool *pool, const char *address, const struct pool_call *call, const char *what)
+static void expect_refused(struct pool *pool, const char *address, const struct pool_call *call,
+                           const char *what)
 {
-    struct pool_conn conn = {.serial = 1};
+    struct pool_conn conn = { .serial = 1 };
 
     cr_expect_eq(pool_borrow(pool, address, call, &conn), POOL_E_ARGUMENT, "%s", what);
     cr_expect(!conn.slot && !conn.serial, "%s: it got a handle", what);
     if (conn.slot)
         pool_discard(&conn);
-    cr_expect_eq(pool_communicate(pool, address, do_nothing, NULL, call), POOL_E_ARGUMENT, "%s", what);
+    cr_expect_eq(pool_communicate(pool, address, do_nothing, NULL, call), POOL_E_ARGUMENT, "%s",
+                 what);
 }
 
 static void part(struct pool_bytes bytes, void *user)
@@ -140,7 +147,7 @@ static void part(struct pool_bytes bytes, void *user)
 static void refuse_calls(struct pool *pool, const char *address)
 {
     struct pool_ticket *ticket = NULL;
-    struct pool_call call = {.size = 3};
+    struct pool_call call = { .size = 3 };
 
     expect_refused(pool, address, &call, "size 3");
     call.size = 8;
@@ -160,7 +167,7 @@ Test(pool_misuse, impossible_calls_are_refused_cold_and_warm)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL();
-    struct pool_call zeros = {0};
+    struct pool_call zeros = { 0 };
 
     refuse_calls(pool, peer_address(peer));
     cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
@@ -178,7 +185,7 @@ Test(pool_misuse, null_is_an_error_or_nothing)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL();
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
     struct pool_target *target;
     struct pool_bytes bytes;
     struct pool_conn conn;
@@ -189,7 +196,8 @@ Test(pool_misuse, null_is_an_error_or_nothing)
     cr_expect_eq(pool_borrow(NULL, peer_address(peer), NULL, &conn), POOL_E_ARGUMENT);
     cr_expect_eq(pool_borrow(pool, NULL, NULL, &conn), POOL_E_ARGUMENT);
     cr_expect_eq(pool_borrow(pool, peer_address(peer), NULL, NULL), POOL_E_ARGUMENT);
-    cr_expect_eq(pool_communicate(NULL, peer_address(peer), do_nothing, NULL, NULL), POOL_E_ARGUMENT);
+    cr_expect_eq(pool_communicate(NULL, peer_address(peer), do_nothing, NULL, NULL),
+                 POOL_E_ARGUMENT);
     cr_expect_eq(pool_communicate(pool, NULL, do_nothing, NULL, NULL), POOL_E_ARGUMENT);
     cr_expect_eq(pool_communicate(pool, peer_address(peer), NULL, NULL, NULL), POOL_E_ARGUMENT);
     cr_expect_eq(pool_target_get(NULL, peer_address(peer), &target), POOL_E_ARGUMENT);
@@ -205,7 +213,7 @@ Test(pool_misuse, null_is_an_error_or_nothing)
     cr_assert(borrow(pool, peer_address(peer), &conn));
     cr_expect_eq(pool_send(&conn, NULL, 1), POOL_E_ARGUMENT);
     cr_expect_eq(pool_sendv(&conn, NULL, 1), POOL_E_ARGUMENT);
-    cr_expect_eq(pool_sendv(&conn, &(struct iovec){0}, -1), POOL_E_ARGUMENT);
+    cr_expect_eq(pool_sendv(&conn, &(struct iovec){ 0 }, -1), POOL_E_ARGUMENT);
     cr_expect_eq(pool_recv(&conn, NULL, 1, &got), POOL_E_ARGUMENT);
     cr_expect_eq(pool_recv(&conn, &byte, 1, NULL), POOL_E_ARGUMENT);
     cr_expect_eq(pool_recv_exact(&conn, NULL, 1), POOL_E_ARGUMENT);
@@ -228,7 +236,7 @@ Test(pool_misuse, nothing_at_all_is_sent_and_received_without_harm)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL();
-    struct iovec empty[3] = {{0}};
+    struct iovec empty[3] = { { 0 } };
     struct pool_conn conn;
     size_t got = 7;
 
@@ -247,7 +255,8 @@ Test(pool_misuse, nothing_at_all_is_sent_and_received_without_harm)
 
 /* ---- stale handles: every function that takes one */
 
-static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                     void *user)
 {
     (void)conn;
     (void)event;
@@ -257,8 +266,8 @@ static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_
 
 static void expect_stale(struct pool_conn *conn, const char *which)
 {
-    struct pool_error error = {.size = sizeof(error), .status = 77};
-    struct iovec piece = {.iov_base = (char[]){"x"}, .iov_len = 1};
+    struct pool_error error = { .size = sizeof(error), .status = 77 };
+    struct iovec piece = { .iov_base = (char[]){ "x" }, .iov_len = 1 };
     struct pool_bytes bytes;
     struct pool_conn copy = *conn;
     char byte;
@@ -293,7 +302,7 @@ static int keep_a_copy(struct pool_conn *conn, void *user)
 
 Test(pool_misuse, a_stale_handle_is_an_error_everywhere_and_touches_nobody)
 {
-    struct pool_conn returned, discarded, communicated, zero = {0}, wrong, now;
+    struct pool_conn returned, discarded, communicated, zero = { 0 }, wrong, now;
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL();
 
@@ -303,7 +312,8 @@ Test(pool_misuse, a_stale_handle_is_an_error_everywhere_and_touches_nobody)
     cr_assert(borrow(pool, peer_address(peer), &now));
     returned = now;
     cr_assert_eq(pool_return(&now), POOL_OK);
-    cr_assert_eq(pool_communicate(pool, peer_address(peer), keep_a_copy, &communicated, NULL), POOL_OK);
+    cr_assert_eq(pool_communicate(pool, peer_address(peer), keep_a_copy, &communicated, NULL),
+                 POOL_OK);
     cr_assert(borrow(pool, peer_address(peer), &now));
     for (int i = 0; i < 2; i++) {
         wrong = now;
@@ -386,12 +396,14 @@ Test(pool_misuse, however_a_use_leaves_nothing_stays_borrowed)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL();
-    struct nest nest = {.pool = pool, .address = peer_address(peer), .depth = 5};
+    struct nest nest = { .pool = pool, .address = peer_address(peer), .depth = 5 };
     struct pool_error error = POOL_ERROR_INIT;
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), return_by_hand, NULL, NULL), POOL_OK);
     cr_expect_eq(STAT(pool, idle), 1);
-    cr_expect_eq(pool_communicate(pool, peer_address(peer), discard_by_hand, NULL, POOL_CALL(.error = &error)), POOL_E_USER);
+    cr_expect_eq(pool_communicate(pool, peer_address(peer), discard_by_hand, NULL,
+                                  POOL_CALL(.error = &error)),
+                 POOL_E_USER);
     cr_expect_eq(error.cause, 3);
     cr_expect_eq(STAT(pool, total), 0);
     cr_expect_eq(pool_communicate(pool, peer_address(peer), go_deeper, &nest, NULL), POOL_OK);
@@ -418,7 +430,8 @@ Test(pool_misuse, stats_fill_what_the_caller_has)
     cr_expect_eq(pool_stats(pool, &small.stats), POOL_OK);
     cr_expect_eq(small.stats.total, 0);
     cr_expect_eq(small.stats.size, offsetof(struct pool_stats, waiting));
-    for (const char *at = (char *)&small.stats.waiting; at < small.guard + sizeof(small.guard); at++)
+    for (const char *at = (char *)&small.stats.waiting; at < small.guard + sizeof(small.guard);
+         at++)
         cr_assert_eq(*at, 'g');
     pool_destroy(pool);
 }

@@ -94,21 +94,27 @@ static int drains(struct pool_conn *conn, void *user)
     return 0;
 }
 
+static int only_sends(struct pool_conn *conn, void *user)
+{
+    (void)user;
+    return pool_send(conn, "one", 3);
+}
+
 static const struct way {
     const char *name;
     pool_use_fn *use;
     enum pool_status status;
     enum pool_close_reason reason;
 } ways[] = {
-    {"answers seven", answers_seven, POOL_E_USER, POOL_CLOSE_DIRTY},
-    {"sends last", sends_last, POOL_OK, POOL_CLOSE_DIRTY},
-    {"leaves a line unread", leaves_a_line_unread, POOL_OK, POOL_CLOSE_DIRTY},
-    {"leaves bytes in the kernel", leaves_bytes_in_the_kernel, POOL_OK, POOL_CLOSE_PEER},
-    {"overlooks a timeout", overlooks_a_timeout, POOL_E_TIMEOUT_IN_TRANSFER, POOL_CLOSE_ERROR},
-    {"waits for nothing", waits_for_nothing, POOL_E_TIMEOUT, POOL_CLOSE_ERROR},
-    {"reads a line without end", reads_a_line_without_end, POOL_E_PROTOCOL, POOL_CLOSE_ERROR},
-    {"discards", discards, POOL_OK, POOL_CLOSE_DIRTY},
-    {"drains", drains, POOL_OK, POOL_CLOSE_AGE},
+    { "answers seven", answers_seven, POOL_E_USER, POOL_CLOSE_DIRTY },
+    { "sends last", sends_last, POOL_OK, POOL_CLOSE_DIRTY },
+    { "leaves a line unread", leaves_a_line_unread, POOL_OK, POOL_CLOSE_DIRTY },
+    { "leaves bytes in the kernel", leaves_bytes_in_the_kernel, POOL_OK, POOL_CLOSE_PEER },
+    { "overlooks a timeout", overlooks_a_timeout, POOL_E_TIMEOUT_IN_TRANSFER, POOL_CLOSE_ERROR },
+    { "waits for nothing", waits_for_nothing, POOL_E_TIMEOUT, POOL_CLOSE_ERROR },
+    { "reads a line without end", reads_a_line_without_end, POOL_E_PROTOCOL, POOL_CLOSE_ERROR },
+    { "discards", discards, POOL_OK, POOL_CLOSE_DIRTY },
+    { "drains", drains, POOL_OK, POOL_CLOSE_AGE },
 };
 
 static void expect_fresh_one(struct pool *pool, struct peer *peer, const char *name)
@@ -125,8 +131,8 @@ static void leave(const struct way *way, uint32_t park_ms)
     struct pool *pool = MAKE_POOL(.park_ms = park_ms, .max_line = 100);
     struct pool_call *call = POOL_CALL(.timeout_ms = 60 * slowness());
 
-    cr_expect_eq(pool_communicate(pool, peer_address(peer), way->use, NULL, call), way->status, "%s",
-                 way->name);
+    cr_expect_eq(pool_communicate(pool, peer_address(peer), way->use, NULL, call), way->status,
+                 "%s", way->name);
     expect_fresh_one(pool, peer, way->name);
     cr_expect(WAIT_STAT(pool, closed[way->reason], 1), "%s: another reason", way->name);
     pool_destroy(pool);
@@ -137,8 +143,8 @@ static void leave(const struct way *way, uint32_t park_ms)
 Test(pool_return, whatever_may_be_left_on_a_connection_closes_it)
 {
     for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
-        leave(&ways[i], POOL_NONE);     /* it stays hot */
-        leave(&ways[i], 1);             /* it is parked at once */
+        leave(&ways[i], POOL_NONE); /* it stays hot */
+        leave(&ways[i], 1); /* it is parked at once */
     }
 }
 
@@ -150,15 +156,32 @@ Test(pool_return, a_clean_connection_is_kept)
     struct pool_conn conn;
 
     cr_assert(borrow(pool, peer_address(peer), &conn));
-    cr_expect_eq(pool_return(&conn), POOL_OK);          /* untouched */
+    cr_expect_eq(pool_return(&conn), POOL_OK); /* untouched */
     cr_expect(!conn.slot && !conn.serial, "the handle is zeroed");
     cr_assert(borrow(pool, peer_address(peer), &conn));
     cr_expect_eq(pool_conn_id(&conn), 1);
     cr_expect_eq(pool_send(&conn, "a\nb\n", 4), POOL_OK);
     cr_expect_eq(pool_recv_until(&conn, "\n", 1, &line), POOL_OK);
     cr_expect_eq(pool_recv_until(&conn, "\n", 1, &line), POOL_OK);
-    cr_expect_eq(pool_return(&conn), POOL_OK);          /* read ahead, and read to the end */
+    cr_expect_eq(pool_return(&conn), POOL_OK); /* read ahead, and read to the end */
     cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+/* What expects no answer says so, and is clean after its send. */
+Test(pool_return, after_a_send_that_expects_no_answer_it_is_kept)
+{
+    struct peer *peer = PEER(.behave = PEER_SINK);
+    struct pool *pool = MAKE_POOL();
+    struct pool_call *call = POOL_CALL(.flags = POOL_ONE_WAY);
+
+    for (int i = 0; i < 10; i++)
+        cr_expect_eq(pool_communicate(pool, peer_address(peer), only_sends, NULL, call), POOL_OK);
+    cr_expect_eq(STAT(pool, opened), 1);
+    cr_expect_eq(pool_communicate(pool, peer_address(peer), only_sends, NULL, NULL), POOL_OK);
+    cr_expect_eq(STAT(pool, total), 0, "it was said for those calls only");
+    cr_expect(peer_wait_bytes_in(peer, 11 * 3, VERBS_SOON));
     pool_destroy(pool);
     peer_stop(peer);
 }
@@ -197,14 +220,14 @@ Test(pool_return, a_stray_byte_after_the_reply_is_nobodys)
 /* ---- what the peer does to an idle connection */
 
 enum deed { SENDS, ENDS, SENDS_AND_ENDS, RESETS, DEEDS };
-static const char *const deed_names[] = {"sends", "ends", "sends and ends", "resets"};
+static const char *const deed_names[] = { "sends", "ends", "sends and ends", "resets" };
 
 static void do_deed(struct peer *peer, uint32_t nth, enum deed deed)
 {
     if (deed == SENDS || deed == SENDS_AND_ENDS)
         cr_assert_eq(peer_push(peer, nth, "unasked", 7), 1);
     if (deed == SENDS_AND_ENDS)
-        peer_half_close(peer, nth);     /* what was sent may have ended it already */
+        peer_half_close(peer, nth); /* what was sent may have ended it already */
     if (deed == ENDS)
         cr_assert_eq(peer_half_close(peer, nth), 1);
     if (deed == RESETS)
@@ -221,7 +244,7 @@ Test(pool_return, a_hot_connection_that_spoke_or_ended_is_never_lent)
 
         fd = leave_idle(pool, peer);
         do_deed(peer, 0, (enum deed)deed);
-        if (deed != RESETS)             /* a reset is not held back on its way, and looking would take it */
+        if (deed != RESETS) /* a reset is not held back on its way, and looking would take it */
             cr_assert_neq(listen_to(fd, VERBS_SOON), HEARD_NOTHING);
         cr_expect_eq(id_of_next(pool, peer_address(peer)), 2, "%s", deed_names[deed]);
         cr_expect_eq(STAT(pool, closed[POOL_CLOSE_PEER]), 1, "%s", deed_names[deed]);
@@ -249,7 +272,8 @@ Test(pool_return, a_parked_connection_that_spoke_or_ended_goes_without_any_borro
     }
 }
 
-/* Deeds at every instant around the look that a borrow takes: each reply is the asker's own or none. */
+/* Deeds at every instant around the look that a borrow takes: each reply is the asker's own or
+ * none. */
 struct race {
     struct pool *pool;
     struct peer *peer;
@@ -293,7 +317,7 @@ static void race(unsigned index, void *argument)
 
 Test(pool_return, ends_at_every_instant_never_cross_replies)
 {
-    struct race one = {.peer = PEER(.own_process = true), .pool = MAKE_POOL(.park_ms = 1)};
+    struct race one = { .peer = PEER(.own_process = true), .pool = MAKE_POOL(.park_ms = 1) };
 
     cr_assert(run_threads(3, race, &one));
     cr_expect_eq(one.foreign, 0);
@@ -322,7 +346,7 @@ static int ask_impatiently(struct pool_conn *conn, void *user)
         return -1;
     if (pool_recv_exact(conn, back, 16)) {
         impatience->late++;
-        return 0;                       /* it pretends that nothing happened */
+        return 0; /* it pretends that nothing happened */
     }
     impatience->foreign += memcmp(token, back, 16) != 0;
     return 0;
@@ -333,7 +357,7 @@ Test(pool_return, a_late_reply_is_never_the_next_borrowers)
 {
     struct peer *peer = PEER(.behave = PEER_SLOW, .delay_ms = 3, .own_process = true);
     struct pool *pool = MAKE_POOL();
-    struct impatience impatience = {0};
+    struct impatience impatience = { 0 };
 
     for (unsigned i = 0; i < 400; i++)
         pool_communicate(pool, peer_address(peer), ask_impatiently, &impatience,
@@ -368,7 +392,8 @@ Test(pool_return, half_a_reply_is_never_the_next_borrowers)
         status = pool_communicate(pool, peer_address(peer), drip_in, NULL,
                                   POOL_CALL(.timeout_ms = 1 + i % 40));
         halves += status == POOL_E_TIMEOUT_IN_TRANSFER;
-        cr_expect(status == POOL_OK || status == POOL_E_TIMEOUT_IN_TRANSFER || status == POOL_E_TIMEOUT);
+        cr_expect(status == POOL_OK || status == POOL_E_TIMEOUT_IN_TRANSFER ||
+                  status == POOL_E_TIMEOUT);
     }
     cr_expect_gt(halves, 0);
     peer_set_behaviour(peer, PEER_ECHO);
@@ -422,7 +447,7 @@ Test(pool_return, a_read_under_way_on_a_copy_ends_the_connection_and_meets_no_ne
 
     for (unsigned i = 0; i < 100; i++) {
         cr_assert(borrow(pool, peer_address(peer), &conn));
-        reading = (struct reading){.conn = conn};
+        reading = (struct reading){ .conn = conn };
         cr_assert_eq(pthread_create(&thread, NULL, read_on_copy, &reading), 0);
         cr_assert(wait_until(has_begun, &reading, VERBS_SOON));
         cr_assert_eq(pool_return(&conn), POOL_OK);
@@ -449,13 +474,14 @@ Test(pool_return, of_two_threads_that_return_one_loan_exactly_one_does)
         cr_assert(borrow(pool, peer_address(peer), &conn));
         cr_assert_eq(echo(&conn, "mine"), 0);
         for (int t = 0; t < 2; t++) {
-            readings[t] = (struct reading){.conn = conn};
+            readings[t] = (struct reading){ .conn = conn };
             cr_assert_eq(pthread_create(&threads[t], NULL, return_copy, &readings[t]), 0);
         }
         for (int t = 0; t < 2; t++)
             pthread_join(threads[t], NULL);
         cr_expect_eq((readings[0].status == POOL_OK) + (readings[1].status == POOL_OK), 1);
-        cr_expect_eq((readings[0].status == POOL_E_ARGUMENT) + (readings[1].status == POOL_E_ARGUMENT), 1);
+        cr_expect_eq(
+            (readings[0].status == POOL_E_ARGUMENT) + (readings[1].status == POOL_E_ARGUMENT), 1);
         cr_expect_eq(STAT(pool, idle), 1);
     }
     cr_expect_eq(STAT(pool, opened), 1);
@@ -467,7 +493,7 @@ Test(pool_return, another_thread_may_return_what_this_one_borrowed)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL();
-    struct reading reading = {0};
+    struct reading reading = { 0 };
     pthread_t thread;
 
     cr_assert(borrow(pool, peer_address(peer), &reading.conn));

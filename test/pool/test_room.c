@@ -1,54 +1,19 @@
 /* test_room.c: when descriptors, ports or a cap run out, the least recently used idle connection of
- * anybody on the mux makes room; when nothing is idle, whoever needs room waits, and burns nothing. */
+ * anybody on the mux makes room; when nothing is idle, whoever needs room waits, and burns nothing.
+ * */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "base/os.h"
 #include "pool/room.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
-
-enum { MANY = 4096 };
-
-/* ---- addresses: one port on all of 127.0.0.0/8 */
-
-static const char *address_at(const struct peer *peer, unsigned number)
-{
-    static _Thread_local char texts[4][64];
-    static _Thread_local unsigned next;
-    char *text = texts[next++ % 4];
-
-    snprintf(text, sizeof(texts[0]), "tcp://127.%u.%u.1:%d", 1 + number / 200, 1 + number % 200, peer_port(peer));
-    return text;
-}
-
-/* ---- descriptors that the program itself has */
-
-static int own[MANY];
-static unsigned own_count;
-
-static void free_own(unsigned count)
-{
-    while (count-- && own_count)
-        close(own[--own_count]);
-}
-
-static void fill_but(unsigned free_ones)
-{
-    int fd;
-
-    while (own_count < MANY && (fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)) >= 0)
-        own[own_count++] = fd;
-    free_own(free_ones);
-}
 
 /* ---- which connections were closed, in order */
 
@@ -61,7 +26,8 @@ static void note_end(const struct pool_event_info *event, void *user)
 {
     struct ends *ends = user;
 
-    if (event->kind != POOL_EVENT_CONNECTION_CLOSED || event->reason != POOL_CLOSE_EVICTED || ends->count == 64)
+    if (event->kind != POOL_EVENT_CONNECTION_CLOSED || event->reason != POOL_CLOSE_EVICTED ||
+        ends->count == 64)
         return;
     snprintf(ends->addresses[ends->count], sizeof(ends->addresses[0]), "%s", event->address);
     atomic_fetch_add(&ends->count, 1);
@@ -87,8 +53,10 @@ static void expect_end(struct ends *ends, const char *address)
 
 static void expect_order(uint32_t park_ms, bool waits)
 {
-    static const unsigned uses[] = {0, 1, 2, 3, 4, 5, 2, 0, 0, 4};       /* the last use of each counts */
-    static const unsigned order[] = {1, 3, 5, 2, 0, 4};
+    static const unsigned uses[] = {
+        0, 1, 2, 3, 4, 5, 2, 0, 0, 4
+    }; /* the last use of each counts */
+    static const unsigned order[] = { 1, 3, 5, 2, 0, 4 };
     static struct ends ends;
     struct peer *peer = PEER(.own_process = true, .every_loopback = true);
     struct pool *pool;
@@ -98,7 +66,7 @@ static void expect_order(uint32_t park_ms, bool waits)
     ends.count = 0;
     pool = MAKE_POOL(.park_ms = park_ms, .on_event = note_end, .user = &ends);
     for (size_t i = 0; i < sizeof(uses) / sizeof(*uses); i++) {
-        cr_assert(borrow(pool, address_at(peer, uses[i]), &conn));
+        cr_assert(borrow(pool, loopback_at(peer, uses[i]), &conn));
         fd = pool_conn_fd(&conn);
         cr_assert_eq(pool_return(&conn), POOL_OK);
     }
@@ -106,7 +74,7 @@ static void expect_order(uint32_t park_ms, bool waits)
         cr_assert(wait_parked(fd));
     for (int i = 0; i < 6; i++) {
         cr_expect_eq(pool_remove_some_connection(pool), 1);
-        expect_end(&ends, address_at(peer, order[i]));
+        expect_end(&ends, loopback_at(peer, order[i]));
     }
     cr_expect_eq(pool_remove_some_connection(pool), 0);
     cr_expect_eq(STAT(pool, evicted), 6);
@@ -119,7 +87,7 @@ Test(pool_room, the_least_recently_used_goes_first_hot_or_parked)
 {
     expect_order(POOL_NONE, false);
     expect_order(1, true);
-    expect_order(1, false);             /* some of each */
+    expect_order(1, false); /* some of each */
 }
 
 Test(pool_room, a_busy_connection_is_untouched_however_old_it_is)
@@ -128,8 +96,8 @@ Test(pool_room, a_busy_connection_is_untouched_however_old_it_is)
     struct pool *pool = MAKE_POOL();
     struct pool_conn oldest;
 
-    cr_assert(borrow(pool, address_at(peer, 0), &oldest));
-    cr_expect_eq(id_of_next(pool, address_at(peer, 1)), 2);
+    cr_assert(borrow(pool, loopback_at(peer, 0), &oldest));
+    cr_expect_eq(id_of_next(pool, loopback_at(peer, 1)), 2);
     cr_expect_eq(pool_remove_some_connection(pool), 1);
     cr_expect_eq(pool_remove_some_connection(pool), 0);
     cr_expect_eq(echo(&oldest, "still mine"), 0);
@@ -179,12 +147,12 @@ static void note_running(void *user)
 
 static void start_mux(struct running *running)
 {
-    *running = (struct running){0};
+    *running = (struct running){ 0 };
     cr_assert_eq(pool_mux_create(&running->mux), POOL_OK);
     cr_assert_eq(pool_mux_post(running->mux, note_running, running), POOL_OK);
     cr_assert_eq(pthread_create(&running->thread, NULL, run_mux, running->mux), 0);
     while (!atomic_load(&running->runs))
-        sched_yield();                  /* until then this thread is the mux's */
+        sched_yield(); /* until then this thread is the mux's */
 }
 
 static void stop_mux(struct running *running)
@@ -205,23 +173,25 @@ static void evict_across(uint32_t first_park_ms, uint32_t second_park_ms)
 
     start_mux(&running);
     ends.count = 0;
-    pools[0] = MAKE_POOL(.mux = running.mux, .park_ms = first_park_ms, .on_event = note_end, .user = &ends);
-    pools[1] = MAKE_POOL(.mux = running.mux, .park_ms = second_park_ms, .on_event = note_end, .user = &ends);
+    pools[0] = MAKE_POOL(.mux = running.mux, .park_ms = first_park_ms, .on_event = note_end,
+                         .user = &ends);
+    pools[1] = MAKE_POOL(.mux = running.mux, .park_ms = second_park_ms, .on_event = note_end,
+                         .user = &ends);
     for (unsigned i = 0; i < 6; i++) {
-        cr_assert(borrow(pools[i % 2], address_at(peer, i), &conn));
+        cr_assert(borrow(pools[i % 2], loopback_at(peer, i), &conn));
         fd = pool_conn_fd(&conn);
         cr_assert_eq(pool_return(&conn), POOL_OK);
     }
     if (second_park_ms != POOL_NONE)
         cr_assert(wait_parked(fd));
-    fill_but(0);
+    fill_descriptors_but(0);
     for (unsigned i = 0; i < 6; i++) {
-        cr_expect(borrow(pools[1], address_at(peer, 10 + i), &conn));
+        cr_expect(borrow(pools[1], loopback_at(peer, 10 + i), &conn));
         cr_expect_eq(pool_discard(&conn), POOL_OK);
-        fill_but(0);
-        expect_end(&ends, address_at(peer, i));
+        fill_descriptors_but(0);
+        expect_end(&ends, loopback_at(peer, i));
     }
-    free_own(MANY);
+    free_descriptors(PEER_ALL);
     pool_destroy(pools[0]);
     pool_destroy(pools[1]);
     stop_mux(&running);
@@ -253,7 +223,7 @@ static void visit_many(unsigned limit, unsigned addresses)
 
     set_descriptor_limit(limit);
     for (unsigned i = 0; i < addresses; i++) {
-        cr_assert_eq(talk(pool, address_at(peer, i)), POOL_OK, "address %u", i);
+        cr_assert_eq(talk(pool, loopback_at(peer, i)), POOL_OK, "address %u", i);
         now = (int)STAT(pool, total);
         most = (unsigned)now > most ? (unsigned)now : most;
     }
@@ -279,12 +249,12 @@ Test(pool_room, with_room_for_one_connection_all_goes_on)
     struct pool *pool = MAKE_POOL();
 
     set_descriptor_limit(64);
-    fill_but(1);
+    fill_descriptors_but(1);
     for (unsigned i = 0; i < 50; i++)
-        cr_expect_eq(talk(pool, address_at(peer, i)), POOL_OK);
+        cr_expect_eq(talk(pool, loopback_at(peer, i)), POOL_OK);
     cr_expect_eq(STAT(pool, total), 1);
     cr_expect_eq(STAT(pool, evicted), 49);
-    free_own(MANY);
+    free_descriptors(PEER_ALL);
     pool_destroy(pool);
     peer_stop(peer);
 }
@@ -305,7 +275,8 @@ static void visit_at_random(unsigned index, void *argument)
 
     for (unsigned i = 0; i < crowd->rounds; i++) {
         snprintf(token, sizeof(token), "thread %3u %9u", index, i);
-        if (pool_communicate(crowd->pool, address_at(crowd->peer, (unsigned)rand_r(&seed) % 40), use_echo, token,
+        if (pool_communicate(crowd->pool, loopback_at(crowd->peer, (unsigned)rand_r(&seed) % 40),
+                             use_echo, token,
                              POOL_CALL(.timeout_ms = VERBS_SOON, .error = &error))) {
             fprintf(stderr, "%s\n", error.text);
             atomic_fetch_add(error.status == POOL_E_USER ? &crowd->foreign : &crowd->failures, 1);
@@ -316,14 +287,14 @@ static void visit_at_random(unsigned index, void *argument)
 /* failures.md E3: evicting while others borrow, at a limit of eight */
 Test(pool_room, sixteen_threads_share_eight_descriptors_among_forty_addresses, .timeout = 300)
 {
-    struct crowd crowd = {.peer = PEER(.own_process = true, .every_loopback = true)};
+    struct crowd crowd = { .peer = PEER(.own_process = true, .every_loopback = true) };
 
     crowd.pool = MAKE_POOL(.park_ms = 2);
     crowd.rounds = 400 / slowness();
     set_descriptor_limit(128);
-    fill_but(8);
+    fill_descriptors_but(8);
     cr_assert(run_threads(16, visit_at_random, &crowd));
-    free_own(MANY);
+    free_descriptors(PEER_ALL);
     cr_expect_eq(crowd.failures, 0);
     cr_expect_eq(crowd.foreign, 0);
     cr_expect_eq(STAT(crowd.pool, lent), 0);
@@ -337,7 +308,7 @@ Test(pool_room, sixteen_threads_share_eight_descriptors_among_forty_addresses, .
 /* The same when it is the pool's own cap. */
 Test(pool_room, sixteen_threads_share_eight_connections_among_forty_addresses, .timeout = 300)
 {
-    struct crowd crowd = {.peer = PEER(.own_process = true, .every_loopback = true)};
+    struct crowd crowd = { .peer = PEER(.own_process = true, .every_loopback = true) };
 
     crowd.pool = MAKE_POOL(.max_connections = 8, .park_ms = 2);
     crowd.rounds = 400 / slowness();
@@ -349,126 +320,6 @@ Test(pool_room, sixteen_threads_share_eight_connections_among_forty_addresses, .
     cr_expect_eq(pl_room_wanted, 0);
     pool_destroy(crowd.pool);
     peer_stop(crowd.peer);
-}
-
-/* ---- every shortage is cured the same way, told by the door */
-
-static struct pl_os door;
-static _Atomic int shortage, most_sockets;
-static atomic_int open_sockets;
-static atomic_uint attempts;
-static enum { AT_SOCKET, AT_CONNECT, AT_CONNECT_LATE, AT_COOKIE } where;
-
-static bool is_short(void)
-{
-    atomic_fetch_add(&attempts, 1);
-    return shortage && open_sockets > most_sockets;
-}
-
-static int short_socket(int family, int type, int protocol)
-{
-    int fd;
-
-    atomic_fetch_add(&open_sockets, 1);
-    if (where == AT_SOCKET && is_short()) {
-        atomic_fetch_sub(&open_sockets, 1);
-        return -shortage;
-    }
-    fd = pl_os_real.socket(family, type, protocol);
-    if (fd < 0)
-        atomic_fetch_sub(&open_sockets, 1);
-    return fd;
-}
-
-static int short_connect(int fd, const struct sockaddr *address, socklen_t size)
-{
-    return where == AT_CONNECT && is_short() ? -shortage : pl_os_real.connect(fd, address, size);
-}
-
-static int short_getsockopt(int fd, int level, int name, void *value, socklen_t *size)
-{
-    int result = pl_os_real.getsockopt(fd, level, name, value, size);
-
-    if (where == AT_CONNECT_LATE && level == SOL_SOCKET && name == SO_ERROR && is_short())
-        *(int *)value = shortage;
-    return result;
-}
-
-static int counting_close(int fd)
-{
-    int type;
-    socklen_t size = sizeof(type);
-
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0)
-        atomic_fetch_sub(&open_sockets, 1);
-    return pl_os_real.close(fd);
-}
-
-static void open_short_door(int error, int most)
-{
-    shortage = error;
-    most_sockets = most;
-    open_sockets = 0;
-    attempts = 0;
-    door = pl_os_real;
-    door.socket = short_socket;
-    door.connect = short_connect;
-    door.getsockopt = short_getsockopt;
-    door.close = counting_close;
-    pl_os_replace(&door);
-}
-
-static void cure(int error)
-{
-    struct peer *peer = PEER(.own_process = true, .every_loopback = true);
-    struct pool *pool;
-
-    open_short_door(error, 5);
-    pool = MAKE_POOL();
-    for (unsigned i = 0; i < 30; i++)
-        cr_expect_eq(talk(pool, address_at(peer, i)), POOL_OK, "%s %d", strerrorname_np(error), where);
-    cr_expect_eq(STAT(pool, total), 5, "%s", strerrorname_np(error));
-    cr_expect_eq(STAT(pool, evicted), 25, "%s", strerrorname_np(error));
-    cr_expect_leq(attempts, 30 + 25, "%s: it tried again and again", strerrorname_np(error));
-    pool_destroy(pool);
-    cr_expect_eq(open_sockets, 0);
-    pl_os_replace(NULL);
-    peer_stop(peer);
-}
-
-/* failures.md E9, D6; seeds.md 32 */
-Test(pool_room, every_shortage_evicts_and_tries_again)
-{
-    static const int errors[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
-
-    where = AT_SOCKET;
-    for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++)
-        cure(errors[i]);
-    where = AT_CONNECT;
-    cure(EADDRNOTAVAIL);
-    where = AT_CONNECT_LATE;
-    cure(EADDRNOTAVAIL);
-}
-
-/* A real one: no such source address will ever be there, so it ends at the deadline, not before. */
-Test(pool_room, a_shortage_that_nothing_cures_ends_at_the_deadline)
-{
-    struct peer *peer = PEER(.own_process = true);
-    struct pool_error error = POOL_ERROR_INIT;
-    struct pool *pool = MAKE_POOL();
-    struct pool_conn conn;
-    char address[64];
-    uint64_t start_ms = now_ms();
-
-    snprintf(address, sizeof(address), "%s?bind=192.0.2.1", peer_address(peer));
-    cr_expect_eq(pool_borrow(pool, address, POOL_CALL(.timeout_ms = 250, .error = &error), &conn), POOL_E_RESOURCE);
-    cr_expect(IN_TIME(elapsed_ms(start_ms), 250));
-    cr_expect_eq(error.cause, EADDRNOTAVAIL);
-    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
-    cr_expect_eq(STAT(pool, total), 0);
-    cr_expect_eq(pl_room_wanted, 0);
-    pool_destroy(pool);
-    peer_stop(peer);
 }
 
 /* ---- seeds.md 33: nothing is idle */
@@ -485,7 +336,7 @@ static enum pool_decision on_none(struct pool *pool, void *user)
 
     (void)pool;
     atomic_fetch_add(&asked->times, 1);
-    free_own(asked->frees);
+    free_descriptors(asked->frees);
     return asked->decision;
 }
 
@@ -506,23 +357,24 @@ struct full {
     struct pool_conn conns[2];
 };
 
-static void fill_up(struct full *full, bool with_descriptors, enum pool_decision decision, unsigned frees)
+static void fill_up(struct full *full, bool with_descriptors, enum pool_decision decision,
+                    unsigned frees)
 {
-    full->asked = (struct asked){.decision = decision, .frees = frees};
+    full->asked = (struct asked){ .decision = decision, .frees = frees };
     full->peer = PEER(.own_process = true, .every_loopback = true);
-    full->pool = MAKE_POOL(.max_connections = with_descriptors ? 100 : 2, .on_none_removable = on_none,
-                           .user = &full->asked);
+    full->pool = MAKE_POOL(.max_connections = with_descriptors ? 100 : 2,
+                           .on_none_removable = on_none, .user = &full->asked);
     for (unsigned i = 0; i < 2; i++)
-        cr_assert(borrow(full->pool, address_at(full->peer, i), &full->conns[i]));
+        cr_assert(borrow(full->pool, loopback_at(full->peer, i), &full->conns[i]));
     if (with_descriptors) {
         set_descriptor_limit(64);
-        fill_but(0);
+        fill_descriptors_but(0);
     }
 }
 
 static void empty(struct full *full)
 {
-    free_own(MANY);
+    free_descriptors(PEER_ALL);
     for (int i = 0; i < 2; i++)
         if (full->conns[i].slot)
             cr_expect_eq(pool_return(&full->conns[i]), POOL_OK);
@@ -540,7 +392,8 @@ static void wait_in_vain(bool with_descriptors)
     fill_up(&full, with_descriptors, POOL_CONTINUE, 0);
     start_ms = now_ms();
     start_cpu_ms = cpu_ms();
-    cr_expect_eq(pool_borrow(full.pool, address_at(full.peer, 9), POOL_CALL(.timeout_ms = 1000, .error = &error), &conn),
+    cr_expect_eq(pool_borrow(full.pool, loopback_at(full.peer, 9),
+                             POOL_CALL(.timeout_ms = 1000, .error = &error), &conn),
                  POOL_E_RESOURCE, "%s", error.text);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 1000));
     cr_expect_leq(cpu_ms() - start_cpu_ms, 50 * slowness());
@@ -567,11 +420,13 @@ static void fail_at_once(bool with_descriptors)
 
     fill_up(&full, with_descriptors, POOL_ABORT, 0);
     start_ms = now_ms();
-    cr_expect_eq(pool_borrow(full.pool, address_at(full.peer, 9), POOL_CALL(.error = &error), &conn), POOL_E_RESOURCE);
+    cr_expect_eq(
+        pool_borrow(full.pool, loopback_at(full.peer, 9), POOL_CALL(.error = &error), &conn),
+        POOL_E_RESOURCE);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 0));
     cr_expect_eq(error.cause, with_descriptors ? EMFILE : 0);
     cr_expect_eq(full.asked.times, 1);
-    cr_expect_eq(pool_borrow(full.pool, address_at(full.peer, 9), NULL, &conn), POOL_E_RESOURCE);
+    cr_expect_eq(pool_borrow(full.pool, loopback_at(full.peer, 9), NULL, &conn), POOL_E_RESOURCE);
     cr_expect_eq(full.asked.times, 2, "once for each call that finds nothing");
     cr_expect_eq(pl_room_wanted, 0);
     empty(&full);
@@ -591,7 +446,7 @@ Test(pool_room, the_program_may_free_descriptors_of_its_own)
 
     fill_up(&full, true, POOL_CONTINUE, 3);
     start_ms = now_ms();
-    cr_expect(borrow(full.pool, address_at(full.peer, 9), &conn));
+    cr_expect(borrow(full.pool, loopback_at(full.peer, 9), &conn));
     cr_expect(WITHIN(elapsed_ms(start_ms), 0, 1000));
     cr_expect_eq(full.asked.times, 1);
     pool_return(&conn);
@@ -605,7 +460,7 @@ static void serve_by_return(bool with_descriptors, bool discards)
     uint64_t start_ms;
 
     fill_up(&full, with_descriptors, POOL_CONTINUE, 0);
-    cr_assert(queue_caller(&waiter, full.pool, address_at(full.peer, 9), VERBS_SOON));
+    cr_assert(queue_caller(&waiter, full.pool, loopback_at(full.peer, 9), VERBS_SOON));
     while (!pl_room_wanted)
         sched_yield();
     start_ms = now_ms();
@@ -635,7 +490,7 @@ Test(pool_room, those_who_wait_for_room_are_served_one_for_each_return)
 
     fill_up(&full, true, POOL_CONTINUE, 0);
     for (unsigned i = 0; i < 2; i++) {
-        snprintf(addresses[i], sizeof(addresses[i]), "%s", address_at(full.peer, 20 + i));
+        snprintf(addresses[i], sizeof(addresses[i]), "%s", loopback_at(full.peer, 20 + i));
         cr_assert(queue_caller(&waiters[i], full.pool, addresses[i], VERBS_SOON));
         while (pl_room_wanted < i + 1)
             sched_yield();
@@ -662,13 +517,13 @@ Test(pool_room, descriptors_that_the_program_frees_serve_all_who_wait)
 
     fill_up(&full, true, POOL_CONTINUE, 0);
     for (unsigned i = 0; i < WAITERS; i++) {
-        snprintf(addresses[i], sizeof(addresses[i]), "%s", address_at(full.peer, 20 + i));
+        snprintf(addresses[i], sizeof(addresses[i]), "%s", loopback_at(full.peer, 20 + i));
         cr_assert(queue_caller(&waiters[i], full.pool, addresses[i], 3000));
     }
     while (pl_room_wanted < WAITERS)
         sched_yield();
     start_ms = now_ms();
-    free_own(WAITERS + 2);
+    free_descriptors(WAITERS + 2);
     for (unsigned i = 0; i < WAITERS; i++) {
         cr_expect_eq(join_caller(&waiters[i]), POOL_OK, "%u: %s", i, waiters[i].error.text);
         cr_expect(WITHIN(elapsed_ms(start_ms), 0, 1000));
@@ -684,7 +539,9 @@ Test(pool_room, one_who_gave_up_costs_no_connection)
     struct full full;
 
     fill_up(&full, true, POOL_CONTINUE, 0);
-    cr_expect_eq(pool_borrow(full.pool, address_at(full.peer, 9), POOL_CALL(.timeout_ms = 50), &conn), POOL_E_RESOURCE);
+    cr_expect_eq(
+        pool_borrow(full.pool, loopback_at(full.peer, 9), POOL_CALL(.timeout_ms = 50), &conn),
+        POOL_E_RESOURCE);
     cr_expect_eq(pool_return(&full.conns[0]), POOL_OK);
     cr_expect_eq(STAT(full.pool, idle), 1);
     cr_expect_eq(STAT(full.pool, evicted), 0);
@@ -692,26 +549,6 @@ Test(pool_room, one_who_gave_up_costs_no_connection)
 }
 
 /* ---- the rest */
-
-Test(pool_room, what_is_no_shortage_evicts_nothing)
-{
-    static const int errors[] = {EACCES, EAFNOSUPPORT, EINVAL};
-    struct peer *peer = PEER(.own_process = true, .every_loopback = true);
-    struct pool *pool;
-
-    where = AT_SOCKET;
-    for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {
-        open_short_door(errors[i], 1);
-        pool = MAKE_POOL();
-        cr_expect_eq(talk(pool, address_at(peer, 0)), POOL_OK);
-        cr_expect_lt(talk(pool, address_at(peer, 1)), POOL_OK);
-        cr_expect(WAIT_STAT(pool, total, 1));
-        cr_expect_eq(STAT(pool, evicted), 0);
-        pool_destroy(pool);
-        pl_os_replace(NULL);
-    }
-    peer_stop(peer);
-}
 
 Test(pool_room, what_a_pool_needs_for_life_is_opened_at_its_creation)
 {
@@ -722,10 +559,10 @@ Test(pool_room, what_a_pool_needs_for_life_is_opened_at_its_creation)
     cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
     cr_expect_eq(count_descriptors(), made + 1, "one connection, and nothing else");
     set_descriptor_limit(64);
-    fill_but(0);
+    fill_descriptors_but(0);
     cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
     cr_expect_eq(pool_create(NULL, &second), POOL_E_RESOURCE);
-    free_own(MANY);
+    free_descriptors(PEER_ALL);
     cr_expect_eq(count_descriptors(), made + 1, "what failed left nothing");
     cr_expect_eq(peer_close_all(peer), 1);
     cr_expect(WAIT_STAT(pool, total, 0));
@@ -742,13 +579,13 @@ Test(pool_room, by_default_a_pool_leaves_64_descriptors_to_the_program)
     set_descriptor_limit(84);
     pool = MAKE_POOL();
     for (unsigned i = 0; i < 40; i++)
-        cr_expect_eq(talk(pool, address_at(peer, i)), POOL_OK);
+        cr_expect_eq(talk(pool, loopback_at(peer, i)), POOL_OK);
     cr_expect_eq(STAT(pool, total), 20);
     pool_destroy(pool);
     set_descriptor_limit(66);
     pool = MAKE_POOL();
     for (unsigned i = 0; i < 40; i++)
-        cr_expect_eq(talk(pool, address_at(peer, i)), POOL_OK);
+        cr_expect_eq(talk(pool, loopback_at(peer, i)), POOL_OK);
     cr_expect_eq(STAT(pool, total), 8);
     pool_destroy(pool);
     peer_stop(peer);

@@ -53,10 +53,10 @@ static uint64_t ends_of(const struct pool_stats *stats)
 static void *watch(void *argument)
 {
     struct load *load = argument;
-    struct pool_stats last = {.size = sizeof(last)}, now;
+    struct pool_stats last = { .size = sizeof(last) }, now;
 
     for (load->snapshots = 0; !atomic_load(&load->is_over); load->snapshots++) {
-        now = (struct pool_stats){.size = sizeof(now)};
+        now = (struct pool_stats){ .size = sizeof(now) };
         cr_assert_eq(pool_stats(load->pool, &now), POOL_OK);
         cr_assert_eq(now.idle + now.lent + now.shared + now.opening + now.closing, now.total);
         cr_assert_leq(now.total, 12);
@@ -78,8 +78,8 @@ static void *watch(void *argument)
 /* failures.md E6 */
 Test(pool_stats, gauges_add_up_in_every_snapshot_while_eight_threads_work, .timeout = 120)
 {
-    struct load load = {.rounds = 3000 / slowness()};
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct load load = { .rounds = 3000 / slowness() };
+    struct pool_stats stats = { .size = sizeof(stats) };
     pthread_t watcher;
 
     for (int i = 0; i < 3; i++)
@@ -109,14 +109,15 @@ Test(pool_stats, births_less_deaths_are_the_living)
 {
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL();
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
     struct pool_conn conns[10];
 
     for (int round = 0; round < 20; round++) {
         for (int i = 0; i < 10; i++)
             cr_assert(borrow(pool, peer_address(peer), &conns[i]));
         for (int i = 0; i < 10; i++)
-            cr_assert_eq((i + round) % 3 ? pool_return(&conns[i]) : pool_discard(&conns[i]), POOL_OK);
+            cr_assert_eq((i + round) % 3 ? pool_return(&conns[i]) : pool_discard(&conns[i]),
+                         POOL_OK);
         cr_assert_eq(pool_stats(pool, &stats), POOL_OK);
         cr_expect_eq(stats.opened - ends_of(&stats), stats.total);
         cr_expect_eq(stats.total, stats.idle);
@@ -142,7 +143,8 @@ Test(pool_stats, calls_that_run_out_of_time_are_counted_once)
     struct pool *pool = MAKE_POOL(.timeout_ms = 40);
 
     for (int i = 0; i < 3; i++) {
-        cr_expect_eq(pool_communicate(pool, peer_address(silent), fail, NULL, NULL), POOL_E_TIMEOUT_IN_TRANSFER);
+        cr_expect_eq(pool_communicate(pool, peer_address(silent), fail, NULL, NULL),
+                     POOL_E_TIMEOUT_IN_TRANSFER);
         cr_expect_eq(pool_communicate(pool, peer_address(hung), fail, NULL, NULL), POOL_E_TIMEOUT);
     }
     cr_expect_eq(STAT(pool, timeouts), 6);

@@ -10,7 +10,8 @@ static enum pool_status talk_to(struct pool *pool, struct pool_target *target)
 {
     char text[] = "ping";
 
-    return pool_communicate(pool, NULL, use_echo, text, POOL_CALL(.target = target, .timeout_ms = VERBS_SOON));
+    return pool_communicate(pool, NULL, use_echo, text,
+                            POOL_CALL(.target = target, .timeout_ms = VERBS_SOON));
 }
 
 Test(pool_targets, a_target_serves_instead_of_the_text_and_shares_its_connections)
@@ -55,9 +56,9 @@ Test(pool_targets, a_target_of_another_pool_is_refused)
     cr_assert_eq(pool_target_get(other, peer_address(peer), &target), POOL_OK);
     for (int i = 0; i < 2; i++) {
         cr_expect_eq(talk_to(pool, target), POOL_E_ARGUMENT);
-        cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.target = target), &conn), POOL_E_ARGUMENT,
-                     "even with a text beside it");
-        cr_expect_eq(talk(pool, peer_address(peer)), POOL_OK);      /* and now it is warm */
+        cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.target = target), &conn),
+                     POOL_E_ARGUMENT, "even with a text beside it");
+        cr_expect_eq(talk(pool, peer_address(peer)), POOL_OK); /* and now it is warm */
     }
     pool_target_free(target);
     pool_destroy(other);
@@ -85,7 +86,7 @@ static void share(unsigned index, void *argument)
 Test(pool_targets, many_threads_may_use_one_target)
 {
     struct peer *peer = PEER(.own_process = true);
-    struct sharing sharing = {.pool = MAKE_POOL(.max_per_address = 2)};
+    struct sharing sharing = { .pool = MAKE_POOL(.max_per_address = 2) };
 
     sharing.rounds = 1000 / slowness();
     cr_assert_eq(pool_target_get(sharing.pool, peer_address(peer), &sharing.target), POOL_OK);

@@ -74,7 +74,8 @@ Test(pool_waiters, each_waiter_leaves_on_its_own_deadline)
 
     cr_assert(borrow(pool, peer_address(peer), &conn));
     for (int i = 0; i < WAITERS; i++)
-        cr_assert(start_caller(&callers[i], pool, peer_address(peer), 100 + (unsigned)(i * 37 % 200)));
+        cr_assert(
+            start_caller(&callers[i], pool, peer_address(peer), 100 + (unsigned)(i * 37 % 200)));
     for (int i = 0; i < WAITERS; i++) {
         cr_expect_eq(join_caller(&callers[i]), POOL_E_TIMEOUT);
         cr_expect(IN_TIME(callers[i].took_ms, callers[i].call.timeout_ms));
@@ -101,7 +102,8 @@ Test(pool_waiters, one_too_many_is_refused_at_once)
     for (int i = 0; i < WAITERS; i++)
         cr_assert(queue_caller(&callers[i], pool, peer_address(peer), VERBS_SOON));
     start_ms = now_ms();
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &none), POOL_E_FULL);
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &none),
+                 POOL_E_FULL);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 0));
     cr_expect_eq(error.status, POOL_E_FULL);
     cr_expect_eq(error.outcome, POOL_NOT_SENT);
@@ -122,6 +124,45 @@ Test(pool_waiters, with_no_waiters_allowed_only_what_is_idle_is_lent)
     struct pool_conn conn;
 
     cr_expect_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_E_FULL);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+Test(pool_waiters, who_does_not_want_to_wait_gets_full_at_once)
+{
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL(.max_per_address = 1);
+    struct pool_call *call = POOL_CALL(.flags = POOL_DONT_WAIT);
+    struct pool_conn conn, none;
+    uint64_t start_ms;
+
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), call, &conn), POOL_OK,
+                 "opening one is no waiting");
+    start_ms = now_ms();
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), call, &none), POOL_E_FULL);
+    cr_expect(IN_TIME(elapsed_ms(start_ms), 0));
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), call, &conn), POOL_OK);
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+Test(pool_waiters, wait_ms_bounds_the_wait_alone)
+{
+    struct peer *peer = PEER(.behave = PEER_SLOW, .delay_ms = 150);
+    struct pool *pool = MAKE_POOL(.max_per_address = 1);
+    struct pool_call *call = POOL_CALL(.wait_ms = 80, .timeout_ms = VERBS_SOON);
+    char text[] = "slow";
+    struct pool_conn conn, none;
+    uint64_t start_ms;
+
+    cr_expect_eq(pool_communicate(pool, peer_address(peer), use_echo, text, call), POOL_OK);
+    cr_assert(borrow(pool, peer_address(peer), &conn));
+    start_ms = now_ms();
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), call, &none), POOL_E_TIMEOUT);
+    cr_expect(IN_TIME(elapsed_ms(start_ms), 80));
+    cr_expect_eq(pool_return(&conn), POOL_OK);
     pool_destroy(pool);
     peer_stop(peer);
 }
@@ -215,7 +256,7 @@ Test(pool_waiters, threads_that_take_the_warm_path_starve_nobody)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL(.max_per_address = 1, .check = POOL_CHECK_NEVER);
-    struct hog one = {.pool = pool, .address = peer_address(peer)};
+    struct hog one = { .pool = pool, .address = peer_address(peer) };
     struct pool_conn conn;
     uint64_t start_ms;
     pthread_t hogs;
@@ -256,7 +297,10 @@ static void rush(unsigned index, void *argument)
         uint32_t timeout_ms = one->timeout_ms ? one->timeout_ms : 1 + (unsigned)rand_r(&seed) % 4;
 
         status = pool_borrow(one->pool, one->address, POOL_CALL(.timeout_ms = timeout_ms), &conn);
-        atomic_fetch_add(status == POOL_OK ? &one->served : status == POOL_E_TIMEOUT ? &one->late : &one->other, 1);
+        atomic_fetch_add(status == POOL_OK          ? &one->served
+                         : status == POOL_E_TIMEOUT ? &one->late
+                                                    : &one->other,
+                         1);
         if (status)
             continue;
         if (rand_r(&seed) % 8 == 0)
@@ -288,12 +332,15 @@ Test(pool_waiters, no_wake_up_is_lost, .timeout = 300)
         for (uint32_t barge_ms = 1; barge_ms <= 3; barge_ms++) {
             struct pool *pool = MAKE_POOL(.max_per_address = cap, .park_ms = 1,
                                           .barge_ms = barge_ms == 3 ? POOL_ZERO : barge_ms * 10);
-            struct rush one = {.pool = pool, .address = peer_address(peer), .timeout_ms = VERBS_SOON};
+            struct rush one = { .pool = pool,
+                                .address = peer_address(peer),
+                                .timeout_ms = VERBS_SOON };
 
             one.rounds = 2000 / slowness();
             one.discard_each = barge_ms == 2 ? 50 : 0;
             cr_assert(run_threads(8, rush, &one));
-            cr_expect_eq(one.served, 8 * one.rounds, "cap %u: %u late, %u others", cap, one.late, one.other);
+            cr_expect_eq(one.served, 8 * one.rounds, "cap %u: %u late, %u others", cap, one.late,
+                         one.other);
             expect_whole(pool, peer_address(peer), cap);
             pool_destroy(pool);
         }
@@ -305,7 +352,7 @@ Test(pool_waiters, giving_up_costs_no_place, .timeout = 300)
 {
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL(.max_per_address = 2, .barge_ms = 1);
-    struct rush one = {.pool = pool, .address = peer_address(peer), .discard_each = 10};
+    struct rush one = { .pool = pool, .address = peer_address(peer), .discard_each = 10 };
 
     one.rounds = 1500 / slowness();
     cr_assert(run_threads(8, rush, &one));
@@ -376,7 +423,8 @@ Test(pool_waiters, however_few_may_be_opened_at_once_all_who_wait_get_one)
             while (!atomic_load(&callers[i].is_back))
                 cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
         for (int i = 0; i < WAITERS; i++) {
-            cr_expect_eq(join_caller(&callers[i]), POOL_OK, "%u at once: %s", connecting, callers[i].error.text);
+            cr_expect_eq(join_caller(&callers[i]), POOL_OK, "%u at once: %s", connecting,
+                         callers[i].error.text);
             pool_return(&callers[i].conn);
         }
         cr_expect_eq(STAT(pool, opened), WAITERS);
@@ -399,7 +447,8 @@ Test(pool_waiters, the_thread_of_an_embedded_mux_never_waits_but_takes_what_is_w
 
     cr_assert_eq(pool_mux_create(&mux), POOL_OK);
     pool = MAKE_POOL(.mux = mux);
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn), POOL_E_WOULD_BLOCK);
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn),
+                 POOL_E_WOULD_BLOCK);
     cr_expect_eq(error.status, POOL_E_WOULD_BLOCK);
     cr_assert(start_caller(&other, pool, peer_address(peer), VERBS_SOON));
     while (!atomic_load(&other.is_back))

@@ -1,5 +1,6 @@
-/* explore.c: see explore.h. States stand in one growing array in the order in which they were met, which is the
- * order in which they are looked at (breadth first): so the way to a wrong state is a shortest one. */
+/* explore.c: see explore.h. States stand in one growing array in the order in which they were
+ * met, which is the order in which they are looked at (breadth first): so the way to a wrong
+ * state is a shortest one. */
 #include "sim/explore.h"
 
 #include <stdlib.h>
@@ -20,8 +21,8 @@ struct search {
     char *states;
     struct origin *origins;
     uint32_t count, room;
-    uint32_t *table;                    /* places in `states` plus one, by hash; 0: free */
-    uint32_t slots;                     /* a power of two */
+    uint32_t *table; /* places in `states` plus one, by hash; 0: free */
+    uint32_t slots; /* a power of two */
 };
 
 static char *state_at(const struct search *search, uint32_t place)
@@ -44,7 +45,8 @@ static uint32_t *find_slot(const struct search *search, const char *state)
     size_t size = search->model->size;
     uint32_t slot = (uint32_t)hash_of(state, size) & (search->slots - 1);
 
-    while (search->table[slot] && memcmp(state_at(search, search->table[slot] - 1), state, size) != 0)
+    while (search->table[slot] &&
+           memcmp(state_at(search, search->table[slot] - 1), state, size) != 0)
         slot = (slot + 1) & (search->slots - 1);
     return &search->table[slot];
 }
@@ -91,7 +93,7 @@ static bool meet(struct search *search, const char *state, uint32_t from, unsign
     if (*slot)
         return true;
     memcpy(state_at(search, search->count), state, search->model->size);
-    search->origins[search->count] = (struct origin){from, (uint8_t)actor};
+    search->origins[search->count] = (struct origin){ from, (uint8_t)actor };
     *slot = ++search->count;
     return true;
 }
@@ -152,11 +154,11 @@ static bool run(struct search *search, char *next)
 
 bool sim_explore(const struct sim_model *model, struct sim_result *result)
 {
-    struct search search = {.model = model, .result = result, .slots = FIRST * 2};
+    struct search search = { .model = model, .result = result, .slots = FIRST * 2 };
     char *next = malloc(model->size);
     bool is_done = false;
 
-    *result = (struct sim_result){0};
+    *result = (struct sim_result){ 0 };
     search.table = calloc(search.slots, sizeof(*search.table));
     if (next && search.table)
         is_done = run(&search, next);

@@ -1,37 +1,9 @@
-/* lending.c: see lending.h. */
-#include "sim/lending.h"
+/* lending.c: borrowing, waiting, returning, and the model as a whole. See lending.h. */
+#include "sim/lending_parts.h"
 
 #include <string.h>
 
-#include "net/word.h"
-#include "pool/peer.h"
-
-enum place {
-    DONE,
-    WARM_LOOK, WARM_SWAP,                               /* take_recent */
-    BORROW_LOCK, JOIN, WAIT, LOOK_LOCK,                 /* get_some, wait_in_queue */
-    TAKE_LOOK, TAKE_UNLIST, TAKE_SWAP,                  /* take_listed */
-    RETURN_LOOK, RETURN_SWAP, RETURN_HINTS, RETURN_ROOM, RETURN_AGAIN, RETURN_CLAIM,
-    GIVE_LOCK, GIVE_HOT, GIVE_ROOM, GIVE_IDLE, GIVE_SERVE, GIVE_WAKE,
-    CLOSE_SWAP, CLOSE_LOCK, CLOSE_TELL,
-    SWEEP_POP, SWEEP_LOCK, SWEEP_LOOK, SWEEP_TAKE, SWEEP_PARK, SWEEP_HINTS, SWEEP_ROOM, SWEEP_BACK,
-    EVICT_LOOK, EVICT_SWAP,                             /* pop_parked */
-    WANT, WANT_LOCK,
-    EVENT_LOOK, EVENT_SWAP, EVENT_LOCK
-};
-
-enum site { FIRST, JOINED, AWAKE };
-enum waiter { NO_WAITER, QUEUED, SERVED, FAILED };
-
-/* One step of one actor. */
-struct move {
-    struct lending *all;
-    struct actor *self;
-    const struct cast *cast;
-    unsigned number, choice;
-};
-
-static bool go(struct move *move, enum place place)
+bool sim_go(struct move *move, enum place place)
 {
     move->self->at = (uint8_t)place;
     return true;
@@ -39,27 +11,28 @@ static bool go(struct move *move, enum place place)
 
 /* ---- the word, and who has the connection */
 
-static bool swap(struct move *move, uint64_t seen, uint64_t next)
+bool sim_swap(struct move *move, uint64_t seen, uint64_t next)
 {
-    _Atomic uint64_t word = move->all->word;
-    bool is_first = pl_word_become(&word, seen, next);
-
-    move->all->word = atomic_load(&word);
-    return is_first;
+    if (move->all->word != seen)
+        return false;
+    if (!pl_word_is_legal(pl_word_state(seen), pl_word_state(next)))
+        move->all->is_illegal = 1;
+    move->all->word = next;
+    return true;
 }
 
-static void gain(struct move *move, unsigned number)
+void sim_gain(struct move *move, unsigned number)
 {
     if (move->all->owner)
         move->all->is_doubled = 1;
     move->all->owner = (uint8_t)(number + 1);
 }
 
-static bool swap_and_gain(struct move *move, uint64_t seen, uint64_t next)
+bool sim_swap_and_gain(struct move *move, uint64_t seen, uint64_t next)
 {
-    if (!swap(move, seen, next))
+    if (!sim_swap(move, seen, next))
         return false;
-    gain(move, move->number);
+    sim_gain(move, move->number);
     return true;
 }
 
@@ -70,7 +43,7 @@ static bool is_idle(uint64_t word)
 
 /* ---- locks and waiters */
 
-static bool lock(struct move *move, uint8_t *owner)
+bool sim_lock(struct move *move, uint8_t *owner)
 {
     if (*owner)
         return false;
@@ -78,12 +51,14 @@ static bool lock(struct move *move, uint8_t *owner)
     return true;
 }
 
-static void unlink_waiter(struct lending *all, unsigned number)
+void sim_unlink_waiter(struct lending *all, unsigned number)
 {
     unsigned place = 0;
 
-    while (all->queue[place] != number + 1)
+    while (place < all->queued && all->queue[place] != number + 1)
         place++;
+    if (place == all->queued)
+        return; /* by a planted mistake it was let go before it knew */
     all->queued--;
     memmove(&all->queue[place], &all->queue[place + 1], (size_t)all->queued - place);
     all->queue[all->queued] = 0;
@@ -91,7 +66,7 @@ static void unlink_waiter(struct lending *all, unsigned number)
         all->hints &= (uint8_t)~PL_HINT_WAITERS;
 }
 
-static void note_hot(struct lending *all)
+void sim_note_hot(struct lending *all)
 {
     all->hints |= PL_HINT_HOT;
     all->is_hot = 1;
@@ -99,32 +74,21 @@ static void note_hot(struct lending *all)
 
 /* ---- what comes next */
 
-static bool next_round(struct move *move)
+bool sim_next_round(struct move *move)
 {
     struct actor *self = move->self;
 
     self->seen = self->read = self->is_over = self->site = 0;
     if (move->cast->roles[move->number] == BORROWER && self->rounds) {
         self->rounds--;
-        return go(move, WARM_LOOK);
+        return sim_go(move, WARM_LOOK);
     }
     if (move->cast->roles[move->number] == SWEEPER && self->rounds) {
         self->rounds--;
-        return go(move, SWEEP_POP);
+        return sim_go(move, SWEEP_POP);
     }
     self->recent = 0;
-    return go(move, DONE);
-}
-
-/* The end of a sweep. Who wants room looks once more at what is parked. */
-static bool end_sweep(struct move *move)
-{
-    if (move->cast->roles[move->number] == WANTER && move->self->rounds) {
-        move->self->rounds = 0;
-        return go(move, EVICT_LOOK);
-    }
-    move->all->sweep_lock = 0;
-    return next_round(move);
+    return sim_go(move, DONE);
 }
 
 /* ---- borrowing */
@@ -132,23 +96,24 @@ static bool end_sweep(struct move *move)
 static bool got_one(struct move *move)
 {
     if (move->self->site != FIRST) {
-        unlink_waiter(move->all, move->number);
+        sim_unlink_waiter(move->all, move->number);
         move->self->waiter = NO_WAITER;
     }
     move->all->peer_lock = 0;
-    return go(move, RETURN_LOOK);
+    return sim_go(move, RETURN_LOOK);
 }
 
 static bool got_none(struct move *move)
 {
     if (move->self->site == FIRST)
-        return go(move, JOIN);
+        return sim_go(move, JOIN);
     move->all->peer_lock = 0;
+    move->self->seen = 0;
     if (!move->self->is_over)
-        return go(move, WAIT);
-    unlink_waiter(move->all, move->number);     /* the lock is still ours: nobody moved since */
+        return sim_go(move, WAIT);
+    sim_unlink_waiter(move->all, move->number); /* the lock is still ours: nobody moved since */
     move->self->waiter = NO_WAITER;
-    return next_round(move);
+    return sim_next_round(move);
 }
 
 static bool step_warm(struct move *move)
@@ -158,18 +123,18 @@ static bool step_warm(struct move *move)
 
     if (self->at == WARM_LOOK) {
         self->seen = move->all->word;
-        if (!self->recent || (self->seen != self->recent &&
-                              self->seen != pl_word_with(self->recent, PL_PARKED)))
-            return go(move, BORROW_LOCK);
-        return go(move, WARM_SWAP);
+        if (!self->recent ||
+            (self->seen != self->recent && self->seen != pl_word_with(self->recent, PL_PARKED)))
+            return sim_go(move, BORROW_LOCK);
+        return sim_go(move, WARM_SWAP);
     }
     next = pl_word_handed(self->seen, PL_LENT);
-    if (move->cast->plant == TAKE_BY_STORE) {
+    if (sim_has(move, TAKE_BY_STORE)) {
         move->all->word = next;
-        gain(move, move->number);
-        return go(move, RETURN_LOOK);
+        sim_gain(move, move->number);
+        return sim_go(move, RETURN_LOOK);
     }
-    return go(move, swap_and_gain(move, self->seen, next) ? RETURN_LOOK : BORROW_LOCK);
+    return sim_go(move, sim_swap_and_gain(move, self->seen, next) ? RETURN_LOOK : BORROW_LOCK);
 }
 
 /* take_listed, of the only connection there is */
@@ -182,17 +147,17 @@ static bool step_take(struct move *move)
     case TAKE_LOOK:
         move->self->seen = all->word;
         if (all->in_idle && pl_word_state(all->word) == PL_LENT)
-            return go(move, TAKE_UNLIST);
-        return all->in_idle && is_idle(all->word) ? go(move, TAKE_SWAP) : got_none(move);
+            return sim_has(move, LEFT_LISTED) ? got_none(move) : sim_go(move, TAKE_UNLIST);
+        return all->in_idle && is_idle(all->word) ? sim_go(move, TAKE_SWAP) : got_none(move);
     case TAKE_UNLIST:
         if (all->word != seen)
-            return go(move, TAKE_LOOK);
+            return sim_go(move, TAKE_LOOK);
         all->word = seen & ~PL_LISTED;
         all->in_idle = 0;
         return got_none(move);
     default:
-        if (!swap_and_gain(move, seen, pl_word_handed(seen & ~PL_LISTED, PL_LENT)))
-            return go(move, TAKE_LOOK);
+        if (!sim_swap_and_gain(move, seen, pl_word_handed(seen & ~PL_LISTED, PL_LENT)))
+            return sim_go(move, TAKE_LOOK);
         all->in_idle = 0;
         return got_one(move);
     }
@@ -201,7 +166,8 @@ static bool step_take(struct move *move)
 static bool take_idle(struct move *move, enum site site)
 {
     move->self->site = (uint8_t)site;
-    return go(move, TAKE_LOOK);
+    move->self->at = TAKE_LOOK;
+    return step_take(move); /* the first look comes with the lock */
 }
 
 static bool step_join(struct move *move)
@@ -213,16 +179,16 @@ static bool step_join(struct move *move)
         return false;
     if (all->is_closed) {
         all->peer_lock = 0;
-        return next_round(move);                /* another connection is opened for it */
+        return sim_next_round(move); /* another connection is opened for it */
     }
     all->queue[all->queued++] = (uint8_t)(move->number + 1);
     move->self->waiter = QUEUED;
     move->self->is_told = 0;
     all->hints |= PL_HINT_WAITERS;
-    if (may_pass && move->cast->plant != NO_SECOND_LOOK)
+    if (may_pass && !sim_has(move, NO_SECOND_LOOK))
         return take_idle(move, JOINED);
     all->peer_lock = 0;
-    return go(move, WAIT);
+    return sim_go(move, WAIT);
 }
 
 static bool step_wait(struct move *move)
@@ -230,26 +196,27 @@ static bool step_wait(struct move *move)
     struct actor *self = move->self;
 
     if (self->at == WAIT) {
-        if (move->choice && (!move->cast->may_time_out[move->number] || self->is_over || self->cell))
+        if (move->choice &&
+            (!move->cast->may_time_out[move->number] || self->is_over || self->cell))
             return false;
         if (!move->choice && !self->cell)
             return false;
         self->cell = 0;
         self->is_over = (uint8_t)move->choice;
-        return go(move, LOOK_LOCK);
+        return sim_go(move, LOOK_LOCK);
     }
-    if (!lock(move, &move->all->peer_lock))
+    if (!sim_lock(move, &move->all->peer_lock))
         return false;
-    if (self->waiter != QUEUED && !(move->cast->plant == BLIND_TIMEOUT && self->is_over)) {
+    if (self->waiter != QUEUED && !(sim_has(move, BLIND_TIMEOUT) && self->is_over)) {
         bool is_served = self->waiter == SERVED;
 
         move->all->peer_lock = 0;
         self->waiter = NO_WAITER;
-        return is_served ? go(move, RETURN_LOOK) : next_round(move);
+        return is_served ? sim_go(move, RETURN_LOOK) : sim_next_round(move);
     }
     if (self->waiter != QUEUED) {
         move->all->peer_lock = 0;
-        return next_round(move);
+        return sim_next_round(move);
     }
     self->is_told = 0;
     return take_idle(move, AWAKE);
@@ -259,9 +226,9 @@ static bool step_borrow(struct move *move)
 {
     switch (move->self->at) {
     case BORROW_LOCK:
-        if ((move->choice && !move->all->queued) || !lock(move, &move->all->peer_lock))
+        if ((move->choice && !move->all->queued) || !sim_lock(move, &move->all->peer_lock))
             return false;
-        return move->choice ? go(move, JOIN) : take_idle(move, FIRST);
+        return move->choice ? sim_go(move, JOIN) : take_idle(move, FIRST);
     case JOIN:
         return step_join(move);
     default:
@@ -271,13 +238,13 @@ static bool step_borrow(struct move *move)
 
 /* ---- returning */
 
-static uint8_t read_early(const struct move *move)
+static bool is_more_to_do(const struct move *move)
 {
-    bool is_waited_for = move->all->hints != PL_HINT_HOT;
-
-    if (move->cast->plant == HINT_BEFORE_SWAP)
-        return is_waited_for;
-    return move->cast->plant == ROOM_BEFORE_SWAP && move->all->is_wanted;
+    if (sim_has(move, HINT_BEFORE_SWAP))
+        return move->self->read;
+    if (sim_has(move, HINT_IGNORED))
+        return !(move->all->hints & PL_HINT_HOT);
+    return move->all->hints != PL_HINT_HOT;
 }
 
 static bool step_return(struct move *move)
@@ -288,30 +255,31 @@ static bool step_return(struct move *move)
     switch (self->at) {
     case RETURN_LOOK:
         self->seen = all->word;
-        self->read = read_early(move);
-        return go(move, self->seen & PL_LISTED ? RETURN_SWAP : RETURN_CLAIM);
+        self->read = sim_has(move, HINT_BEFORE_SWAP) && all->hints != PL_HINT_HOT;
+        if (self->seen & PL_LISTED)
+            return sim_go(move, RETURN_SWAP);
+        self->seen = self->read = 0;
+        return sim_go(move, RETURN_CLAIM);
     case RETURN_SWAP:
         self->recent = pl_word_with(self->seen, PL_IDLE);
-        if (!swap(move, self->seen, self->recent))
-            return go(move, RETURN_CLAIM);
+        if (!sim_swap(move, self->seen, self->recent))
+            return sim_go(move, RETURN_CLAIM);
         all->owner = 0;
-        return go(move, RETURN_HINTS);
+        return sim_go(move, RETURN_HINTS);
     case RETURN_HINTS:
-        if (move->cast->plant == HINT_BEFORE_SWAP ? self->read : all->hints != PL_HINT_HOT)
-            return go(move, RETURN_AGAIN);
-        return go(move, RETURN_ROOM);
+        return sim_go(move, is_more_to_do(move) ? RETURN_AGAIN : RETURN_ROOM);
     case RETURN_ROOM:
-        if (move->cast->plant == ROOM_BEFORE_SWAP ? self->read : all->is_wanted)
-            return go(move, RETURN_AGAIN);
-        return next_round(move);
-    case RETURN_AGAIN:                          /* pl_peer_look_again */
-        if (!swap_and_gain(move, self->recent, pl_word_with(self->recent, PL_MUX)))
-            return next_round(move);
-        return go(move, GIVE_LOCK);
-    default:                                    /* claim, remember_returned */
-        swap(move, all->word, pl_word_with(all->word, PL_MUX));
+        if (all->is_wanted)
+            return sim_go(move, RETURN_AGAIN);
+        return sim_next_round(move);
+    case RETURN_AGAIN: /* pl_peer_look_again */
+        if (!sim_swap_and_gain(move, self->recent, pl_word_with(self->recent, PL_MUX)))
+            return sim_next_round(move);
+        return sim_go(move, GIVE_LOCK);
+    default: /* claim, remember_returned */
+        sim_swap(move, all->word, pl_word_with(all->word, PL_MUX));
         self->recent = pl_word_with(all->word, PL_IDLE) | PL_LISTED;
-        return go(move, GIVE_LOCK);
+        return sim_go(move, GIVE_LOCK);
     }
 }
 
@@ -337,14 +305,14 @@ static bool serve(struct move *move)
     struct lending *all = move->all;
     unsigned first = all->queue[0] - 1u;
 
-    swap(move, all->word, pl_word_handed(all->word, PL_LENT));
+    sim_swap(move, all->word, pl_word_handed(all->word, PL_LENT));
     all->owner = (uint8_t)(first + 1);
-    unlink_waiter(all, first);
-    if (move->cast->plant != LATE_GRANT)
+    sim_unlink_waiter(all, first);
+    if (!sim_has(move, LATE_GRANT))
         all->actors[first].waiter = SERVED;
     move->self->wake = (uint8_t)(first + 1);
     all->peer_lock = 0;
-    return go(move, GIVE_WAKE);
+    return sim_go(move, GIVE_WAKE);
 }
 
 static bool make_idle(struct move *move)
@@ -352,22 +320,22 @@ static bool make_idle(struct move *move)
     struct lending *all = move->all;
 
     all->in_idle = 1;
-    swap(move, all->word, pl_word_with(all->word, PL_IDLE) | PL_LISTED);
+    sim_swap(move, all->word, pl_word_with(all->word, PL_IDLE) | PL_LISTED);
     all->owner = 0;
     call_waiter(move);
     all->peer_lock = 0;
-    return move->self->wake ? go(move, GIVE_WAKE) : next_round(move);
+    return move->self->wake ? sim_go(move, GIVE_WAKE) : sim_next_round(move);
 }
 
 static bool wake(struct move *move)
 {
     struct actor *woken = &move->all->actors[move->self->wake - 1];
 
-    if (move->cast->plant == LATE_GRANT && move->all->owner == move->self->wake)
+    if (sim_has(move, LATE_GRANT) && move->all->owner == move->self->wake)
         woken->waiter = SERVED;
     woken->cell = 1;
     move->self->wake = 0;
-    return next_round(move);
+    return sim_next_round(move);
 }
 
 static bool step_give(struct move *move)
@@ -376,18 +344,18 @@ static bool step_give(struct move *move)
 
     switch (move->self->at) {
     case GIVE_LOCK:
-        if ((move->choice && !all->queued) || !lock(move, &all->peer_lock))
+        if ((move->choice && !all->queued) || !sim_lock(move, &all->peer_lock))
             return false;
-        return go(move, move->choice ? GIVE_SERVE : GIVE_HOT);
-    case GIVE_HOT:
+        if (move->choice)
+            return sim_go(move, GIVE_SERVE);
         if (!(all->hints & PL_HINT_HOT))
-            note_hot(all);
-        return go(move, GIVE_ROOM);
+            sim_note_hot(all);
+        return sim_go(move, GIVE_ROOM);
     case GIVE_ROOM:
         if (!all->is_wanted)
-            return go(move, GIVE_IDLE);
+            return sim_go(move, GIVE_IDLE);
         all->peer_lock = 0;
-        return go(move, CLOSE_SWAP);
+        return sim_go(move, CLOSE_SWAP);
     case GIVE_IDLE:
         return make_idle(move);
     case GIVE_SERVE:
@@ -397,192 +365,15 @@ static bool step_give(struct move *move)
     }
 }
 
-/* ---- closing */
-
-static bool step_close(struct move *move)
-{
-    struct lending *all = move->all;
-
-    if (move->self->at == CLOSE_SWAP) {
-        swap(move, all->word, pl_word_with(all->word, PL_CLOSING));
-        return go(move, CLOSE_LOCK);
-    }
-    if (!lock(move, &all->peer_lock))
-        return false;
-    all->peer_lock = 0;
-    if (move->self->at == CLOSE_LOCK) {         /* remove_from_peer, pl_connection_give */
-        all->in_idle = all->in_parked = 0;
-        swap(move, all->word, pl_word_handed(all->word & ~PL_LISTED, PL_FREE));
-        all->owner = 0;
-        all->is_closed = 1;
-        return go(move, CLOSE_TELL);
-    }
-    all->is_wanted = 0;
-    while (all->queued) {
-        struct actor *waiter = &all->actors[all->queue[0] - 1];
-
-        waiter->waiter = FAILED;
-        waiter->cell = 1;
-        unlink_waiter(all, all->queue[0] - 1u);
-    }
-    return next_round(move);
-}
-
-/* ---- the sweep, which also runs for who wants room; the sweep lock is held behind SWEEP_POP */
-
-static bool pop_hot(struct move *move)
-{
-    bool is_sweeper = move->cast->roles[move->number] == SWEEPER;
-
-    if (is_sweeper && (!move->all->is_hot || !lock(move, &move->all->sweep_lock)))
-        return false;                           /* the timer is not armed */
-    if (!move->all->is_hot)
-        return end_sweep(move);
-    move->all->is_hot = 0;
-    if (move->cast->plant != HINT_CLEARED_LATE)
-        move->all->hints &= (uint8_t)~PL_HINT_HOT;
-    return go(move, SWEEP_LOCK);
-}
-
-static bool leave_peer(struct move *move, bool is_taken)
-{
-    if (move->cast->plant == HINT_CLEARED_LATE && !move->all->is_hot)
-        move->all->hints &= (uint8_t)~PL_HINT_HOT;
-    move->all->peer_lock = 0;
-    return is_taken ? go(move, SWEEP_PARK) : end_sweep(move);
-}
-
-static bool step_take_hot(struct move *move)
-{
-    struct lending *all = move->all;
-    bool may_wait = move->cast->roles[move->number] == SWEEPER;
-
-    if (move->self->at == SWEEP_TAKE) {
-        bool is_taken = swap_and_gain(move, move->self->seen,
-                                      pl_word_with(move->self->seen, PL_MUX));
-
-        all->in_parked = is_taken ? 0 : all->in_parked;
-        return leave_peer(move, is_taken);
-    }
-    move->self->seen = all->word;
-    if (!all->in_idle || pl_word_state(all->word) != PL_IDLE)
-        return !move->choice && leave_peer(move, false);
-    if (!move->choice)
-        return go(move, SWEEP_TAKE);
-    if (!may_wait)
-        return false;
-    note_hot(all);                              /* it is too early for this one */
-    return leave_peer(move, false);
-}
-
-static bool step_park(struct move *move)
-{
-    struct lending *all = move->all;
-    struct actor *self = move->self;
-
-    switch (self->at) {
-    case SWEEP_PARK:
-        all->in_parked = 1;
-        self->seen = pl_word_with(all->word, PL_PARKED);
-        swap(move, all->word, self->seen);
-        all->owner = 0;
-        return move->cast->plant == PARK_AND_FORGET ? end_sweep(move) : go(move, SWEEP_HINTS);
-    case SWEEP_HINTS:
-        return go(move, all->hints & ~PL_HINT_HOT ? SWEEP_BACK : SWEEP_ROOM);
-    case SWEEP_ROOM:
-        return all->is_wanted ? go(move, SWEEP_BACK) : end_sweep(move);
-    default:
-        if (!swap_and_gain(move, self->seen, pl_word_with(self->seen, PL_MUX)))
-            return end_sweep(move);
-        all->in_parked = 0;
-        all->sweep_lock = 0;                    /* tend_rest comes after the sweep */
-        return go(move, GIVE_LOCK);
-    }
-}
-
-static bool step_sweep(struct move *move)
-{
-    switch (move->self->at) {
-    case SWEEP_POP:
-        return pop_hot(move);
-    case SWEEP_LOCK:
-        return lock(move, &move->all->peer_lock) && go(move, SWEEP_LOOK);
-    case SWEEP_LOOK:
-    case SWEEP_TAKE:
-        return step_take_hot(move);
-    default:
-        return step_park(move);
-    }
-}
-
-/* ---- eviction, the wish for room, events */
-
-static bool found_none(struct move *move)
-{
-    if (move->cast->roles[move->number] == EVICTOR)
-        return next_round(move);
-    if (move->self->rounds)
-        return go(move, SWEEP_POP);
-    move->all->sweep_lock = 0;
-    return next_round(move);
-}
-
-static bool step_evict(struct move *move)
-{
-    struct lending *all = move->all;
-    uint64_t seen = move->self->seen, next = pl_word_with(seen, PL_CLOSING);
-
-    if (move->self->at == EVICT_LOOK) {
-        move->self->seen = all->word;
-        if (all->in_parked && pl_word_state(all->word) == PL_PARKED)
-            return go(move, EVICT_SWAP);
-        all->in_parked = 0;
-        return found_none(move);
-    }
-    if (move->cast->plant == EVICT_BY_STORE) {
-        all->word = next;
-        gain(move, move->number);
-    } else if (!swap_and_gain(move, seen, next)) {
-        return go(move, EVICT_LOOK);
-    }
-    all->in_parked = 0;
-    if (move->cast->roles[move->number] == WANTER)
-        all->sweep_lock = 0;
-    return go(move, CLOSE_LOCK);
-}
-
-static bool step_others(struct move *move)
-{
-    struct lending *all = move->all;
-
-    switch (move->self->at) {
-    case WANT:
-        all->is_wanted = 1;
-        return go(move, WANT_LOCK);
-    case WANT_LOCK:
-        return lock(move, &all->sweep_lock) && go(move, EVICT_LOOK);
-    case EVENT_LOOK:
-        move->self->seen = all->word;
-        return pl_word_state(all->word) == PL_PARKED ? go(move, EVENT_SWAP) : next_round(move);
-    case EVENT_SWAP:
-        if (!swap_and_gain(move, move->self->seen, pl_word_with(move->self->seen, PL_MUX)))
-            return go(move, EVENT_LOOK);
-        all->in_parked = 0;
-        return go(move, move->choice ? CLOSE_SWAP : EVENT_LOCK);        /* its end, or nothing */
-    default:
-        return lock(move, &all->sweep_lock) && go(move, SWEEP_PARK);    /* pl_room_park_one */
-    }
-}
-
 /* ---- the model */
 
 bool lending_step(void *state, unsigned number, unsigned choice, const void *cast)
 {
     struct lending *all = state;
-    struct move move = {all, &all->actors[number], cast, number, choice};
+    struct move move = { all, &all->actors[number], cast, number, choice };
     enum place at = (enum place)all->actors[number].at;
     bool may_choose = at == BORROW_LOCK || at == JOIN || at == WAIT || at == GIVE_LOCK ||
-                      at == SWEEP_LOOK || at == EVENT_SWAP;
+                      at == SWEEP_LOCK || at == EVENT_SWAP;
 
     if (at == DONE || (choice && !may_choose))
         return false;
@@ -597,16 +388,19 @@ bool lending_step(void *state, unsigned number, unsigned choice, const void *cas
     if (at <= GIVE_WAKE)
         return step_give(&move);
     if (at <= CLOSE_TELL)
-        return step_close(&move);
+        return sim_step_close(&move);
     if (at <= SWEEP_BACK)
-        return step_sweep(&move);
-    return at <= EVICT_SWAP ? step_evict(&move) : step_others(&move);
+        return sim_step_sweep(&move);
+    return at <= EVICT_SWAP ? sim_step_evict(&move) : sim_step_others(&move);
 }
 
 void lending_begin(struct lending *all, const struct cast *cast)
 {
-    static const enum place first[] = {[BORROWER] = WARM_LOOK, [SWEEPER] = SWEEP_POP, [WANTER] = WANT,
-                                       [EVICTOR] = EVICT_LOOK, [EVENT] = EVENT_LOOK};
+    static const enum place first[] = { [BORROWER] = WARM_LOOK,
+                                        [SWEEPER] = SWEEP_POP,
+                                        [WANTER] = WANT,
+                                        [EVICTOR] = EVICT_LOOK,
+                                        [EVENT] = EVENT_LOOK };
 
     memset(all, 0, sizeof(*all));
     all->word = PL_LISTED | (cast->is_held ? PL_LENT : PL_PARKED);
@@ -659,5 +453,7 @@ const char *lending_wrong(const void *state, bool is_end, const void *cast)
 
     if (all->is_doubled)
         return "two have the connection at once";
+    if (all->is_illegal)
+        return "a move that does not exist";
     return is_end ? wrong_in_the_end(all, cast) : NULL;
 }

@@ -1,7 +1,7 @@
-/* sim_word.c: tries every order of the steps by which threads lend, take back, park, evict and wait for one
- * connection (lending.h), and shows that each mistake planted in them is found.
+/* sim_word.c: tries every order of the steps by which threads lend, take back, park, evict and
+ * wait for one connection (lending.h), and shows that each mistake planted in them is found.
  *
- *     sim_word            all scenes; the number of states of each, and what the planted mistakes lead to
+ *     sim_word            all scenes; how many states each has, what mistakes lead to
  *     sim_word SCENE      one of them, with the way to what is wrong */
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,45 +10,44 @@
 #include "sim/explore.h"
 #include "sim/lending.h"
 
+struct mistake {
+    unsigned plants;
+    const char *name;
+};
+
 struct scene {
     const char *name;
     struct cast cast;
-    enum plant plants[3];               /* each must be found in this scene */
-};
-
-static const char *const plant_names[PLANTS] = {
-    [AS_BUILT] = "as built",
-    [HINT_BEFORE_SWAP] = "hint read before the swap",
-    [NO_SECOND_LOOK] = "no look after the hint is set",
-    [BLIND_TIMEOUT] = "timeout without a look",
-    [LATE_GRANT] = "outcome written after the lock",
-    [EVICT_BY_STORE] = "evicted by a store",
-    [TAKE_BY_STORE] = "taken by a store",
-    [HINT_CLEARED_LATE] = "hint cleared after the look",
-    [PARK_AND_FORGET] = "no look after parking",
-    [ROOM_BEFORE_SWAP] = "room looked for before the swap",
+    struct mistake mistakes[4]; /* each must be found in this scene */
 };
 
 static const struct scene scenes[] = {
-    {"return-waiter",
-     {.roles = {BORROWER, BORROWER, BORROWER}, .rounds = {1, 2, 1}, .is_held = true},
-     {HINT_BEFORE_SWAP, NO_SECOND_LOOK}},
-    {"grant-timeout",
-     {.roles = {BORROWER, BORROWER, BORROWER}, .rounds = {1, 1, 2},
-      .may_time_out = {false, true, true}, .is_held = true},
-     {BLIND_TIMEOUT, LATE_GRANT}},
-    {"evict-borrow",
-     {.roles = {BORROWER, BORROWER, EVICTOR, EVENT}, .rounds = {2, 1}},
-     {EVICT_BY_STORE, TAKE_BY_STORE}},
-    {"sweep-return",
-     {.roles = {BORROWER, BORROWER, SWEEPER, EVICTOR}, .rounds = {2, 1, 2}, .is_held = true},
-     {HINT_CLEARED_LATE, PARK_AND_FORGET, HINT_BEFORE_SWAP}},
-    {"room-return",
-     {.roles = {BORROWER, BORROWER, WANTER}, .rounds = {2, 1, 1}, .is_held = true},
-     {ROOM_BEFORE_SWAP}},
-    {"room-sweep",
-     {.roles = {BORROWER, BORROWER, WANTER, SWEEPER}, .rounds = {1, 1, 1, 2}, .is_held = true},
-     {ROOM_BEFORE_SWAP}},
+    { "return-waiter",
+      { .roles = { BORROWER, BORROWER, BORROWER }, .rounds = { 0, 1, 1 }, .is_held = true },
+      { { HINT_BEFORE_SWAP | LEFT_LISTED, "hint read before the swap, lent one left listed" },
+        { NO_SECOND_LOOK | LEFT_LISTED, "no look after the hint, lent one left listed" } } },
+    { "grant-timeout",
+      { .roles = { BORROWER, BORROWER, BORROWER },
+        .rounds = { 0, 1, 1 },
+        .may_time_out = { false, true, true },
+        .is_held = true },
+      { { BLIND_TIMEOUT, "timeout without a look" },
+        { LATE_GRANT, "outcome written after the lock" } } },
+    { "evict-borrow",
+      { .roles = { BORROWER, BORROWER, EVICTOR, EVENT }, .rounds = { 2, 1 } },
+      { { EVICT_BY_STORE, "evicted by a store" }, { TAKE_BY_STORE, "taken by a store" } } },
+    { "sweep-return",
+      { .roles = { BORROWER, BORROWER, SWEEPER }, .rounds = { 1, 1, 2 }, .is_held = true },
+      { { HINT_CLEARED_LATE, "hint cleared after the look" },
+        { PARK_AND_FORGET, "no look after parking" },
+        { HINT_IGNORED, "hint ignored by a warm return" } } },
+    { "room-return",
+      { .roles = { BORROWER, BORROWER, WANTER }, .rounds = { 1, 1, 1 }, .is_held = true },
+      { { WISH_LATE, "looked for room, then wanted it" } } },
+    { "room-sweep",
+      { .roles = { BORROWER, NOBODY, WANTER, SWEEPER }, .rounds = { 1, 0, 1, 1 }, .is_held = true },
+      { { PARK_WITHOUT_ROOM | WANT_WITHOUT_LOCK,
+          "no look for room after parking, no sweep lock" } } },
 };
 
 #define SCENES (sizeof(scenes) / sizeof(*scenes))
@@ -56,16 +55,20 @@ static const struct scene scenes[] = {
 static unsigned failures;
 static uint64_t all_states;
 
-static struct sim_result explore(const struct scene *scene, enum plant plant)
+static struct sim_result explore(const struct scene *scene, unsigned plants)
 {
     struct cast cast = scene->cast;
     struct lending first;
-    struct sim_model model = {.size = sizeof(first), .actors = LENDING_ACTORS, .choices = 2,
-                              .first = &first, .argument = &cast, .step = lending_step,
-                              .wrong = lending_wrong};
+    struct sim_model model = { .size = sizeof(first),
+                               .actors = LENDING_ACTORS,
+                               .choices = 2,
+                               .first = &first,
+                               .argument = &cast,
+                               .step = lending_step,
+                               .wrong = lending_wrong };
     struct sim_result result;
 
-    cast.plant = plant;
+    cast.plants = plants;
     lending_begin(&first, &cast);
     if (!sim_explore(&model, &result)) {
         printf("no memory\n");
@@ -93,9 +96,9 @@ static void play(const struct scene *scene, bool is_verbose)
     failures += result.wrong != NULL;
     if (result.wrong)
         print_trail(&result);
-    for (unsigned i = 0; i < 3 && scene->plants[i]; i++) {
-        result = explore(scene, scene->plants[i]);
-        printf("    %s: %s after %u steps\n", plant_names[scene->plants[i]],
+    for (const struct mistake *mistake = scene->mistakes; mistake->plants; mistake++) {
+        result = explore(scene, mistake->plants);
+        printf("    %s: %s after %u steps\n", mistake->name,
                result.wrong ? result.wrong : "NOT FOUND", result.trail_length);
         failures += result.wrong == NULL;
         if (result.wrong && is_verbose)
@@ -105,6 +108,7 @@ static void play(const struct scene *scene, bool is_verbose)
 
 int main(int argc, char **argv)
 {
+    setvbuf(stdout, NULL, _IOLBF, 0);
     for (unsigned i = 0; i < SCENES; i++) {
         if (argc < 2 || strcmp(argv[1], scenes[i].name) == 0)
             play(&scenes[i], argc > 1);

@@ -1,5 +1,6 @@
 /* test_actor.c: an actor receives what nobody asked for while its connection is idle; what comes
- * during a loan is the borrower's; and half a message is never lent. Also on a real Redis. */
+ * during a loan is the borrower's; and half a message is never lent. test_pubsub.c has the same on
+ * a real Redis. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,8 +8,6 @@
 #include <sys/ioctl.h>
 
 #include "support/peer.h"
-#include "support/resp.h"
-#include "support/servers.h"
 #include "support/tests.h"
 #include "support/verbs.h"
 
@@ -75,12 +74,13 @@ static bool has_heard(void *argument)
 {
     struct expected *expected = argument;
 
-    return atomic_load(&expected->inbox->size) >= expected->size && atomic_load(&expected->inbox->ends) >= expected->ends;
+    return atomic_load(&expected->inbox->size) >= expected->size &&
+           atomic_load(&expected->inbox->ends) >= expected->ends;
 }
 
 static bool wait_heard(struct inbox *inbox, size_t size)
 {
-    struct expected expected = {.inbox = inbox, .size = size};
+    struct expected expected = { .inbox = inbox, .size = size };
 
     return wait_until(has_heard, &expected, VERBS_SOON);
 }
@@ -97,19 +97,20 @@ static bool has_arrived(void *argument)
     struct arrival *arrival = argument;
     int waiting = 0;
 
-    return ioctl(arrival->fd, FIONREAD, &waiting) == 0 && atomic_load(&arrival->inbox->size) + (size_t)waiting >= arrival->size;
+    return ioctl(arrival->fd, FIONREAD, &waiting) == 0 &&
+           atomic_load(&arrival->inbox->size) + (size_t)waiting >= arrival->size;
 }
 
 static bool wait_arrived(int fd, struct inbox *inbox, size_t size)
 {
-    struct arrival arrival = {.inbox = inbox, .fd = fd, .size = size};
+    struct arrival arrival = { .inbox = inbox, .fd = fd, .size = size };
 
     return wait_until(has_arrived, &arrival, VERBS_SOON);
 }
 
 static bool wait_ended(struct inbox *inbox, unsigned ends)
 {
-    struct expected expected = {.inbox = inbox, .ends = ends};
+    struct expected expected = { .inbox = inbox, .ends = ends };
 
     return wait_until(has_heard, &expected, VERBS_SOON);
 }
@@ -155,7 +156,7 @@ static void push_between_borrows(uint32_t park_ms)
     struct pool *pool;
     int fd;
 
-    inbox = (struct inbox){.ends = 0};
+    inbox = (struct inbox){ .ends = 0 };
     pool = WITH_ACTOR(&inbox, .max_per_address = 1, .park_ms = park_ms);
     fd = leave_idle(pool, peer);
     for (unsigned i = 0; i < 100; i++) {
@@ -173,8 +174,8 @@ static void push_between_borrows(uint32_t park_ms)
 
 Test(actor, hears_all_that_comes_between_borrows_and_borrowers_hear_none_of_it)
 {
-    push_between_borrows(POOL_NONE);    /* the borrower finds it */
-    push_between_borrows(1);            /* the mux or the borrower, whoever comes first */
+    push_between_borrows(POOL_NONE); /* the borrower finds it */
+    push_between_borrows(1); /* the mux or the borrower, whoever comes first */
 }
 
 /* And the other way round: what comes during a loan is the borrower's alone. */
@@ -264,7 +265,8 @@ Test(actor, with_half_a_message_leaves_others_a_connection_of_their_own)
     peer_stop(peer);
 }
 
-/* An actor that wrote something which is answered says LATER, and ready when the answer is there. */
+/* An actor that wrote something which is answered says LATER, and ready when the answer is there.
+ * */
 struct dialogue {
     atomic_uint asked, answered;
     bool from_outside;
@@ -305,9 +307,10 @@ static bool has_answer(void *argument)
 
 static void hold_a_dialogue(bool from_outside, enum pool_status told)
 {
-    struct dialogue dialogue = {.from_outside = from_outside};
+    struct dialogue dialogue = { .from_outside = from_outside };
     struct peer *peer = PEER(.own_process = true);
-    struct pool *pool = MAKE_POOL(.on_new_connection = attach_dialogue, .user = &dialogue, .max_per_address = 1, .park_ms = 1);
+    struct pool *pool = MAKE_POOL(.on_new_connection = attach_dialogue, .user = &dialogue,
+                                  .max_per_address = 1, .park_ms = 1);
 
     cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
     cr_assert_eq(peer_push(peer, 0, "well?", 5), 1);
@@ -333,7 +336,7 @@ Test(actor, may_talk_and_says_when_it_is_done)
 /* seeds.md, pains.md b15: told by the peer to go */
 Test(actor, that_drains_its_connection_ends_it_and_the_next_borrower_gets_another)
 {
-    static struct inbox inbox = {.drains = true};
+    static struct inbox inbox = { .drains = true };
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = WITH_ACTOR(&inbox, .park_ms = 1);
 
@@ -349,10 +352,11 @@ Test(actor, that_drains_its_connection_ends_it_and_the_next_borrower_gets_anothe
     peer_stop(peer);
 }
 
-/* A drain is never late: not to be lent again even when it comes with a message that a borrower found. */
+/* A drain is never late: not to be lent again even when it comes with a message that a borrower
+ * found. */
 Test(actor, that_drains_on_a_hot_connection_keeps_it_from_the_borrower_who_found_the_message)
 {
-    static struct inbox inbox = {.drains = true};
+    static struct inbox inbox = { .drains = true };
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = WITH_ACTOR(&inbox, .park_ms = POOL_NONE, .max_per_address = 1);
     int fd = leave_idle(pool, peer);
@@ -365,7 +369,15 @@ Test(actor, that_drains_on_a_hot_connection_keeps_it_from_the_borrower_who_found
     peer_stop(peer);
 }
 
-enum ending { CLOSED_BY_PEER, RESET_BY_PEER, DISCARDED, EVICTED, POOL_DESTROYED, RESET_IN_LOAN, ENDINGS };
+enum ending {
+    CLOSED_BY_PEER,
+    RESET_BY_PEER,
+    DISCARDED,
+    EVICTED,
+    POOL_DESTROYED,
+    RESET_IN_LOAN,
+    ENDINGS
+};
 
 static void end_with_actor(enum ending ending)
 {
@@ -375,7 +387,7 @@ static void end_with_actor(enum ending ending)
     struct pool_conn conn;
     int fd;
 
-    inbox = (struct inbox){.ends = 0};
+    inbox = (struct inbox){ .ends = 0 };
     pool = WITH_ACTOR(&inbox, .park_ms = 1);
     cr_assert(borrow(pool, peer_address(peer), &conn));
     fd = pool_conn_fd(&conn);
@@ -397,7 +409,8 @@ static void end_with_actor(enum ending ending)
     pool_destroy(pool);
     cr_expect_eq(inbox.ends, 1, "way %d: %u ends", ending, inbox.ends);
     cr_expect_eq(inbox.ended_id, 1);
-    cr_expect_eq(inbox.has_error, ending == RESET_BY_PEER || ending == RESET_IN_LOAN, "way %d", ending);
+    cr_expect_eq(inbox.has_error, ending == RESET_BY_PEER || ending == RESET_IN_LOAN, "way %d",
+                 ending);
     peer_stop(peer);
 }
 
@@ -429,7 +442,8 @@ Test(actor, hears_the_last_words_before_the_end)
 Test(actor, that_is_flooded_leaves_the_mux_to_others)
 {
     static struct inbox inbox;
-    struct peer *loud = PEER(.own_process = true, .behave = PEER_PUSH, .push = "F000000\nF000000\n", .interval_ms = 1);
+    struct peer *loud = PEER(.own_process = true, .behave = PEER_PUSH, .push = "F000000\nF000000\n",
+                             .interval_ms = 1);
     struct peer *quiet = PEER(.own_process = true);
     struct pool *pool = WITH_ACTOR(&inbox, .park_ms = 1);
     struct pool_conn conn;
@@ -446,145 +460,4 @@ Test(actor, that_is_flooded_leaves_the_mux_to_others)
     pool_destroy(pool);
     peer_stop(loud);
     peer_stop(quiet);
-}
-
-/* ---- a real Redis: pub/sub in RESP2 */
-
-struct subscriber {
-    struct resp_inbox setup, heard;
-    atomic_uint messages, wrong;
-    unsigned next;
-};
-
-static void on_subscribed(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
-{
-    struct subscriber *subscriber = user;
-    char message[RESP_TEXT];
-
-    if (event != POOL_EV_READ)
-        return;
-    if (resp_feed(&subscriber->setup, bytes) || resp_next(&subscriber->setup, message) < 0)
-        pool_conn_ready(conn, POOL_E_PROTOCOL);
-    else if (subscriber->setup.size == 0)
-        pool_conn_ready(conn, strstr(message, "subscribe") ? POOL_OK : POOL_E_PROTOCOL);
-}
-
-static int hear_messages(struct pool_conn *conn, struct pool_bytes bytes, void *user)
-{
-    struct subscriber *subscriber = user;
-    char message[RESP_TEXT], expected[RESP_TEXT];
-    int got;
-
-    if (resp_feed(&subscriber->heard, bytes)) {
-        atomic_fetch_add(&subscriber->wrong, 1);
-        pool_conn_drain(conn);
-        return 0;
-    }
-    while ((got = resp_next(&subscriber->heard, message)) > 0) {
-        snprintf(expected, sizeof(expected), "*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$8\r\nnews%04u\r\n", subscriber->next++);
-        if (strcmp(message, expected))
-            atomic_fetch_add(&subscriber->wrong, 1);
-        atomic_fetch_add(&subscriber->messages, 1);
-    }
-    if (got < 0)
-        atomic_fetch_add(&subscriber->wrong, 1);
-    return subscriber->heard.size ? POOL_LATER : 0;
-}
-
-static int subscribe(struct pool_conn *conn, struct pool_actor *actor, void *user)
-{
-    static const char command[] = "SUBSCRIBE news\r\n";
-
-    actor->on_message = hear_messages;
-    actor->user = user;
-    if (pool_conn_watch(conn, on_subscribed, user) || pool_write(conn, command, sizeof(command) - 1))
-        return -1;
-    return POOL_LATER;
-}
-
-struct counted {
-    struct subscriber *subscriber;
-    unsigned messages;
-};
-
-static bool has_messages(void *argument)
-{
-    struct counted *counted = argument;
-
-    return atomic_load(&counted->subscriber->messages) >= counted->messages;
-}
-
-/* On a subscribed connection Redis answers PING with an array: "pong" and nothing. */
-static int ping_subscribed(struct pool_conn *conn, void *user)
-{
-    char reply[RESP_TEXT];
-
-    (void)user;
-    return resp_ask(conn, reply, "PING") || strcmp(reply, "pong ");
-}
-
-static int publish_ten(struct pool_conn *conn, void *user)
-{
-    unsigned *next = user;
-    char reply[RESP_TEXT];
-
-    for (unsigned i = 0; i < 10; i++, ++*next)
-        if (resp_ask(conn, reply, "PUBLISH news news%04u", *next) || strcmp(reply, "1"))
-            return -1;
-    return 0;
-}
-
-Test(actor, of_a_redis_subscription_hears_a_thousand_messages_and_borrowers_hear_none, .timeout = 120)
-{
-    struct server *redis = redis_start(NULL);
-    static struct subscriber subscriber;
-    struct counted counted = {.subscriber = &subscriber};
-    struct pool *subscribed, *plain;
-    unsigned next = 0;
-
-    if (!redis)
-        cr_skip("%s", server_why_not());
-    subscribed = MAKE_POOL(.on_new_connection = subscribe, .user = &subscriber, .max_per_address = 1, .park_ms = 2);
-    plain = MAKE_POOL();
-    cr_expect_eq(pool_communicate(subscribed, server_address(redis), ping_subscribed, NULL, NULL), POOL_OK);
-    for (unsigned i = 0; i < 100; i++) {
-        cr_assert_eq(pool_communicate(plain, server_address(redis), publish_ten, &next, NULL), POOL_OK);
-        counted.messages = next;
-        cr_assert(wait_until(has_messages, &counted, VERBS_SOON), "round %u", i);
-        cr_assert_eq(pool_communicate(subscribed, server_address(redis), ping_subscribed, NULL, NULL), POOL_OK);
-    }
-    cr_expect_eq(subscriber.messages, 1000);
-    cr_expect_eq(subscriber.wrong, 0);
-    cr_expect_eq(STAT(subscribed, opened), 1);
-    pool_destroy(subscribed);
-    pool_destroy(plain);
-    server_stop(redis);
-}
-
-/* The server dies: the next borrower subscribes anew, by the same hook. */
-Test(actor, is_attached_anew_after_the_server_came_back, .timeout = 120)
-{
-    struct server *redis = redis_start(NULL);
-    static struct subscriber subscriber;
-    struct counted counted = {.subscriber = &subscriber};
-    struct pool *subscribed, *plain;
-    unsigned next = 0;
-
-    if (!redis)
-        cr_skip("%s", server_why_not());
-    subscribed = MAKE_POOL(.on_new_connection = subscribe, .user = &subscriber, .park_ms = 2);
-    plain = MAKE_POOL();
-    for (unsigned i = 0; i < 3; i++) {
-        cr_expect_eq(pool_communicate(subscribed, server_address(redis), ping_subscribed, NULL, NULL), POOL_OK);
-        cr_assert_eq(pool_communicate(plain, server_address(redis), publish_ten, &next, NULL), POOL_OK);
-        counted.messages = next;
-        cr_assert(wait_until(has_messages, &counted, VERBS_SOON));
-        cr_assert(server_restart(redis));
-        cr_expect(WAIT_STAT(subscribed, total, 0));
-        subscriber.setup.size = 0;
-    }
-    cr_expect_eq(subscriber.wrong, 0);
-    pool_destroy(subscribed);
-    pool_destroy(plain);
-    server_stop(redis);
 }

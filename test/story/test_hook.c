@@ -1,9 +1,11 @@
 /* test_hook.c: what happens to a connection between its opening and its first use: the hook
- * on_new_connection, event-driven exchanges that it begins, and `prepare`. */
+ * on_new_connection, and event-driven exchanges that it begins. `prepare` is in test_prepare.c. */
 #include <criterion/criterion.h>
-#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "support/peer.h"
 #include "support/tests.h"
@@ -12,14 +14,14 @@
 /* What one connection's hook does, and what was seen of it. */
 struct setup {
     enum { ANSWER, READY_INSIDE, READY_IN_EVENT, READY_ELSEWHERE, NEVER, WATCH_ONLY } how;
-    int answer;                         /* of the hook, with ANSWER */
-    enum pool_status status;            /* told to pool_conn_ready */
-    const char *write;                  /* written by the hook, or NULL */
+    int answer; /* of the hook, with ANSWER */
+    enum pool_status status; /* told to pool_conn_ready */
+    const char *write; /* written by the hook, or NULL */
     atomic_uint hooks, reads, writtens, lasts, errors, after_last, read_timeouts, write_timeouts;
-    atomic_bool is_over;                /* the last event came */
+    atomic_bool is_over; /* the last event came */
     struct pool_conn conn;
     struct pool_error error;
-    pthread_t self;                     /* the thread of the hook */
+    pthread_t self; /* the thread of the hook */
     pthread_t other;
     char heard[64];
     size_t heard_size;
@@ -53,7 +55,8 @@ static void count_event(struct setup *setup, enum pool_event event)
     }
 }
 
-static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                     void *user)
 {
     struct setup *setup = user;
 
@@ -99,7 +102,7 @@ static int hook(struct pool_conn *conn, struct pool_actor *actor, void *user)
 /* seeds.md 14 */
 Test(hook, runs_once_for_each_connection_that_the_pool_opens_and_before_its_first_use)
 {
-    struct setup setup = {.how = ANSWER};
+    struct setup setup = { .how = ANSWER };
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = HOOKED(&setup, .max_per_address = 8);
     struct pool_conn conns[8];
@@ -128,7 +131,8 @@ static void expect_refusal(struct setup *setup, enum pool_status status, int cau
     int before = count_descriptors();
 
     for (unsigned i = 0; i < 3; i++) {
-        cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn), status, "%s", error.text);
+        cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn),
+                     status, "%s", error.text);
         cr_expect_eq(error.phase, POOL_PHASE_SETUP);
         cr_expect_eq(error.cause, cause);
         cr_expect_eq(error.outcome, POOL_NOT_SENT);
@@ -146,7 +150,7 @@ static void expect_refusal(struct setup *setup, enum pool_status status, int cau
 /* seeds.md 14: a failing hook */
 Test(hook, may_refuse_a_connection_and_the_borrower_is_told)
 {
-    struct setup refuses = {.how = ANSWER, .answer = 42}, fails = {.how = ANSWER, .answer = -3};
+    struct setup refuses = { .how = ANSWER, .answer = 42 }, fails = { .how = ANSWER, .answer = -3 };
 
     expect_refusal(&refuses, POOL_E_USER, 42);
     expect_refusal(&fails, POOL_E_USER, -3);
@@ -154,7 +158,7 @@ Test(hook, may_refuse_a_connection_and_the_borrower_is_told)
 
 Test(hook, may_refuse_later_with_a_status_of_its_own)
 {
-    struct setup setup = {.how = READY_INSIDE, .status = POOL_E_ACCESS};
+    struct setup setup = { .how = READY_INSIDE, .status = POOL_E_ACCESS };
 
     expect_refusal(&setup, POOL_E_ACCESS, 0);
 }
@@ -177,9 +181,9 @@ static void become_ready(struct setup *setup)
 
 Test(hook, tells_that_it_is_ready_inside_in_an_event_or_from_another_thread)
 {
-    struct setup inside = {.how = READY_INSIDE};
-    struct setup in_event = {.how = READY_IN_EVENT, .write = "hello"};
-    struct setup elsewhere = {.how = READY_ELSEWHERE, .write = "hello"};
+    struct setup inside = { .how = READY_INSIDE };
+    struct setup in_event = { .how = READY_IN_EVENT, .write = "hello" };
+    struct setup elsewhere = { .how = READY_ELSEWHERE, .write = "hello" };
 
     become_ready(&inside);
     become_ready(&in_event);
@@ -190,20 +194,23 @@ Test(hook, tells_that_it_is_ready_inside_in_an_event_or_from_another_thread)
 
 Test(hook, that_never_answers_is_bounded_by_the_caller_and_by_connect_ms)
 {
-    struct setup setup = {.how = NEVER};
+    struct setup setup = { .how = NEVER };
     struct pool_error error = POOL_ERROR_INIT;
     struct peer *peer = PEER();
     struct pool *pool = HOOKED(&setup, .connect_ms = 300);
     struct pool_conn conn;
     uint64_t start_ms = now_ms();
 
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 100, .error = &error), &conn), POOL_E_TIMEOUT);
+    cr_expect_eq(
+        pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 100, .error = &error), &conn),
+        POOL_E_TIMEOUT);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 100));
     cr_expect_eq(error.phase, POOL_PHASE_SETUP);
     cr_expect(WAIT_STAT(pool, total, 0));
     cr_expect(IN_TIME(elapsed_ms(start_ms), 300));
     start_ms = now_ms();
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn), POOL_E_TIMEOUT);
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn),
+                 POOL_E_TIMEOUT);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 300));
     cr_expect_eq(error.phase, POOL_PHASE_SETUP);
     pool_destroy(pool);
@@ -213,8 +220,9 @@ Test(hook, that_never_answers_is_bounded_by_the_caller_and_by_connect_ms)
 /* What the peer says first is the hook's, not the first borrower's. */
 Test(hook, hears_the_greeting_and_the_borrower_does_not)
 {
-    struct setup setup = {.how = READY_IN_EVENT};
-    struct peer *peer = PEER(.behave = PEER_PUSH, .push = "welcome\n", .push_on_accept = true, .interval_ms = 1000000);
+    struct setup setup = { .how = READY_IN_EVENT };
+    struct peer *peer = PEER(.behave = PEER_PUSH, .push = "welcome\n", .push_on_accept = true,
+                             .interval_ms = 1000000);
     struct pool *pool = HOOKED(&setup, .max_per_address = 2);
 
     cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
@@ -233,8 +241,16 @@ static bool is_over(void *argument)
     return atomic_load(&setup->is_over);
 }
 
-enum ending { CLOSED_BY_PEER, RESET_BY_PEER, OUT_OF_TIME, POOL_DESTROYED, RESET_AFTER_BYTES, ENDINGS };
-static const char *const ending_names[] = {"peer closes", "peer resets", "time ends", "pool ends", "says and resets"};
+enum ending {
+    CLOSED_BY_PEER,
+    RESET_BY_PEER,
+    OUT_OF_TIME,
+    POOL_DESTROYED,
+    RESET_AFTER_BYTES,
+    ENDINGS
+};
+static const char *const ending_names[] = { "peer closes", "peer resets", "time ends", "pool ends",
+                                            "says and resets" };
 
 static void end_it(enum ending ending, struct peer *peer, struct pool *pool)
 {
@@ -250,7 +266,7 @@ static void end_it(enum ending ending, struct peer *peer, struct pool *pool)
 
 static void watch_to_the_end(enum ending ending, const char *write)
 {
-    struct setup setup = {.how = WATCH_ONLY, .write = write};
+    struct setup setup = { .how = WATCH_ONLY, .write = write };
     struct peer *peer = PEER(.behave = PEER_SILENT);
     struct pool *pool = HOOKED(&setup, .connect_ms = ending == OUT_OF_TIME ? 200 : 5000);
     struct caller caller;
@@ -284,7 +300,7 @@ Test(hook, gets_exactly_one_last_event_however_it_ends)
 
 struct flood {
     size_t high, low;
-    size_t taken;                       /* by pool_write */
+    size_t taken; /* by pool_write */
     unsigned fulls;
     atomic_uint writtens;
     enum pool_status first_refusal;
@@ -292,7 +308,8 @@ struct flood {
     bool was_taken_at_once_after;
 };
 
-static void on_flood(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_flood(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                     void *user)
 {
     struct flood *flood = user;
     static char block[4096];
@@ -327,21 +344,23 @@ static int start_flood(struct pool_conn *conn, struct pool_actor *actor, void *u
 /* seeds.md 83: memory stays below the mark; after the mark nothing is taken until it has drained */
 Test(hook, writes_up_to_the_mark_and_is_told_when_all_has_left)
 {
-    struct flood flood = {.high = 256 << 10, .low = 16 << 10};
+    struct flood flood = { .high = 256 << 10, .low = 16 << 10 };
     struct peer *peer = PEER(.behave = PEER_SINK);
     struct pool *pool;
     struct caller caller;
     uint64_t sent;
 
     peer_pause_reading(peer);
-    pool = MAKE_POOL(.on_new_connection = start_flood, .user = &flood, .write_high = 256 << 10, .write_low = 16 << 10);
+    pool = MAKE_POOL(.on_new_connection = start_flood, .user = &flood, .write_high = 256 << 10,
+                     .write_low = 16 << 10);
     cr_assert(start_caller(&caller, pool, peer_address(peer), VERBS_SOON));
     while (!atomic_load(&flood.is_full))
         sched_yield();
     cr_expect_eq(flood.first_refusal, POOL_E_FULL);
     cr_expect_eq(flood.fulls, 5, "it stays full until it has drained");
     sent = STAT(pool, bytes_out);
-    cr_expect_leq(flood.taken - sent, flood.high + 4096, "%zu taken, %llu sent", flood.taken, (unsigned long long)sent);
+    cr_expect_leq(flood.taken - sent, flood.high + 4096, "%zu taken, %llu sent", flood.taken,
+                  (unsigned long long)sent);
     cr_expect_eq(flood.writtens, 0);
     peer_resume_reading(peer);
     cr_expect_eq(join_caller(&caller), POOL_E_CANCELED);
@@ -352,7 +371,8 @@ Test(hook, writes_up_to_the_mark_and_is_told_when_all_has_left)
     peer_stop(peer);
 }
 
-static void on_small(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_small(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                     void *user)
 {
     (void)bytes;
     count_event(user, event);
@@ -374,7 +394,7 @@ static int write_small(struct pool_conn *conn, struct pool_actor *actor, void *u
 
 Test(hook, is_told_of_what_left_at_once_too_but_not_on_its_own_stack)
 {
-    struct setup setup = {.how = WATCH_ONLY};
+    struct setup setup = { .how = WATCH_ONLY };
     struct peer *peer = PEER(.behave = PEER_SINK);
     struct pool *pool = MAKE_POOL(.on_new_connection = write_small, .user = &setup);
     struct pool_conn conn;
@@ -389,7 +409,8 @@ Test(hook, is_told_of_what_left_at_once_too_but_not_on_its_own_stack)
 
 /* ---- seeds.md 69: silence in each direction */
 
-static void on_silence(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_silence(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                       void *user)
 {
     (void)bytes;
     count_event(user, event);
@@ -431,13 +452,14 @@ static int bound_nothing(struct pool_conn *conn, struct pool_actor *actor, void 
 
 static void expect_silence(pool_new_connection_fn *bound, unsigned reads, unsigned writes)
 {
-    struct setup setup = {.how = WATCH_ONLY};
+    struct setup setup = { .how = WATCH_ONLY };
     struct peer *peer = PEER(.behave = PEER_DEAF);
     struct pool *pool = MAKE_POOL(.on_new_connection = bound, .user = &setup, .connect_ms = 400);
     struct pool_conn conn;
     uint64_t start_ms = now_ms();
 
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), reads + writes ? POOL_E_CANCELED : POOL_E_TIMEOUT);
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), NULL, &conn),
+                 reads + writes ? POOL_E_CANCELED : POOL_E_TIMEOUT);
     cr_expect(IN_TIME(elapsed_ms(start_ms), reads + writes ? 120 : 400));
     cr_expect_eq(setup.read_timeouts, reads);
     cr_expect_eq(setup.write_timeouts, writes);
@@ -457,14 +479,15 @@ Test(hook, bounds_silence_in_each_direction_by_itself)
 static int call_what_would_wait(struct pool_conn *conn, struct pool_actor *actor, void *user)
 {
     struct pool *pool = *(struct pool **)user;
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
     struct pool_conn other;
     char byte;
     size_t got;
 
     (void)actor;
     cr_expect_eq(pool_borrow(pool, pool_conn_address(conn), NULL, &other), POOL_E_WOULD_BLOCK);
-    cr_expect_eq(pool_communicate(pool, pool_conn_address(conn), do_nothing, NULL, NULL), POOL_E_WOULD_BLOCK);
+    cr_expect_eq(pool_communicate(pool, pool_conn_address(conn), do_nothing, NULL, NULL),
+                 POOL_E_WOULD_BLOCK);
     cr_expect_eq(pool_send(conn, "x", 1), POOL_E_WOULD_BLOCK);
     cr_expect_eq(pool_recv(conn, &byte, 1, &got), POOL_E_WOULD_BLOCK);
     cr_expect_eq(pool_recv_exact(conn, &byte, 1), POOL_E_WOULD_BLOCK);
@@ -489,105 +512,50 @@ Test(hook, never_waits_whatever_it_calls)
     peer_stop(peer);
 }
 
-/* ---- prepare */
+/* ---- the fresh socket */
 
-struct preparing {
-    atomic_uint runs;
+struct fresh {
+    atomic_uint sockets;
     int answer;
-    pthread_t thread;
-    const char *says;                   /* sent, and its echo read */
-    bool leaves_half;
+    char address[80];
 };
 
-static int prepare(struct pool_conn *conn, void *user)
+static int on_socket(int fd, const char *address, void *user)
 {
-    struct preparing *preparing = user;
+    struct fresh *fresh = user;
+    int size = 4096;
 
-    atomic_fetch_add(&preparing->runs, 1);
-    preparing->thread = pthread_self();
-    if (preparing->says && echo(conn, preparing->says))
-        return -1;
-    if (preparing->leaves_half)
-        cr_expect_eq(pool_send(conn, "more", 4), POOL_OK);
-    return preparing->answer;
+    atomic_fetch_add(&fresh->sockets, 1);
+    snprintf(fresh->address, sizeof(fresh->address), "%s", address);
+    cr_expect_eq(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+    return fresh->answer;
 }
 
-Test(hook, prepare_runs_once_on_the_thread_of_the_first_borrower)
+/* seeds.md 120 */
+Test(hook, sees_each_fresh_socket_before_it_connects_and_may_refuse_it)
 {
-    struct preparing preparing = {.says = "AUTH"};
-    struct peer *peer = PEER();
-    struct pool *pool = MAKE_POOL(.prepare = prepare, .user = &preparing);
-    char received[64] = "";
-
-    for (int i = 0; i < 3; i++)
-        cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
-    cr_expect_eq(preparing.runs, 1);
-    cr_expect(pthread_equal(preparing.thread, pthread_self()));
-    peer_received(peer, 0, received, sizeof(received));
-    cr_expect_str_eq(received, "AUTHpingpingping");
-    pool_destroy(pool);
-    peer_stop(peer);
-}
-
-Test(hook, prepare_that_fails_is_the_borrowers_error)
-{
-    struct preparing ways[] = {{.answer = 9}, {.answer = -1, .says = "AUTH"}, {.leaves_half = true}};
+    struct fresh fresh = { .answer = 0 };
     struct pool_error error = POOL_ERROR_INIT;
     struct peer *peer = PEER();
-    struct pool_conn conn;
-    struct pool *pool;
-
-    for (int i = 0; i < 3; i++) {
-        pool = MAKE_POOL(.prepare = prepare, .user = &ways[i]);
-        cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn), POOL_E_USER);
-        cr_expect_eq(error.phase, POOL_PHASE_SETUP);
-        cr_expect_eq(error.cause, ways[i].answer);
-        cr_expect_eq(STAT(pool, total), 0);
-        cr_expect_eq(STAT(pool, closed[POOL_CLOSE_ERROR]), 1);
-        pool_destroy(pool);
-    }
-    cr_expect(peer_wait_open(peer, 0, VERBS_SOON));
-    peer_stop(peer);
-}
-
-Test(hook, prepare_and_the_peers_end_are_told_as_they_are)
-{
-    struct preparing preparing = {.says = "AUTH", .answer = 0};
-    struct pool_error error = POOL_ERROR_INIT;
-    struct peer *peer = PEER(.behave = PEER_CLOSE_SENT, .after_bytes = 2);
-    struct pool *pool = MAKE_POOL(.prepare = prepare, .user = &preparing);
+    struct pool *pool = MAKE_POOL(.on_socket = on_socket, .user = &fresh);
+    int size = 0, one = 0;
+    socklen_t length = sizeof(int);
     struct pool_conn conn;
 
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn), POOL_E_BROKEN);
-    cr_expect_eq(error.phase, POOL_PHASE_SETUP);
-    cr_expect_eq(STAT(pool, total), 0);
+    cr_assert(borrow(pool, peer_address(peer), &conn));
+    cr_expect_str_eq(fresh.address, peer_address(peer));
+    cr_expect_eq(getsockopt(pool_conn_fd(&conn), SOL_SOCKET, SO_SNDBUF, &size, &length), 0);
+    cr_expect_leq(size, 2 * 4096 + 512);
+    cr_expect_eq(getsockopt(pool_conn_fd(&conn), IPPROTO_TCP, TCP_NODELAY, &one, &length), 0);
+    cr_expect_eq(one, 1, "small messages are not held back");
+    fresh.answer = -1;
+    cr_assert_eq(pool_discard(&conn), POOL_OK);
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn),
+                 POOL_E_USER);
+    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
+    cr_expect_eq(fresh.sockets, 2);
+    cr_expect(WAIT_STAT(pool, total, 0));
+    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 1);
     pool_destroy(pool);
-    peer_stop(peer);
-}
-
-/* The mux's own thread must not run it: there a connection that is not prepared is as good as none. */
-Test(hook, prepare_never_runs_on_the_mux_thread)
-{
-    struct preparing preparing = {.says = "AUTH"};
-    struct peer *peer = PEER(.own_process = true);
-    struct pool_mux *mux;
-    struct pool_conn conn;
-    struct caller other;
-    struct pool *pool;
-
-    cr_assert_eq(pool_mux_create(&mux), POOL_OK);
-    pool = MAKE_POOL(.mux = mux, .prepare = prepare, .user = &preparing);
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_E_WOULD_BLOCK);
-    cr_assert(start_caller(&other, pool, peer_address(peer), VERBS_SOON));
-    while (!atomic_load(&other.is_back))
-        cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
-    cr_assert_eq(join_caller(&other), POOL_OK);
-    cr_expect_not(pthread_equal(preparing.thread, pthread_self()));
-    cr_assert_eq(pool_return(&other.conn), POOL_OK);
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_OK, "now it is prepared");
-    cr_expect_eq(pool_return(&conn), POOL_OK);
-    cr_expect_eq(preparing.runs, 1);
-    pool_destroy(pool);
-    pool_mux_destroy(mux);
     peer_stop(peer);
 }

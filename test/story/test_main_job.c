@@ -68,9 +68,10 @@ static void work(unsigned index, void *argument)
 
     for (unsigned i = 0; i < job->rounds; i++) {
         snprintf(token, sizeof(token), "thread %2u round %8u.", index, i);
-        snprintf(other, sizeof(other), "tcp://127.3.%u.1:%d", 1 + (unsigned)rand_r(&seed) % 50, peer_port(job->many));
-        status = pool_communicate(job->pool, i % 10 ? peer_address(job->busy) : other, use_token, token,
-                                  POOL_CALL(.timeout_ms = VERBS_SOON, .error = &error));
+        snprintf(other, sizeof(other), "tcp://127.3.%u.1:%d", 1 + (unsigned)rand_r(&seed) % 50,
+                 peer_port(job->many));
+        status = pool_communicate(job->pool, i % 10 ? peer_address(job->busy) : other, use_token,
+                                  token, POOL_CALL(.timeout_ms = VERBS_SOON, .error = &error));
         if (status)
             fprintf(stderr, "%s\n", error.text);
         if (status == POOL_E_USER && error.cause == 99)
@@ -84,13 +85,14 @@ static void work(unsigned index, void *argument)
 static void do_the_job(bool has_storm)
 {
     int before = count_descriptors();
-    struct job job = {.has_storm = has_storm, .rounds = 4000 / slowness()};
+    struct job job = { .has_storm = has_storm, .rounds = 4000 / slowness() };
     struct pool_conn conn;
 
     job.busy = PEER(.own_process = true);
     job.many = PEER(.own_process = true, .every_loopback = true);
     job.pusher = PEER(.own_process = true, .behave = PEER_PUSH, .push = "\n", .interval_ms = 2);
-    job.pool = MAKE_POOL(.max_per_address = 4, .park_ms = 2, .on_new_connection = attach, .user = &job);
+    job.pool =
+        MAKE_POOL(.max_per_address = 4, .park_ms = 2, .on_new_connection = attach, .user = &job);
     set_descriptor_limit((unsigned)count_descriptors() + 24);
     cr_assert(borrow(job.pool, peer_address(job.pusher), &conn));
     cr_assert_eq(pool_return(&conn), POOL_OK);
@@ -100,7 +102,8 @@ static void do_the_job(bool has_storm)
     cr_expect_eq(job.good, 8 * job.rounds);
     cr_expect_gt(job.pushes, 0);
     cr_expect_leq(peer_count(job.busy, PEER_MOST_OPEN), 8);
-    cr_expect_gt(STAT(job.pool, evicted), 0, "room was never short: the test shows less than it says");
+    cr_expect_gt(STAT(job.pool, evicted), 0,
+                 "room was never short: the test shows less than it says");
     cr_expect_eq(STAT(job.pool, lent), 0);
     cr_expect_eq(STAT(job.pool, waiting), 0);
     pool_destroy(job.pool);
@@ -138,7 +141,9 @@ static int write_much(struct pool_conn *conn, void *user)
 static int writev_much(struct pool_conn *conn, void *user)
 {
     static char block[1 << 16];
-    struct iovec pieces[4] = {{block, sizeof(block)}, {block, 1}, {NULL, 0}, {block, sizeof(block)}};
+    struct iovec pieces[4] = {
+        { block, sizeof(block) }, { block, 1 }, { NULL, 0 }, { block, sizeof(block) }
+    };
 
     (void)user;
     for (int i = 0; i < 50; i++)
@@ -150,12 +155,13 @@ static int writev_much(struct pool_conn *conn, void *user)
 static int write_in_hook(struct pool_conn *conn, struct pool_actor *actor, void *user)
 {
     static char block[1 << 16];
+    enum pool_status status = POOL_OK;
 
     (void)actor;
     (void)user;
-    for (int i = 0; i < 100 && pool_write(conn, block, sizeof(block)) == POOL_OK; i++)
-        ;
-    return POOL_LATER;
+    for (int i = 0; i < 100 && !status; i++)
+        status = pool_write(conn, block, sizeof(block));
+    return status == POOL_E_FULL || !status ? POOL_LATER : -1;
 }
 
 Test(main_job, no_signal_is_raised_by_a_broken_connection)
@@ -164,18 +170,21 @@ Test(main_job, no_signal_is_raised_by_a_broken_connection)
     struct sigaction action;
     struct pool *pool, *hooked;
 
-    signal(SIGPIPE, SIG_DFL);           /* one would end this test */
+    signal(SIGPIPE, SIG_DFL); /* one would end this test */
     pool = MAKE_POOL();
     hooked = MAKE_POOL(.on_new_connection = write_in_hook, .timeout_ms = 2000);
     for (int i = 0; i < 20; i++) {
-        cr_expect_eq(pool_communicate(pool, peer_address(peer), write_much, NULL, NULL), POOL_E_BROKEN);
-        cr_expect_eq(pool_communicate(pool, peer_address(peer), writev_much, NULL, NULL), POOL_E_BROKEN);
+        cr_expect_eq(pool_communicate(pool, peer_address(peer), write_much, NULL, NULL),
+                     POOL_E_BROKEN);
+        cr_expect_eq(pool_communicate(pool, peer_address(peer), writev_much, NULL, NULL),
+                     POOL_E_BROKEN);
         cr_expect_lt(pool_communicate(hooked, peer_address(peer), do_nothing, NULL, NULL), POOL_OK);
     }
     pool_destroy(pool);
     pool_destroy(hooked);
     sigaction(SIGPIPE, NULL, &action);
-    cr_expect_eq((void *)(uintptr_t)action.sa_handler, (void *)SIG_DFL, "the program's disposition was touched");
+    cr_expect_eq((void *)(uintptr_t)action.sa_handler, (void *)SIG_DFL,
+                 "the program's disposition was touched");
     peer_stop(peer);
 }
 
@@ -224,8 +233,9 @@ static int linger(struct pool_conn *conn, struct pool_actor *actor, void *user)
 Test(main_job, a_child_inherits_no_descriptor_of_the_pool)
 {
     static char before[4096], after[4096];
-    struct peer *peer = PEER(.own_process = true), *hung = PEER(.own_process = true, .behave = PEER_NEVER_ACCEPT);
-    struct caught caught = {.may_leave = false};
+    struct peer *peer = PEER(.own_process = true),
+                *hung = PEER(.own_process = true, .behave = PEER_NEVER_ACCEPT);
+    struct caught caught = { .may_leave = false };
     struct caller waiting, being_set_up;
     struct pool *pool, *hooked;
     struct pool_conn lent;
@@ -252,7 +262,8 @@ Test(main_job, a_child_inherits_no_descriptor_of_the_pool)
     peer_stop(hung);
 }
 
-/* Non-blocking all but the connected streams, on which the borrower's thread waits in the kernel. */
+/* Non-blocking all but the connected streams, on which the borrower's thread waits in the kernel.
+ * */
 Test(main_job, every_descriptor_is_close_on_exec_and_only_streams_block)
 {
     static char link[64], name[128];
@@ -277,7 +288,8 @@ Test(main_job, every_descriptor_is_close_on_exec_and_only_streams_block)
         sockets += strncmp(name, "socket:", 7) == 0;
         if (strstr(name, "eventpoll"))
             continue;
-        cr_expect_eq(!(fcntl(fd, F_GETFL) & O_NONBLOCK), strncmp(name, "socket:", 7) == 0, "%s", name);
+        cr_expect_eq(!(fcntl(fd, F_GETFL) & O_NONBLOCK), strncmp(name, "socket:", 7) == 0, "%s",
+                     name);
     }
     cr_expect_eq(sockets, 1);
     pool_destroy(pool);
@@ -334,7 +346,7 @@ static int send_in_pieces(struct pool_conn *conn, void *user)
     for (size_t i = 0; i < sizeof(sent); i++)
         sent[i] = (char)(i * 31 + i / 997);
     for (size_t i = 0; i < 150; i++)
-        pieces[i] = (struct iovec){sent + i * 1000, i == 149 ? sizeof(sent) - 149000 : 1000};
+        pieces[i] = (struct iovec){ sent + i * 1000, i == 149 ? sizeof(sent) - 149000 : 1000 };
     if (pool_sendv(conn, pieces, 150) || pool_recv_exact(conn, back, sizeof(back)))
         return -1;
     return memcmp(sent, back, sizeof(sent)) ? 99 : 0;
@@ -346,7 +358,8 @@ Test(main_job, large_and_scattered_messages_arrive_whole)
     struct pool *pool = MAKE_POOL();
 
     for (int i = 0; i < 20; i++)
-        cr_expect_eq(pool_communicate(pool, peer_address(peer), send_in_pieces, NULL, NULL), POOL_OK);
+        cr_expect_eq(pool_communicate(pool, peer_address(peer), send_in_pieces, NULL, NULL),
+                     POOL_OK);
     cr_expect_eq(STAT(pool, opened), 1);
     pool_destroy(pool);
     peer_stop(peer);

@@ -21,7 +21,8 @@ static int read_head(struct pool_conn *conn, struct page *page)
 {
     struct pool_bytes line;
 
-    if (pool_recv_until(conn, "\r\n", 2, &line) || sscanf(line.data, "HTTP/1.1 %d", &page->status) != 1)
+    if (pool_recv_until(conn, "\r\n", 2, &line) ||
+        sscanf(line.data, "HTTP/1.1 %d", &page->status) != 1)
         return -1;
     while (pool_recv_until(conn, "\r\n", 2, &line) == POOL_OK) {
         if (line.size == 2)
@@ -38,7 +39,8 @@ static int get(struct pool_conn *conn, void *user)
 {
     struct page *page = user;
     char request[256];
-    int size = snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: test\r\n\r\n", page->path);
+    int size =
+        snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: test\r\n\r\n", page->path);
 
     page->size = page->closes = 0;
     if (pool_send(conn, request, (size_t)size) || read_head(conn, page))
@@ -61,14 +63,16 @@ static struct server *start_nginx(void)
 
 static enum pool_status fetch(struct pool *pool, struct server *nginx, struct page *page)
 {
-    return pool_communicate(pool, server_address(nginx), get, page, POOL_CALL(.flags = POOL_SAFE_TO_REPEAT));
+    return pool_communicate(pool, server_address(nginx), get, page,
+                            POOL_CALL(.flags = POOL_SAFE_TO_REPEAT));
 }
 
 Test(nginx, answers_many_requests_on_one_kept_alive_connection)
 {
     struct server *nginx = start_nginx();
     struct pool *pool = MAKE_POOL();
-    struct page page = {.path = "/"}, kilo = {.path = "/kilo.txt"}, none = {.path = "/nothing-here"};
+    struct page page = { .path = "/" }, kilo = { .path = "/kilo.txt" },
+                none = { .path = "/nothing-here" };
 
     for (int i = 0; i < 100; i++) {
         cr_assert_eq(fetch(pool, nginx, &page), POOL_OK);
@@ -96,7 +100,7 @@ struct crowd {
 static void fetch_much(unsigned index, void *argument)
 {
     struct crowd *crowd = argument;
-    struct page small = {.path = "/small.txt"}, kilo = {.path = "/kilo.txt"};
+    struct page small = { .path = "/small.txt" }, kilo = { .path = "/kilo.txt" };
 
     for (unsigned i = 0; i < crowd->rounds; i++) {
         struct page *page = (index + i) % 2 ? &small : &kilo;
@@ -110,7 +114,7 @@ static void fetch_much(unsigned index, void *argument)
 
 Test(nginx, serves_eight_threads_over_four_connections_without_a_failure, .timeout = 120)
 {
-    struct crowd crowd = {.nginx = start_nginx(), .pool = MAKE_POOL(.max_per_address = 4)};
+    struct crowd crowd = { .nginx = start_nginx(), .pool = MAKE_POOL(.max_per_address = 4) };
 
     crowd.rounds = 1500 / slowness();
     cr_assert(run_threads(8, fetch_much, &crowd));
@@ -126,7 +130,7 @@ Test(nginx, that_restarts_costs_no_request)
 {
     struct server *nginx = start_nginx();
     struct pool *pool = MAKE_POOL(.park_ms = 1);
-    struct page page = {.path = "/"};
+    struct page page = { .path = "/" };
 
     for (int i = 0; i < 5; i++) {
         for (int j = 0; j < 20; j++)
@@ -140,7 +144,8 @@ Test(nginx, that_restarts_costs_no_request)
 /* failures.md B3: more came than was read; what is left is nobody's */
 static int ask_twice_read_once(struct pool_conn *conn, void *user)
 {
-    static const char twice[] = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /kilo.txt HTTP/1.1\r\nHost: a\r\n\r\n";
+    static const char twice[] =
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /kilo.txt HTTP/1.1\r\nHost: a\r\n\r\n";
     struct page *page = user;
     struct pool_bytes line;
 
@@ -148,18 +153,20 @@ static int ask_twice_read_once(struct pool_conn *conn, void *user)
         return -1;
     if (pool_recv_exact(conn, page->body, page->size))
         return -1;
-    return pool_recv_until(conn, "\r\n", 2, &line);    /* the second one has come, and stays */
+    return pool_recv_until(conn, "\r\n", 2, &line); /* the second one has come, and stays */
 }
 
 Test(nginx, a_response_that_nobody_read_reaches_no_next_borrower)
 {
     struct server *nginx = start_nginx();
     struct pool *pool = MAKE_POOL();
-    struct page page = {.path = "/"};
+    struct page page = { .path = "/" };
 
     for (int i = 0; i < 20; i++) {
         page.size = 0;
-        cr_expect_eq(pool_communicate(pool, server_address(nginx), ask_twice_read_once, &page, NULL), POOL_OK);
+        cr_expect_eq(
+            pool_communicate(pool, server_address(nginx), ask_twice_read_once, &page, NULL),
+            POOL_OK);
         cr_expect_eq(fetch(pool, nginx, &page), POOL_OK);
         cr_expect_eq(page.size, strlen(NGINX_SMALL));
     }

@@ -33,7 +33,8 @@ static int set_and_get(struct pool_conn *conn, void *user)
 {
     char reply[RESP_TEXT];
 
-    if (resp_ask(conn, reply, "SET key:%u value:%u", *(unsigned *)user, *(unsigned *)user) || strcmp(reply, "OK"))
+    if (resp_ask(conn, reply, "SET key:%u value:%u", *(unsigned *)user, *(unsigned *)user) ||
+        strcmp(reply, "OK"))
         return -1;
     if (resp_ask(conn, reply, "GET key:%u", *(unsigned *)user))
         return -1;
@@ -49,7 +50,8 @@ Test(redis, answers_over_tcp_and_over_its_unix_socket)
     for (int i = 0; i < 10; i++) {
         cr_expect_eq(pool_communicate(pool, server_address(redis), ping, NULL, NULL), POOL_OK);
         cr_expect_eq(pool_communicate(pool, server_unix_address(redis), ping, NULL, NULL), POOL_OK);
-        cr_expect_eq(pool_communicate(pool, server_unix_address(redis), set_and_get, &number, NULL), POOL_OK);
+        cr_expect_eq(pool_communicate(pool, server_unix_address(redis), set_and_get, &number, NULL),
+                     POOL_OK);
     }
     cr_expect_eq(STAT(pool, opened), 2);
     pool_destroy(pool);
@@ -71,7 +73,8 @@ static void ask_much(unsigned index, void *argument)
 
     for (unsigned i = 0; i < crowd->rounds; i++) {
         number = index * 100000 + i;
-        if (pool_communicate(crowd->pool, crowd->address, set_and_get, &number, POOL_CALL(.error = &error))) {
+        if (pool_communicate(crowd->pool, crowd->address, set_and_get, &number,
+                             POOL_CALL(.error = &error))) {
             fprintf(stderr, "%s\n", error.text);
             atomic_fetch_add(&crowd->failures, 1);
         }
@@ -81,7 +84,8 @@ static void ask_much(unsigned index, void *argument)
 Test(redis, eight_threads_over_four_connections_read_what_they_wrote)
 {
     struct server *redis = start_redis(NULL);
-    struct crowd crowd = {.address = server_address(redis), .pool = MAKE_POOL(.max_per_address = 4)};
+    struct crowd crowd = { .address = server_address(redis),
+                           .pool = MAKE_POOL(.max_per_address = 4) };
 
     crowd.rounds = 2000 / slowness();
     cr_assert(run_threads(8, ask_much, &crowd));
@@ -100,7 +104,8 @@ static int transact(struct pool_conn *conn, void *user)
     if (resp_ask(conn, reply, "MULTI") || strcmp(reply, "OK"))
         return -1;
     for (int i = 0; i < 5; i++)
-        if (resp_ask(conn, reply, "SET multi:%u:%d %u", number, i, number) || strcmp(reply, "QUEUED"))
+        if (resp_ask(conn, reply, "SET multi:%u:%d %u", number, i, number) ||
+            strcmp(reply, "QUEUED"))
             return -1;
     if (resp_ask(conn, reply, "GET multi:%u:3", number) || strcmp(reply, "QUEUED"))
         return -1;
@@ -115,7 +120,8 @@ static void transact_or_ask(unsigned index, void *argument)
 
     for (unsigned i = 0; i < crowd->rounds; i++) {
         number = index * 100000 + i;
-        if (pool_communicate(crowd->pool, crowd->address, index % 2 ? transact : set_and_get, &number, NULL))
+        if (pool_communicate(crowd->pool, crowd->address, index % 2 ? transact : set_and_get,
+                             &number, NULL))
             atomic_fetch_add(&crowd->failures, 1);
     }
 }
@@ -123,7 +129,8 @@ static void transact_or_ask(unsigned index, void *argument)
 Test(redis, a_transaction_is_not_disturbed_by_others)
 {
     struct server *redis = start_redis(NULL);
-    struct crowd crowd = {.address = server_address(redis), .pool = MAKE_POOL(.max_per_address = 3)};
+    struct crowd crowd = { .address = server_address(redis),
+                           .pool = MAKE_POOL(.max_per_address = 3) };
 
     crowd.rounds = 300 / slowness() + 1;
     cr_assert(run_threads(8, transact_or_ask, &crowd));
@@ -148,8 +155,10 @@ Test(redis, a_transaction_broken_off_is_not_the_next_borrowers)
     struct pool *pool = MAKE_POOL();
     unsigned number = 1;
 
-    cr_expect_eq(pool_communicate(pool, server_address(redis), begin_transaction, NULL, NULL), POOL_E_USER);
-    cr_expect_eq(pool_communicate(pool, server_address(redis), set_and_get, &number, NULL), POOL_OK);
+    cr_expect_eq(pool_communicate(pool, server_address(redis), begin_transaction, NULL, NULL),
+                 POOL_E_USER);
+    cr_expect_eq(pool_communicate(pool, server_address(redis), set_and_get, &number, NULL),
+                 POOL_OK);
     pool_destroy(pool);
     server_stop(redis);
 }
@@ -173,7 +182,8 @@ struct handshake {
     unsigned lasts;
 };
 
-static void on_auth(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_auth(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                    void *user)
 {
     struct handshake *handshake = user;
     char message[RESP_TEXT];
@@ -201,7 +211,7 @@ static int hook_auth(struct pool_conn *conn, struct pool_actor *actor, void *use
 
 static struct pool *authenticated(struct handshake *handshake, bool by_hook, const char *password)
 {
-    *handshake = (struct handshake){.password = password};
+    *handshake = (struct handshake){ .password = password };
     if (by_hook)
         return MAKE_POOL(.on_new_connection = hook_auth, .user = handshake);
     return MAKE_POOL(.prepare = prepare_auth, .user = (void *)(uintptr_t)password);
@@ -329,7 +339,8 @@ Test(redis, a_restart_costs_no_safe_request_even_when_nobody_looks)
         cr_expect_eq(pool_communicate(pool, server_address(redis), ping, NULL, NULL), POOL_OK);
         cr_assert(server_restart(redis));
         cr_expect_eq(pool_communicate(pool, server_address(redis), ping, NULL,
-                                      POOL_CALL(.flags = POOL_SAFE_TO_REPEAT)), POOL_OK);
+                                      POOL_CALL(.flags = POOL_SAFE_TO_REPEAT)),
+                     POOL_OK);
     }
     cr_expect_eq(STAT(pool, retries), 3);
     pool_destroy(pool);
@@ -344,7 +355,8 @@ Test(redis, a_server_that_is_down_is_refused_and_works_again_when_it_is_up)
     cr_expect_eq(pool_communicate(pool, server_address(redis), ping, NULL, NULL), POOL_OK);
     server_down(redis);
     cr_expect_eq(pool_communicate(pool, server_address(redis), ping, NULL, NULL), POOL_E_REFUSED);
-    cr_expect_eq(pool_communicate(pool, server_unix_address(redis), ping, NULL, NULL), POOL_E_REFUSED);
+    cr_expect_eq(pool_communicate(pool, server_unix_address(redis), ping, NULL, NULL),
+                 POOL_E_REFUSED);
     cr_assert(server_up(redis));
     cr_expect_eq(pool_communicate(pool, server_address(redis), ping, NULL, NULL), POOL_OK);
     pool_destroy(pool);
@@ -367,7 +379,8 @@ Test(redis, a_late_reply_of_a_blocking_command_reaches_nobody)
 
     for (int i = 0; i < 5; i++) {
         cr_expect_eq(pool_communicate(pool, server_address(redis), block_too_long, NULL,
-                                      POOL_CALL(.timeout_ms = 50)), POOL_E_TIMEOUT_IN_TRANSFER);
+                                      POOL_CALL(.timeout_ms = 50)),
+                     POOL_E_TIMEOUT_IN_TRANSFER);
         cr_expect_eq(pool_communicate(pool, server_address(redis), ping, NULL, NULL), POOL_OK);
     }
     pool_destroy(pool);

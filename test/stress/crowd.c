@@ -108,8 +108,8 @@ static bool fits(int status, enum temper temper, const struct pool_call *call)
     }
 }
 
-void judge(const char *what, int status, const struct place *place,
-                  const struct pool_call *call, uint64_t start_ms)
+void judge(const char *what, int status, const struct place *place, const struct pool_call *call,
+           uint64_t start_ms)
 {
     uint64_t took_ms = elapsed_ms(start_ms);
 

@@ -11,7 +11,7 @@
 #include "support/peer.h"
 
 #define PLACES 8u
-#define ENOUGH_MS 30000u                /* calls to steady peers succeed within it */
+#define ENOUGH_MS 30000u /* calls to steady peers succeed within it */
 
 enum temper { STEADY, UNSTEADY, ABSENT };
 
@@ -23,20 +23,20 @@ struct place {
 
 /* What is known of a connection of the pool, by its id. */
 struct card {
-    _Atomic uint32_t holder;            /* the thread that has it, plus one */
-    _Atomic uint32_t nth;               /* of the peer, plus one; or: must never be lent again */
+    _Atomic uint32_t holder; /* the thread that has it, plus one */
+    _Atomic uint32_t nth; /* of the peer, plus one; or: must never be lent again */
 };
 
 extern struct place places[PLACES];
 extern atomic_ullong handed, asked, strays, failed_calls;
-extern __thread struct stress_caller *self;             /* NULL: not one of the crowd */
+extern __thread struct stress_caller *self; /* NULL: not one of the crowd */
 
-void forget_cards(void);                                /* a new pool begins */
+void forget_cards(void); /* a new pool begins */
 
 /* Notes that this thread got the connection, and looks whether it may have it. */
 struct card *hold(const struct pool_conn *conn, const struct place *place);
 void let_go(struct card *card);
-void retire(struct card *card);                         /* nobody may get it any more */
+void retire(struct card *card); /* nobody may get it any more */
 
 /* One to three questions on a connection that this thread has; as stress_ask(). */
 int talk(struct pool_conn *conn, struct card *card, const struct place *place);

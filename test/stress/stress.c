@@ -148,7 +148,7 @@ static bool is_nothing_left(void *argument)
 
 void stress_expect_nothing_left(int descriptors, long blocks_before, const char *where)
 {
-    struct left left = {descriptors, blocks_before};
+    struct left left = { descriptors, blocks_before };
 
     if (!wait_until(is_nothing_left, &left, 2000 * slowness()))
         stress_fail("%s: %d descriptors instead of %d, %ld allocations instead of %ld", where,
@@ -168,7 +168,7 @@ uint64_t stress_cpu_ms(void)
 
 struct stress_caller stress_caller_make(unsigned thread)
 {
-    return (struct stress_caller){.thread = thread, .random = mixed(seed + thread * 977 + 1) | 1};
+    return (struct stress_caller){ .thread = thread, .random = mixed(seed + thread * 977 + 1) | 1 };
 }
 
 uint64_t stress_random(struct stress_caller *caller)
@@ -200,8 +200,8 @@ int stress_send(struct stress_caller *caller, struct pool_conn *conn)
 
     if (stress_chance(caller, 80))
         return pool_send(conn, line, (size_t)length);
-    pieces[0] = (struct iovec){.iov_base = line, .iov_len = 7};
-    pieces[1] = (struct iovec){.iov_base = line + 7, .iov_len = (size_t)length - 7};
+    pieces[0] = (struct iovec){ .iov_base = line, .iov_len = 7 };
+    pieces[1] = (struct iovec){ .iov_base = line + 7, .iov_len = (size_t)length - 7 };
     return pool_sendv(conn, pieces, 2);
 }
 
@@ -241,7 +241,7 @@ int stress_hear(struct stress_caller *caller, struct pool_conn *conn, unsigned *
     token = strstr(line, " t");
     if (!token)
         return STRESS_STRAY;
-    token[strcspn(token, "\n")] = '\0';    /* a push may stand behind it */
+    token[strcspn(token, "\n")] = '\0'; /* a push may stand behind it */
     if (strcmp(token, own) != 0) {
         stress_fail("crossed: asked%s, heard \"%s\" on connection %llu of %s", own, line,
                     (unsigned long long)pool_conn_id(conn), pool_conn_address(conn));

@@ -23,8 +23,8 @@
 void stress_begin(int argc, char **argv, unsigned seconds);
 uint64_t stress_seed(void);
 unsigned stress_seconds(void);
-bool stress_is_on(void);                /* the time is not over, and not everything is broken */
-void stress_begin_part(unsigned ms);    /* stress_is_on() for so long from now, and a new watch */
+bool stress_is_on(void); /* the time is not over, and not everything is broken */
+void stress_begin_part(unsigned ms); /* stress_is_on() for so long from now, and a new watch */
 
 /* One failure; the first ones are printed. Any thread. */
 void stress_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -41,19 +41,19 @@ long stress_blocks(void);
  * beginning. */
 void stress_expect_nothing_left(int descriptors, long blocks, const char *where);
 
-uint64_t stress_cpu_ms(void);           /* used by this process so far */
+uint64_t stress_cpu_ms(void); /* used by this process so far */
 
 /* One thread of a program. */
 struct stress_caller {
     unsigned thread;
     uint64_t random;
-    uint64_t serial;                    /* of its last request */
-    bool must_copy;                     /* the loan may end under it: no look at the library's memory */
+    uint64_t serial; /* of its last request */
+    bool must_copy; /* the loan may end under it: no look at the library's memory */
 };
 
 struct stress_caller stress_caller_make(unsigned thread);
 uint64_t stress_random(struct stress_caller *caller);
-unsigned stress_below(struct stress_caller *caller, unsigned limit);    /* 0 .. limit - 1 */
+unsigned stress_below(struct stress_caller *caller, unsigned limit); /* 0 .. limit - 1 */
 bool stress_chance(struct stress_caller *caller, unsigned percent);
 
 /* One request and its answer. POOL_OK: it was this caller's, and *nth, unless NULL, is the peer's

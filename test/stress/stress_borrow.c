@@ -1,10 +1,10 @@
-/* stress_borrow.c: a crowd of threads does everything that can be done with connections, to steady
- * peers and to peers that push, reset, close, restart and refuse.
+/* stress_borrow.c: a crowd of threads does everything that can be done with connections, to
+ * steady peers and to peers that push, reset, close, restart and refuse.
  *
  * What must hold: no reply is ever another's; no connection is with two at once, and none comes
- * back that was thrown away; of two who return one loan exactly one does; calls to steady peers with
- * enough time succeed, all others end in time with an error that fits; the gauges of every snapshot
- * add up, and at the end nothing is left.
+ * back that was thrown away; of two who return one loan exactly one does; calls to steady peers
+ * with enough time succeed, all others end in time with an error that fits; the gauges of every
+ * snapshot add up, and at the end nothing is left.
  *
  * Each of three pools, differently configured, gets a third of the time. */
 #include <sched.h>
@@ -18,14 +18,14 @@
 #include "support/tests.h"
 
 #define THREADS 12u
-#define CHAOS THREADS                   /* the thread that troubles the peers */
+#define CHAOS THREADS /* the thread that troubles the peers */
 #define BOXES 3u
 
 /* Two threads with a handle each to the same loan. */
 struct box {
-    _Atomic int state;                  /* enum box_state */
+    _Atomic int state; /* enum box_state */
     struct pool_conn conn;
-    int status;                         /* what the other one's return answered */
+    int status; /* what the other one's return answered */
 };
 enum box_state { BOX_EMPTY, BOX_FILLING, BOX_OPEN, BOX_TAKEN, BOX_DONE };
 
@@ -42,7 +42,7 @@ static const struct place *some_place(void)
 /* Steady peers mostly get all the time they may need. */
 static struct pool_call some_call(const struct place *place)
 {
-    struct pool_call call = {.size = sizeof(call), .timeout_ms = ENOUGH_MS};
+    struct pool_call call = { .size = sizeof(call), .timeout_ms = ENOUGH_MS };
 
     if (place->temper != STEADY)
         call.timeout_ms = 20 + stress_below(self, 200);
@@ -88,7 +88,7 @@ static int use_it(struct pool_conn *conn, void *user)
 
 static void communicate(void)
 {
-    struct use use = {.place = some_place()};
+    struct use use = { .place = some_place() };
     struct pool_call call = some_call(use.place);
     struct pool_target *target = NULL;
     uint64_t start_ms = now_ms();
@@ -192,8 +192,7 @@ static void mark_dead(void)
         stress_fail("the lent descriptor %d was not found", fd);
     status = stress_send(self, &conn);
     if (status != POOL_E_BROKEN)
-        stress_fail("sending on a dead one answers %s",
-                    pool_status_name((enum pool_status)status));
+        stress_fail("sending on a dead one answers %s", pool_status_name((enum pool_status)status));
     retire(card);
     end_loan(&conn, card, 0);
     close(fd);
@@ -282,7 +281,7 @@ static void share(void)
 
 static void look_at_gauges(void)
 {
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
 
     if (pool_stats(pool, &stats))
         stress_fail("no stats");
@@ -312,8 +311,8 @@ static void ask_the_pool(void)
 
 static void do_something(void)
 {
-    static void (*const rare[])(void) = {two_at_once, throw_away, return_dirty, mark_dead,
-                                         misuse_stale, share, share, ask_the_pool};
+    static void (*const rare[])(void) = { two_at_once,  throw_away, return_dirty, mark_dead,
+                                          misuse_stale, share,      share,        ask_the_pool };
     unsigned dice = stress_below(self, 100);
 
     if (dice < 45)
@@ -408,24 +407,24 @@ static int prepare(struct pool_conn *conn, void *user)
 }
 
 static const struct pool_options kinds[] = {
-    {.size = sizeof(struct pool_options), .max_per_address = 4, .max_connections = 16},
-    {.size = sizeof(struct pool_options),
-     .max_per_address = 5,
-     .max_connections = 12,
-     .order = POOL_FIFO,
-     .barge_ms = POOL_ZERO,
-     .park_ms = 1,
-     .idle_ms = 20,
-     .max_idle = 3,
-     .max_uses = 60,
-     .max_age_ms = 300,
-     .on_event = on_event},
-    {.size = sizeof(struct pool_options),
-     .max_per_address = 3,
-     .park_ms = 1,
-     .max_connecting = 1,
-     .check = POOL_CHECK_PARKED,
-     .prepare = prepare},
+    { .size = sizeof(struct pool_options), .max_per_address = 4, .max_connections = 16 },
+    { .size = sizeof(struct pool_options),
+      .max_per_address = 5,
+      .max_connections = 12,
+      .order = POOL_FIFO,
+      .barge_ms = POOL_ZERO,
+      .park_ms = 1,
+      .idle_ms = 20,
+      .max_idle = 3,
+      .max_uses = 60,
+      .max_age_ms = 300,
+      .on_event = on_event },
+    { .size = sizeof(struct pool_options),
+      .max_per_address = 3,
+      .park_ms = 1,
+      .max_connecting = 1,
+      .check = POOL_CHECK_PARKED,
+      .prepare = prepare },
 };
 
 static bool is_quiet(void *argument)
@@ -438,14 +437,14 @@ static bool is_quiet(void *argument)
 
 static void look_at_the_end(unsigned kind)
 {
-    struct pool_stats stats = {0};
+    struct pool_stats stats = { 0 };
     uint64_t closed = 0;
 
     if (!wait_until(is_quiet, &stats, 5000 * slowness()) || stats.lent || stats.waiting)
         stress_fail("pool %u: nobody has anything, yet lent %llu, opening %llu, closing %llu, "
-                    "waiting %llu", kind, (unsigned long long)stats.lent,
-                    (unsigned long long)stats.opening, (unsigned long long)stats.closing,
-                    (unsigned long long)stats.waiting);
+                    "waiting %llu",
+                    kind, (unsigned long long)stats.lent, (unsigned long long)stats.opening,
+                    (unsigned long long)stats.closing, (unsigned long long)stats.waiting);
     for (unsigned i = 0; i < 16; i++)
         closed += stats.closed[i];
     if (stats.opened > closed + stats.total)
@@ -486,9 +485,9 @@ static void start_peers(void)
         struct place *place = &places[i];
 
         place->temper = i == PLACES - 1 ? ABSENT : i < 4 ? STEADY : UNSTEADY;
-        place->peer = PEER(.behave = PEER_TOKEN, .own_process = true, .record_connections = 1,
-                           .family = i == 3 || i == 6 ? AF_UNIX : AF_INET,
-                           .delay_ms = i == 2 ? 1 : 0);
+        place->peer =
+            PEER(.behave = PEER_TOKEN, .own_process = true, .record_connections = 1,
+                 .family = i == 3 || i == 6 ? AF_UNIX : AF_INET, .delay_ms = i == 2 ? 1 : 0);
         if (!place->peer)
             stress_fail("no peer");
         else
@@ -507,5 +506,6 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < PLACES; i++)
         peer_stop(places[i].peer);
     return stress_end("%llu talks, %llu failed as they may, %llu strays, %llu shared loans, "
-                      "%llu returned by two", asked, failed_calls, strays, shared, doubled);
+                      "%llu returned by two",
+                      asked, failed_calls, strays, shared, doubled);
 }

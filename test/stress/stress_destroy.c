@@ -1,10 +1,11 @@
-/* stress_destroy.c: pools end at any moment: while threads borrow, wait, connect and hold; from another
- * thread, from every kind of callback, from inside a use; with a mux of their own, or several pools on
- * one that the program dispatches.
+/* stress_destroy.c: pools end at any moment: while threads borrow, wait, connect and hold; from
+ * another thread, from every kind of callback, from inside a use; with a mux of their own, or
+ * several pools on one that the program dispatches.
  *
- * What must hold: whoever is inside a call comes back, with his own data or with POOL_E_CLOSING; a
- * connection that is still lent can be given back; after each round no descriptor and no allocation is
- * left. The threads stay the same over all rounds, and so does what they remember of the last pool. */
+ * What must hold: whoever is inside a call comes back, with his own data or with POOL_E_CLOSING;
+ * a connection that is still lent can be given back; after each round no descriptor and no
+ * allocation is left. The threads stay the same over all rounds, and so does what they remember
+ * of the last pool. */
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -18,20 +19,32 @@
 #define WORKERS 6u
 #define CONDUCTOR WORKERS
 #define PLACES 4u
-#define HUNG (PLACES - 1)               /* the place where connecting never ends */
-#define LEAST 12u                       /* rounds of each kind */
+#define HUNG (PLACES - 1) /* the place where connecting never ends */
+#define LEAST 12u /* rounds of each kind */
 #define CALL_MS 20000u
 #define ACTS_MOST 60u
-#define LATE_MS 200u                    /* then the conductor sees to it that it ends */
+#define LATE_MS 200u /* then the conductor sees to it that it ends */
 
 enum who {
-    CONDUCTS,                           /* the conductor's thread */
-    WORKS,                              /* a worker, between two calls */
-    IN_USE, IN_PREPARE, IN_NEW_CONNECTION, IN_SOCKET, IN_NONE_REMOVABLE, IN_EVENT, IN_CONN_EVENT,
-    IN_MESSAGE, IN_TIMER, IN_POST
+    CONDUCTS, /* the conductor's thread */
+    WORKS, /* a worker, between two calls */
+    IN_USE,
+    IN_PREPARE,
+    IN_NEW_CONNECTION,
+    IN_SOCKET,
+    IN_NONE_REMOVABLE,
+    IN_EVENT,
+    IN_CONN_EVENT,
+    IN_MESSAGE,
+    IN_TIMER,
+    IN_POST
 };
 
-enum mux_kind { OWN, DISPATCHED, LEFT_ALONE };  /* the last one: its program is busy with other things */
+enum mux_kind {
+    OWN,
+    DISPATCHED,
+    LEFT_ALONE
+}; /* the last one: its program is busy with other things */
 
 struct kind {
     const char *name;
@@ -45,16 +58,16 @@ static const char *addresses[PLACES];
 
 static struct {
     const struct kind *kind;
-    struct pool *pools[2];              /* the second one only on a shared mux */
-    struct pool *second;                /* until it is destroyed; the conductor's */
+    struct pool *pools[2]; /* the second one only on a shared mux */
+    struct pool *second; /* until it is destroyed; the conductor's */
     struct pool_mux *mux;
     struct pool_timer *timer;
     unsigned number;
-    atomic_uint acts_before;            /* how much is done before the end */
+    atomic_uint acts_before; /* how much is done before the end */
     atomic_uint acts;
-    atomic_bool is_begun;               /* the end: somebody is at it */
+    atomic_bool is_begun; /* the end: somebody is at it */
     atomic_bool is_destroyed;
-    atomic_uint workers;                /* who are still at work */
+    atomic_uint workers; /* who are still at work */
 } round_;
 
 static pthread_barrier_t begin_and_end; /* of a round */
@@ -162,29 +175,37 @@ static void on_post(void *user)
 }
 
 static const struct kind kinds[] = {
-    {"by another thread", CONDUCTS, OWN, {.max_per_address = 4}},
-    {"with waiters", CONDUCTS, OWN, {.max_per_address = 1}},
-    {"by a worker", WORKS, OWN, {.max_connections = 3}},
-    {"in use", IN_USE, OWN, {.max_per_address = 2}},
-    {"in prepare", IN_PREPARE, OWN, {.max_per_address = 4, .max_uses = 2, .prepare = prepare}},
-    {"in on_new_connection", IN_NEW_CONNECTION, OWN,
-     {.max_uses = 2, .on_new_connection = on_new_connection}},
-    {"in on_socket", IN_SOCKET, OWN, {.max_uses = 1, .on_socket = on_socket}},
-    {"in on_none_removable", IN_NONE_REMOVABLE, OWN,
-     {.max_connections = 2, .on_none_removable = on_none_removable}},
-    {"in on_event", IN_EVENT, OWN, {.max_per_address = 3, .on_event = on_event}},
-    {"in a connection's event", IN_CONN_EVENT, OWN,
-     {.max_uses = 1, .on_new_connection = on_new_connection}},
-    {"in on_message", IN_MESSAGE, OWN, {.park_ms = 1, .on_new_connection = on_new_connection}},
-    {"dispatched, by a worker", WORKS, DISPATCHED, {.max_per_address = 3}},
-    {"dispatched, between batches", CONDUCTS, DISPATCHED, {.max_per_address = 3, .park_ms = 1}},
-    {"dispatched, in a timer", IN_TIMER, DISPATCHED, {.max_per_address = 1}},
-    {"dispatched, in a post", IN_POST, DISPATCHED, {.max_connections = 4}},
-    {"dispatched, in on_event", IN_EVENT, DISPATCHED, {.max_uses = 2, .on_event = on_event}},
-    {"dispatched, in on_new_connection", IN_NEW_CONNECTION, DISPATCHED,
-     {.max_uses = 1, .on_new_connection = on_new_connection}},
-    {"left alone, by a worker", WORKS, LEFT_ALONE, {.max_per_address = 3}},
-    {"left alone, by its thread", CONDUCTS, LEFT_ALONE, {.max_per_address = 3}},
+    { "by another thread", CONDUCTS, OWN, { .max_per_address = 4 } },
+    { "with waiters", CONDUCTS, OWN, { .max_per_address = 1 } },
+    { "by a worker", WORKS, OWN, { .max_connections = 3 } },
+    { "in use", IN_USE, OWN, { .max_per_address = 2 } },
+    { "in prepare", IN_PREPARE, OWN, { .max_per_address = 4, .max_uses = 2, .prepare = prepare } },
+    { "in on_new_connection",
+      IN_NEW_CONNECTION,
+      OWN,
+      { .max_uses = 2, .on_new_connection = on_new_connection } },
+    { "in on_socket", IN_SOCKET, OWN, { .max_uses = 1, .on_socket = on_socket } },
+    { "in on_none_removable",
+      IN_NONE_REMOVABLE,
+      OWN,
+      { .max_connections = 2, .on_none_removable = on_none_removable } },
+    { "in on_event", IN_EVENT, OWN, { .max_per_address = 3, .on_event = on_event } },
+    { "in a connection's event",
+      IN_CONN_EVENT,
+      OWN,
+      { .max_uses = 1, .on_new_connection = on_new_connection } },
+    { "in on_message", IN_MESSAGE, OWN, { .park_ms = 1, .on_new_connection = on_new_connection } },
+    { "dispatched, by a worker", WORKS, DISPATCHED, { .max_per_address = 3 } },
+    { "dispatched, between batches", CONDUCTS, DISPATCHED, { .max_per_address = 3, .park_ms = 1 } },
+    { "dispatched, in a timer", IN_TIMER, DISPATCHED, { .max_per_address = 1 } },
+    { "dispatched, in a post", IN_POST, DISPATCHED, { .max_connections = 4 } },
+    { "dispatched, in on_event", IN_EVENT, DISPATCHED, { .max_uses = 2, .on_event = on_event } },
+    { "dispatched, in on_new_connection",
+      IN_NEW_CONNECTION,
+      DISPATCHED,
+      { .max_uses = 1, .on_new_connection = on_new_connection } },
+    { "left alone, by a worker", WORKS, LEFT_ALONE, { .max_per_address = 3 } },
+    { "left alone, by its thread", CONDUCTS, LEFT_ALONE, { .max_per_address = 3 } },
 };
 
 #define KINDS (sizeof(kinds) / sizeof(*kinds))
@@ -204,7 +225,8 @@ static void judge(const char *what, int status, bool is_hasty)
         return;
     }
     if ((status == POOL_E_TIMEOUT || status == POOL_E_TIMEOUT_IN_TRANSFER ||
-         status == POOL_E_RESOURCE) && is_hasty)
+         status == POOL_E_RESOURCE) &&
+        is_hasty)
         return;
     if ((status == STRESS_STRAY || status == POOL_E_USER) && round_.kind->who == IN_MESSAGE)
         return;
@@ -245,7 +267,7 @@ static void end_kept(struct kept *kept)
         stress_fail("%s: giving back after the end: %s", round_.kind->name,
                     pool_status_name((enum pool_status)status));
     pool_target_free(kept->target);
-    *kept = (struct kept){0};
+    *kept = (struct kept){ 0 };
 }
 
 static void by_hand(struct pool *pool, const char *address, const struct pool_call *call,
@@ -263,7 +285,7 @@ static void by_hand(struct pool *pool, const char *address, const struct pool_ca
     if (status) {
         pool_discard(&conn);
     } else if (!kept->is_here && pool == round_.pools[0] && stress_chance(self, 10)) {
-        *kept = (struct kept){.conn = conn, .target = call->target, .is_here = true};
+        *kept = (struct kept){ .conn = conn, .target = call->target, .is_here = true };
         return;
     } else {
         pool_return(&conn);
@@ -274,7 +296,7 @@ static void act(struct pool *pool, struct kept *kept)
 {
     unsigned place = stress_below(self, stress_chance(self, 10) ? PLACES : HUNG);
     bool is_hasty = place == HUNG || stress_chance(self, 10);
-    struct pool_call call = {.size = sizeof(call), .timeout_ms = is_hasty ? 3 : CALL_MS};
+    struct pool_call call = { .size = sizeof(call), .timeout_ms = is_hasty ? 3 : CALL_MS };
     struct pool_target *target = NULL;
     int status;
 
@@ -292,7 +314,7 @@ static void act(struct pool *pool, struct kept *kept)
 
 static void work(void)
 {
-    struct kept kept = {0};
+    struct kept kept = { 0 };
     struct pool *other = round_.pools[1];
     unsigned patience;
 
@@ -360,13 +382,14 @@ static bool make_pools(void)
         return false;
     options.size = sizeof(options);
     options.mux = round_.mux;
-    options.connect_ms = 20;            /* who hangs must not take all the room there is */
+    options.connect_ms = 20; /* who hangs must not take all the room there is */
     for (unsigned i = 0; i < count; i++) {
         if (pool_create(&options, &round_.pools[i]))
             return false;
     }
     round_.second = round_.pools[1];
-    if (round_.kind->who == IN_TIMER && pool_mux_after(round_.mux, 1, on_timer, NULL, &round_.timer))
+    if (round_.kind->who == IN_TIMER &&
+        pool_mux_after(round_.mux, 1, on_timer, NULL, &round_.timer))
         return false;
     return true;
 }
@@ -422,7 +445,8 @@ static void take_part(unsigned index, void *argument)
             return;
         work();
     }
-    while (play_round() && (rounds < LEAST * KINDS || elapsed_ms(start_ms) < 1000 * stress_seconds()))
+    while (play_round() &&
+           (rounds < LEAST * KINDS || elapsed_ms(start_ms) < 1000 * stress_seconds()))
         continue;
     if (!atomic_exchange(&is_over, true))
         pthread_barrier_wait(&begin_and_end);

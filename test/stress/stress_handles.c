@@ -1,9 +1,9 @@
-/* stress_handles.c: duels over one loan: two threads have a copy of its handle each and end it, use it
- * or ask about it at the same moment.
+/* stress_handles.c: duels over one loan: two threads have a copy of its handle each and end it,
+ * use it or ask about it at the same moment.
  *
- * What must hold: of two who end a loan exactly one succeeds, the other is told that its handle is
- * stale; whoever comes late sees nothing of the connection's next life, whether it was kept (the first
- * pool) or closed and its slot given to another connection (the second). */
+ * What must hold: of two who end a loan exactly one succeeds, the other is told that its handle
+ * is stale; whoever comes late sees nothing of the connection's next life, whether it was kept
+ * (the first pool) or closed and its slot given to another connection (the second). */
 #include <sched.h>
 #include <stdatomic.h>
 
@@ -13,10 +13,10 @@
 
 #define PAIRS 2u
 #define SPIN 300u
-#define PATIENCE 2000u                  /* turns of waiting before the processor is given away */
+#define PATIENCE 2000u /* turns of waiting before the processor is given away */
 
-/* The two meet at `turn`: four steps each time. The loan is on the table (1), the other one has come
- * (2), both draw and he says when he is done (3); then the next begins (4). */
+/* The two meet at `turn`: four steps each time. The loan is on the table (1), the other one has
+ * come (2), both draw and he says when he is done (3); then the next begins (4). */
 struct duel {
     _Atomic unsigned turn;
     _Atomic bool is_over;
@@ -136,7 +136,7 @@ static void play(const struct pool_options *options, const char *name)
         return;
     }
     for (unsigned i = 0; i < PAIRS; i++)
-        duels[i] = (struct duel){0};
+        duels[i] = (struct duel){ 0 };
     stress_begin_part(stress_seconds() * 1000 / 2);
     run_threads(2 * PAIRS, fight, NULL);
     pool_destroy(pool);

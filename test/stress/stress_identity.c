@@ -1,17 +1,19 @@
-/* stress_identity.c: other code of the process closes, replaces and reuses descriptors that belong to
- * the pool.
+/* stress_identity.c: other code of the process closes, replaces and reuses descriptors that
+ * belong to the pool.
  *
- * Eight threads borrow. A thief, while nobody has a connection, closes some of the pool's descriptors,
- * puts sockets of its own on their numbers, or lets them fall to whoever opens next; now and then it
- * tells the pool (pool_mark_as_dead), mostly not. Others steal from their own loan, and go on.
+ * Eight threads borrow. A thief, while nobody has a connection, closes some of the pool's
+ * descriptors, puts sockets of its own on their numbers, or lets them fall to whoever opens
+ * next; now and then it tells the pool (pool_mark_as_dead), mostly not. Others steal from their
+ * own loan, and go on.
  *
- * What must hold: no foreign socket ever receives a byte, is shut down, closed, or changed; every call
- * ends with the right data or an error; at the end no descriptor of either side is left.
+ * What must hold: no foreign socket ever receives a byte, is shut down, closed, or changed;
+ * every call ends with the right data or an error; at the end no descriptor of either side is
+ * left.
  *
- * Between the look and the use, or the close, nobody can know (the kernel has no such question), so the
- * thief waits until nobody is between the two: borrowers hold a lock that many may hold, and nothing is
- * being opened or closed. It calls the kernel by syscall(), for the sanitizer to see no more of it than
- * the pool does. */
+ * Between the look and the use, or the close, nobody can know (the kernel has no such question),
+ * so the thief waits until nobody is between the two: borrowers hold a lock that many may hold,
+ * and nothing is being opened or closed. It calls the kernel by syscall(), for the sanitizer to
+ * see no more of it than the pool does. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -31,9 +33,9 @@
 #define THIEF BORROWERS
 #define PLACES 3u
 #define NUMBERS 4096u
-#define FOREIGN 64u                     /* at most so many are in place at once */
+#define FOREIGN 64u /* at most so many are in place at once */
 #define MOST_LOOT 6u
-#define CALL_MS 20000u
+#define CALL_MS 5000u
 
 /* A foreign socket, whose other end the thief keeps, on a number that was the pool's. */
 struct foreign {
@@ -44,9 +46,10 @@ struct foreign {
 static struct peer *peers[PLACES];
 static struct pool *pool;
 static pthread_rwlock_t loans = PTHREAD_RWLOCK_INITIALIZER;
-static _Atomic uint64_t known[NUMBERS]; /* the cookie of the pool's socket at each number, 0: none */
+static _Atomic uint64_t
+    known[NUMBERS]; /* the cookie of the pool's socket at each number, 0: none */
 static struct foreign foreign[FOREIGN];
-static unsigned foreign_count;          /* loans, for writing */
+static unsigned foreign_count; /* loans, for writing */
 static atomic_ullong visits, failed, thefts, inside, told;
 static atomic_uint borrowers_left;
 
@@ -67,14 +70,15 @@ static void quietly_close(int fd)
     syscall(SYS_close, fd);
 }
 
-/* A pair of sockets; the first one lands on `number`, or on whatever is free if that is negative. */
+/* A pair of sockets; the first one lands on `number`, or on whatever is free if that is
+ * negative. */
 static bool make_foreign(struct foreign *made, int number)
 {
     int pair[2];
 
     if (syscall(SYS_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
         return false;
-    *made = (struct foreign){.fd = pair[0], .other = pair[1], .cookie = cookie_of(pair[0])};
+    *made = (struct foreign){ .fd = pair[0], .other = pair[1], .cookie = cookie_of(pair[0]) };
     if (number >= 0 && number != made->fd) {
         syscall(SYS_dup2, made->fd, number);
         quietly_close(made->fd);
@@ -85,7 +89,7 @@ static bool make_foreign(struct foreign *made, int number)
 
 static void expect_untouched(const struct foreign *looked)
 {
-    struct timeval timeout = {0};
+    struct timeval timeout = { 0 };
     socklen_t size = sizeof(timeout);
     char byte;
     ssize_t got;
@@ -103,7 +107,7 @@ static void expect_untouched(const struct foreign *looked)
     if (timeout.tv_sec || timeout.tv_usec || fcntl(looked->fd, F_GETFL) & O_NONBLOCK)
         stress_fail("the foreign socket on %d was changed", looked->fd);
     if (send(looked->other, "for its owner", 13, MSG_NOSIGNAL) != 13 ||
-        recv(looked->fd, (char[16]){0}, 16, MSG_DONTWAIT) != 13)
+        recv(looked->fd, (char[16]){ 0 }, 16, MSG_DONTWAIT) != 13)
         stress_fail("the foreign socket on %d was read from", looked->fd);
 }
 
@@ -132,8 +136,9 @@ static int visit(struct pool_conn *conn, void *user)
     return stress_ask(user, conn, NULL);
 }
 
-/* Puts a foreign socket on the number of its own loan. If the pool is told, every use says so; if not,
- * nothing is used any more. The loan goes back in some way, and the foreign socket stays what it is. */
+/* Puts a foreign socket on the number of its own loan. If the pool is told, every use says so;
+ * if not, nothing is used any more. The loan goes back in some way, and the foreign socket stays
+ * what it is. */
 static void steal_from_inside(struct stress_caller *caller, struct pool_conn *conn)
 {
     int fd = pool_conn_fd(conn), status;
@@ -155,7 +160,7 @@ static void steal_from_inside(struct stress_caller *caller, struct pool_conn *co
     atomic_fetch_add(&inside, 1);
     pthread_rwlock_unlock(&loans);
     if (stress_chance(caller, 50))
-        sched_yield();                  /* the pool may meet the number once more */
+        sched_yield(); /* the pool may meet the number once more */
     pthread_rwlock_wrlock(&loans);
     end_foreign(&own);
     atomic_store(&known[fd % (int)NUMBERS], 0);
@@ -227,11 +232,11 @@ static void steal(struct stress_caller *thief, int fd)
     atomic_store(&known[fd], 0);
     switch (stress_below(thief, 4)) {
     case 0:
-        quietly_close(fd);              /* whoever opens next gets the number, the pool included */
+        quietly_close(fd); /* whoever opens next gets the number, the pool included */
         break;
     case 1:
         quietly_close(fd);
-        place(-1);                      /* on this number, unless a lower one is free */
+        place(-1); /* on this number, unless a lower one is free */
         break;
     default:
         place(fd);
@@ -256,7 +261,7 @@ static void end_some(struct stress_caller *thief, unsigned percent)
 /* Without borrowers the pool touches its sockets only to open or to close some. */
 static bool is_quiet(void)
 {
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
 
     return !pool_stats(pool, &stats) && !stats.opening && !stats.closing;
 }

@@ -1,10 +1,12 @@
-/* stress_limits.c: the main job with few descriptors, with none left, and with nearly all there are.
+/* stress_limits.c: the main job with few descriptors, with none left, and with nearly all there
+ * are.
  *
- * Under RLIMIT_NOFILE = 16, 24, 64 and 20,000 many threads visit more addresses than there is room
- * for: every call succeeds, because everybody gives back soon. Where all that could be closed is in
- * use, a borrow fails with POOL_E_RESOURCE, at its deadline or at once if the program says so, without
- * spinning, and goes on as soon as one is given back. 200 addresses one after the other fit into 40
- * descriptors. 19,000 connections live in 20,000 descriptors, are evicted, and come again.
+ * Under RLIMIT_NOFILE = 16, 24, 64 and 20,000 many threads visit more addresses than there is
+ * room for: every call succeeds, because everybody gives back soon. Where all that could be
+ * closed is in use, a borrow fails with POOL_E_RESOURCE, at its deadline or at once if the
+ * program says so, without spinning, and goes on as soon as one is given back. 200 addresses one
+ * after the other fit into 40 descriptors. 19,000 connections live in 20,000 descriptors, are
+ * evicted, and come again.
  *
  * The peers are processes of their own, whose descriptors do not count here. */
 #include <fcntl.h>
@@ -22,19 +24,19 @@
 
 #define THREADS 10u
 #define PORTS 2u
-#define MUX_DESCRIPTORS 3               /* epoll, its wake-up, its timer */
+#define MUX_DESCRIPTORS 3 /* epoll, its wake-up, its timer */
 #define CALL_MS 20000u
 #define IN_VAIN_MS 600u
 #define MOST 19000u
-#define MOST_SLOWLY 3000u               /* the same under a sanitizer */
+#define MOST_SLOWLY 3000u /* the same under a sanitizer */
 #define HELD_MOST 64u
 
 static struct peer *peers[PORTS];
 static struct pool *pool;
 static atomic_ullong visits, asked_for_room;
 static unsigned addresses;
-static unsigned full = 20000;           /* the highest limit that is tried and may be set */
-static unsigned highest;                /* descriptor allowed by the limit, plus one */
+static unsigned full = 20000; /* the highest limit that is tried and may be set */
+static unsigned highest; /* descriptor allowed by the limit, plus one */
 
 static const char *address_of(unsigned number, char *text, size_t size)
 {
@@ -107,8 +109,8 @@ static void visit_some(unsigned index, void *argument)
     while (stress_is_on()) {
         address_of(stress_below(&caller, addresses), address, sizeof(address));
         if (stress_chance(&caller, 70))
-            status = pool_communicate(pool, address, visit, &caller,
-                                      POOL_CALL(.timeout_ms = CALL_MS));
+            status =
+                pool_communicate(pool, address, visit, &caller, POOL_CALL(.timeout_ms = CALL_MS));
         else
             status = visit_by_hand(&caller, address);
         if (status)
@@ -178,7 +180,8 @@ static void visit_in_vain(unsigned index, void *argument)
     char address[64];
     int status;
 
-    status = pool_borrow(pool, address_of(100 + index, address, sizeof(address)), vain->call, &conn);
+    status =
+        pool_borrow(pool, address_of(100 + index, address, sizeof(address)), vain->call, &conn);
     took_ms = elapsed_ms(start_ms);
     if (!status)
         pool_discard(&conn);
@@ -191,7 +194,7 @@ static void visit_in_vain(unsigned index, void *argument)
 
 static void wait_in_vain(uint32_t timeout_ms, uint64_t least_ms, uint64_t most_ms)
 {
-    struct vain vain = {POOL_CALL(.timeout_ms = timeout_ms), least_ms, most_ms, 0};
+    struct vain vain = { POOL_CALL(.timeout_ms = timeout_ms), least_ms, most_ms, 0 };
     uint64_t cpu_ms = stress_cpu_ms();
 
     run_threads(THREADS, visit_in_vain, &vain);
@@ -208,7 +211,7 @@ struct late {
 
 static bool somebody_waits(void *argument)
 {
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
 
     (void)argument;
     return !pool_stats(pool, &stats) && stats.waiting;
@@ -255,7 +258,7 @@ static void run_out(unsigned limit, uint32_t max_connections)
 {
     enum pool_decision decision = POOL_CONTINUE;
     struct pool_conn held[HELD_MOST];
-    struct late late = {.conn = held};
+    struct late late = { .conn = held };
     unsigned count, room;
 
     limit_to(limit);
@@ -362,7 +365,7 @@ static void return_share(unsigned index, void *argument)
 
 static void expect_idle(unsigned idle, const char *when)
 {
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
 
     pool_stats(pool, &stats);
     if (stats.idle != idle || stats.total != idle)
@@ -372,7 +375,7 @@ static void expect_idle(unsigned idle, const char *when)
 
 static void live_most(unsigned most)
 {
-    struct crowd crowd = {calloc(most, sizeof(*crowd.conns)), most, most / 4 + 1};
+    struct crowd crowd = { calloc(most, sizeof(*crowd.conns)), most, most / 4 + 1 };
     unsigned evicted = most / 10;
 
     limit_to(full);
@@ -394,7 +397,7 @@ static void live_most(unsigned most)
 
 int main(int argc, char **argv)
 {
-    static const unsigned few[] = {16, 24, 64};
+    static const unsigned few[] = { 16, 24, 64 };
     struct rlimit allowed;
     unsigned most = slowness() > 1 ? MOST_SLOWLY : MOST;
 

@@ -1,11 +1,11 @@
 /* stress_waiters.c: many who wait for few connections.
  *
- * - crowd: 64 threads, 4 connections, random deadlines: everybody is served or told at his deadline,
- *   and hardly a thread is woken for nothing.
- * - line: those who wait longer than barge_ms are served in the order in which they came, whether or
- *   not newcomers try to pass.
- * - duel: one gives back at the moment at which the other begins to wait, and nobody else comes by who
- *   could make up for a lost wake-up.
+ * - crowd: 64 threads, 4 connections, random deadlines: everybody is served or told at his
+ *   deadline, and hardly a thread is woken for nothing.
+ * - line: those who wait longer than barge_ms are served in the order in which they came,
+ *   whether or not newcomers try to pass.
+ * - duel: one gives back at the moment at which the other begins to wait, and nobody else comes
+ *   by who could make up for a lost wake-up.
  *
  * Wake-ups are counted at the door: how often a wait ended, other than by its deadline. */
 #include <errno.h>
@@ -23,7 +23,7 @@
 #define LINE 24u
 #define PAIRS 4u
 #define PATIENCE_MS 20000u
-#define PATIENT 2000u                   /* turns of waiting before the processor is given away */
+#define PATIENT 2000u /* turns of waiting before the processor is given away */
 
 static struct peer *peer;
 static struct pool *pool;
@@ -86,13 +86,13 @@ static void be_one_of_many(unsigned index, void *argument)
 
     (void)argument;
     while (stress_is_on())
-        borrow_and_return(&caller, stress_chance(&caller, 60) ? PATIENCE_MS
-                                                              : 1 + stress_below(&caller, 40));
+        borrow_and_return(&caller,
+                          stress_chance(&caller, 60) ? PATIENCE_MS : 1 + stress_below(&caller, 40));
 }
 
 static void play_crowd(const struct pool_options *options)
 {
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
     unsigned long long ended;
 
     atomic_store(&wakeups, 0);
@@ -115,15 +115,15 @@ static void play_crowd(const struct pool_options *options)
 struct line {
     struct pool_conn held;
     uint32_t barge_ms;
-    uint64_t full_ms;                   /* when all had come */
-    atomic_uint called;                 /* how many places were told to queue */
+    uint64_t full_ms; /* when all had come */
+    atomic_uint called; /* how many places were told to queue */
     atomic_uint served;
     atomic_bool is_full;
 };
 
 static bool as_many_wait(void *argument)
 {
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
 
     return !pool_stats(pool, &stats) && stats.waiting == *(unsigned *)argument;
 }
@@ -157,7 +157,7 @@ static void stand_in_line(struct line *line, unsigned place)
     if (stress_chance(&caller, 80))
         pool_return(&conn);
     else
-        pool_discard(&conn);            /* then a new connection serves the next one */
+        pool_discard(&conn); /* then a new connection serves the next one */
 }
 
 static void try_to_pass(struct line *line)
@@ -203,8 +203,8 @@ static void play_line(uint32_t barge_ms)
 {
     begin(POOL_OPTIONS(.max_per_address = 1, .barge_ms = barge_ms), stress_seconds() * 1000 / 8);
     do {
-        struct line line = {.barge_ms = barge_ms == POOL_ZERO ? 0 : barge_ms};
-        struct pool_call call = {.size = sizeof(call), .timeout_ms = PATIENCE_MS};
+        struct line line = { .barge_ms = barge_ms == POOL_ZERO ? 0 : barge_ms };
+        struct pool_call call = { .size = sizeof(call), .timeout_ms = PATIENCE_MS };
 
         if (pool_borrow(pool, peer_address(peer), &call, &line.held)) {
             stress_fail("nothing for the host");
@@ -220,7 +220,7 @@ static void play_line(uint32_t barge_ms)
 
 struct duel {
     char address[64];
-    _Atomic unsigned come, done;        /* two more each round */
+    _Atomic unsigned come, done; /* two more each round */
     _Atomic bool is_over;
 };
 
@@ -238,7 +238,8 @@ static void spin(struct stress_caller *caller)
         continue;
 }
 
-/* At the deadline the pool looks once more, so a wake-up that was lost shows in the time it took. */
+/* At the deadline the pool looks once more, so a wake-up that was lost shows in the time it
+ * took. */
 static bool take(struct duel *duel, struct pool_conn *conn)
 {
     uint64_t start_ms = now_ms();
@@ -259,7 +260,7 @@ static void fight(unsigned index, void *argument)
 {
     struct stress_caller caller = stress_caller_make(index);
     struct duel *duel = (struct duel *)argument + index / 2;
-    struct pool_conn conn = {0};
+    struct pool_conn conn = { 0 };
     bool has_it = index % 2;
 
     if (has_it && !take(duel, &conn))
@@ -287,7 +288,7 @@ static void fight(unsigned index, void *argument)
 
 static void play_duel(uint32_t barge_ms)
 {
-    struct duel pairs[PAIRS] = {0};
+    struct duel pairs[PAIRS] = { 0 };
 
     /* Parking would find who was forgotten. */
     begin(POOL_OPTIONS(.max_per_address = 1, .park_ms = 600000, .barge_ms = barge_ms),

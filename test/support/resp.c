@@ -150,7 +150,7 @@ int resp_feed(struct resp_inbox *inbox, struct pool_bytes bytes)
 
 int resp_next(struct resp_inbox *inbox, char message[RESP_TEXT])
 {
-    long size = resp_length((struct pool_bytes){inbox->bytes, inbox->size});
+    long size = resp_length((struct pool_bytes){ inbox->bytes, inbox->size });
 
     if (size <= 0)
         return (int)size;

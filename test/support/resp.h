@@ -9,7 +9,7 @@
 
 #include "commpool/pool.h"
 
-#define RESP_TEXT 512                   /* a reply as text has fewer bytes than this */
+#define RESP_TEXT 512 /* a reply as text has fewer bytes than this */
 
 /* Sends one command, printf-like, and reads its reply into `reply`: a status, number or string as
  * it is, "-" and the words for an error, "(nil)", and the parts of an array with blanks between

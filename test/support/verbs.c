@@ -2,6 +2,7 @@
 #include "support/verbs.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,11 @@ struct wanted_stat {
     uint64_t value;
 };
 
+enum { OWN = 4096 };
+
 static atomic_uint places;
+static int own[OWN];
+static unsigned own_count;
 
 struct pool *make_pool(const struct pool_options *options)
 {
@@ -84,7 +89,7 @@ uint64_t id_of_next(struct pool *pool, const char *address)
 
 uint64_t stat_at(struct pool *pool, size_t offset)
 {
-    struct pool_stats stats = {.size = sizeof(stats)};
+    struct pool_stats stats = { .size = sizeof(stats) };
     uint64_t value = UINT64_MAX;
 
     if (pool_stats(pool, &stats) == POOL_OK)
@@ -101,7 +106,7 @@ static bool has_stat(void *argument)
 
 bool wait_stat(struct pool *pool, size_t offset, uint64_t value)
 {
-    struct wanted_stat wanted = {.pool = pool, .offset = offset, .value = value};
+    struct wanted_stat wanted = { .pool = pool, .offset = offset, .value = value };
 
     if (wait_until(has_stat, &wanted, VERBS_SOON))
         return true;
@@ -155,6 +160,32 @@ bool wait_parked(int fd)
     return wait_until(is_parked, &fd, VERBS_SOON);
 }
 
+const char *loopback_at(const struct peer *peer, unsigned number)
+{
+    static _Thread_local char texts[4][64];
+    static _Thread_local unsigned next;
+    char *text = texts[next++ % 4];
+
+    snprintf(text, sizeof(texts[0]), "tcp://127.%u.%u.1:%d", 1 + number / 200, 1 + number % 200,
+             peer_port(peer));
+    return text;
+}
+
+void fill_descriptors_but(unsigned free_ones)
+{
+    int fd;
+
+    while (own_count < OWN && (fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)) >= 0)
+        own[own_count++] = fd;
+    free_descriptors(free_ones);
+}
+
+void free_descriptors(unsigned count)
+{
+    while (count-- && own_count)
+        close(own[--own_count]);
+}
+
 static void *run_caller(void *argument)
 {
     struct caller *caller = argument;
@@ -167,9 +198,10 @@ static void *run_caller(void *argument)
     return NULL;
 }
 
-bool start_caller(struct caller *caller, struct pool *pool, const char *address, uint32_t timeout_ms)
+bool start_caller(struct caller *caller, struct pool *pool, const char *address,
+                  uint32_t timeout_ms)
 {
-    *caller = (struct caller){.pool = pool, .address = address};
+    *caller = (struct caller){ .pool = pool, .address = address };
     caller->error.size = sizeof(caller->error);
     caller->call.size = sizeof(caller->call);
     caller->call.timeout_ms = timeout_ms;
@@ -195,7 +227,8 @@ bool wait_back(struct caller *caller)
     return wait_until(is_back, caller, VERBS_SOON);
 }
 
-bool queue_caller(struct caller *caller, struct pool *pool, const char *address, uint32_t timeout_ms)
+bool queue_caller(struct caller *caller, struct pool *pool, const char *address,
+                  uint32_t timeout_ms)
 {
     uint64_t waiting = STAT(pool, waiting);
 

@@ -13,13 +13,14 @@
 #include <stdint.h>
 
 #include "commpool/pool.h"
+#include "support/peer.h"
 #include "support/tests.h"
 
-#define VERBS_SOON 20000                /* ms that no wait of a healthy run comes near */
+#define VERBS_SOON 20000 /* ms that no wait of a healthy run comes near */
 
 /* Did it take `low` ms and not much more? For tests whose rule is another one than exactness: other
  * programs may run at the same time. */
-#define IN_TIME(ms, low) WITHIN((ms), (low), (low) + 150)
+#define IN_TIME(ms, low) WITHIN((ms), (low), (low) + 400)
 
 /* A pool, or NULL with the reason on stderr. The caller ends it with pool_destroy(). */
 #define MAKE_POOL(...) make_pool(POOL_OPTIONS(__VA_ARGS__))
@@ -52,26 +53,37 @@ bool wait_stat(struct pool *pool, size_t offset, uint64_t value);
 bool is_watched(int fd);
 bool wait_parked(int fd);
 
+/* The address of a peer with .every_loopback by number: one port, many hosts. The text is good
+ * until the fourth call after this one, by this thread. */
+const char *loopback_at(const struct peer *peer, unsigned number);
+
+/* Descriptors of the program's own: takes all that the limit allows but `free_ones`, and gives so
+ * many back, PEER_ALL for all. One thread at a time. */
+void fill_descriptors_but(unsigned free_ones);
+void free_descriptors(unsigned count);
+
 /* A thread that borrows and keeps what it got. Fill in the first three, start it, read the rest
  * after joining; is_back may be read at any time. */
 struct caller {
     struct pool *pool;
     const char *address;
-    struct pool_call call;              /* its error is set to the field below */
+    struct pool_call call; /* its error is set to the field below */
     struct pool_conn conn;
     struct pool_error error;
     enum pool_status status;
     uint64_t took_ms;
-    unsigned place;                     /* in the order in which callers came back, from 1 */
+    unsigned place; /* in the order in which callers came back, from 1 */
     atomic_bool is_back;
     pthread_t thread;
 };
 
-bool start_caller(struct caller *caller, struct pool *pool, const char *address, uint32_t timeout_ms);
+bool start_caller(struct caller *caller, struct pool *pool, const char *address,
+                  uint32_t timeout_ms);
 enum pool_status join_caller(struct caller *caller);
 bool wait_back(struct caller *caller);
 
 /* Starts one more caller and waits until the pool counts one more waiter. */
-bool queue_caller(struct caller *caller, struct pool *pool, const char *address, uint32_t timeout_ms);
+bool queue_caller(struct caller *caller, struct pool *pool, const char *address,
+                  uint32_t timeout_ms);
 
 #endif

@@ -1,0 +1,155 @@
+/* test_shortage.c: every errno that closing something can cure is cured by evicting the least
+ * recently used idle connection and trying again; told by a door that runs short on command. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/os.h"
+#include "pool/room.h"
+#include "support/peer.h"
+#include "support/tests.h"
+#include "support/verbs.h"
+
+/* ---- the door */
+
+static struct pl_os door;
+static _Atomic int shortage, most_sockets;
+static atomic_int open_sockets;
+static atomic_uint attempts;
+static enum { AT_SOCKET, AT_CONNECT, AT_CONNECT_LATE, AT_COOKIE } where;
+
+static bool is_short(void)
+{
+    atomic_fetch_add(&attempts, 1);
+    return shortage && open_sockets > most_sockets;
+}
+
+static int short_socket(int family, int type, int protocol)
+{
+    int fd;
+
+    atomic_fetch_add(&open_sockets, 1);
+    if (where == AT_SOCKET && is_short()) {
+        atomic_fetch_sub(&open_sockets, 1);
+        return -shortage;
+    }
+    fd = pl_os_real.socket(family, type, protocol);
+    if (fd < 0)
+        atomic_fetch_sub(&open_sockets, 1);
+    return fd;
+}
+
+static int short_connect(int fd, const struct sockaddr *address, socklen_t size)
+{
+    return where == AT_CONNECT && is_short() ? -shortage : pl_os_real.connect(fd, address, size);
+}
+
+static int short_getsockopt(int fd, int level, int name, void *value, socklen_t *size)
+{
+    int result = pl_os_real.getsockopt(fd, level, name, value, size);
+
+    if (where == AT_CONNECT_LATE && level == SOL_SOCKET && name == SO_ERROR && is_short())
+        *(int *)value = shortage;
+    return result;
+}
+
+static int counting_close(int fd)
+{
+    int type;
+    socklen_t size = sizeof(type);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0)
+        atomic_fetch_sub(&open_sockets, 1);
+    return pl_os_real.close(fd);
+}
+
+static void open_short_door(int error, int most)
+{
+    shortage = error;
+    most_sockets = most;
+    open_sockets = 0;
+    attempts = 0;
+    door = pl_os_real;
+    door.socket = short_socket;
+    door.connect = short_connect;
+    door.getsockopt = short_getsockopt;
+    door.close = counting_close;
+    pl_os_replace(&door);
+}
+
+static void cure(int error)
+{
+    struct peer *peer = PEER(.own_process = true, .every_loopback = true);
+    struct pool *pool;
+
+    open_short_door(error, 5);
+    pool = MAKE_POOL();
+    for (unsigned i = 0; i < 30; i++)
+        cr_expect_eq(talk(pool, loopback_at(peer, i)), POOL_OK, "%s %d", strerrorname_np(error),
+                     where);
+    cr_expect_eq(STAT(pool, total), 5, "%s", strerrorname_np(error));
+    cr_expect_eq(STAT(pool, evicted), 25, "%s", strerrorname_np(error));
+    cr_expect_leq(attempts, 30 + 25, "%s: it tried again and again", strerrorname_np(error));
+    pool_destroy(pool);
+    cr_expect_eq(open_sockets, 0);
+    pl_os_replace(NULL);
+    peer_stop(peer);
+}
+
+/* failures.md E9, D6; seeds.md 32 */
+Test(pool_shortage, every_shortage_evicts_and_tries_again)
+{
+    static const int errors[] = { EMFILE, ENFILE, ENOBUFS, ENOMEM };
+
+    where = AT_SOCKET;
+    for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++)
+        cure(errors[i]);
+    where = AT_CONNECT;
+    cure(EADDRNOTAVAIL);
+    where = AT_CONNECT_LATE;
+    cure(EADDRNOTAVAIL);
+}
+
+/* A real one: no such source address will ever be there, so it ends at the deadline, not before. */
+Test(pool_shortage, a_shortage_that_nothing_cures_ends_at_the_deadline)
+{
+    struct peer *peer = PEER(.own_process = true);
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool *pool = MAKE_POOL();
+    struct pool_conn conn;
+    char address[64];
+    uint64_t start_ms = now_ms();
+
+    snprintf(address, sizeof(address), "%s?bind=192.0.2.1", peer_address(peer));
+    cr_expect_eq(pool_borrow(pool, address, POOL_CALL(.timeout_ms = 250, .error = &error), &conn),
+                 POOL_E_RESOURCE);
+    cr_expect(IN_TIME(elapsed_ms(start_ms), 250));
+    cr_expect_eq(error.cause, EADDRNOTAVAIL);
+    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
+    cr_expect_eq(STAT(pool, total), 0);
+    cr_expect_eq(pl_room_wanted, 0);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+Test(pool_shortage, what_is_no_shortage_evicts_nothing)
+{
+    static const int errors[] = { EACCES, EAFNOSUPPORT, EINVAL };
+    struct peer *peer = PEER(.own_process = true, .every_loopback = true);
+    struct pool *pool;
+
+    where = AT_SOCKET;
+    for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {
+        open_short_door(errors[i], 1);
+        pool = MAKE_POOL();
+        cr_expect_eq(talk(pool, loopback_at(peer, 0)), POOL_OK);
+        cr_expect_lt(talk(pool, loopback_at(peer, 1)), POOL_OK);
+        cr_expect(WAIT_STAT(pool, total, 1));
+        cr_expect_eq(STAT(pool, evicted), 0);
+        pool_destroy(pool);
+        pl_os_replace(NULL);
+    }
+    peer_stop(peer);
+}
