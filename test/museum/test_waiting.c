@@ -1,6 +1,7 @@
 /* test_waiting.c: public bugs in which callers waited for ever, for too long, or for nothing; in
  * which places were lost, counts drifted, or a processor burnt. */
 #include <criterion/criterion.h>
+#include <poll.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,6 +103,7 @@ Test(museum_waiting, sqlx_3132_connects_survive_their_callers)
     cr_assert_eq(pool_mux_create(&mux), POOL_OK);
     pool = MAKE_POOL(.mux = mux);
     cr_assert(queue_caller(&hasty, pool, peer_address(peer), 100));
+    cr_assert_eq(poll(&(struct pollfd){ .fd = pool_mux_fd(mux), .events = POLLIN }, 1, 5000), 1);
     cr_assert_eq(pool_mux_dispatch(mux, 0), POOL_OK); /* its connection is on the way */
     cr_expect_eq(join_caller(&hasty), POOL_E_TIMEOUT);
     cr_assert(start_caller(&patient, pool, peer_address(peer), VERBS_SOON));

@@ -100,17 +100,19 @@ static struct pl_connection *first_parked(void)
 Test(parked, an_event_of_an_earlier_life_of_the_slot_touches_nobody)
 {
     struct pl_connection *connection;
-    uint64_t word;
+    uint64_t word, calls;
 
     use(addresses[0], 1);
     world_run(world, 500);
     cr_assert_eq(count_parked(), 1);
     connection = first_parked();
     word = connection->word;
+    calls = world_calls(world);
     for (uint32_t late = 1; late < 3; late++)
         pl_watch_on_event(pool->mux, connection->node.index, connection->birth - late, EPOLLIN);
     pl_watch_on_event(pool->mux, 1u << 28, 1, EPOLLIN);
     cr_expect_eq(connection->word, word);
+    cr_expect_eq(world_calls(world), calls, "nobody even looked");
     cr_expect_eq(count_parked(), 1);
     cr_expect_eq(world_counts(peers[0]).open, 1);
 }
