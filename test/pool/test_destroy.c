@@ -275,21 +275,24 @@ static void end_in(enum place place, enum pool_event_kind kind)
 {
     int before = count_descriptors();
     struct peer *peer = PEER(.own_process = true);
-    struct suicide suicide = { .place = place, .kind = kind };
+    static struct suicide all[PLACES + 16]; /* the mux thread may look at one a moment longer */
+    static unsigned used;
+    struct suicide *suicide = &all[used++ % (PLACES + 16)];
     enum pool_status status;
 
-    suicide.pool = MAKE_POOL(.on_new_connection = on_new, .prepare = prepare,
+    *suicide = (struct suicide){ .place = place, .kind = kind };
+    suicide->pool = MAKE_POOL(.on_new_connection = on_new, .prepare = prepare,
                              .on_none_removable = none_removable,
-                             .on_event = place == IN_OBSERVER ? observe : NULL, .user = &suicide,
+                             .on_event = place == IN_OBSERVER ? observe : NULL, .user = suicide,
                              .park_ms = 1);
-    cr_assert_not_null(suicide.pool);
-    status = pool_communicate(suicide.pool, peer_address(peer), use, &suicide,
+    cr_assert_not_null(suicide->pool);
+    status = pool_communicate(suicide->pool, peer_address(peer), use, suicide,
                               POOL_CALL(.timeout_ms = VERBS_SOON));
     cr_expect(status == POOL_OK || status == POOL_E_CLOSING || status == POOL_E_USER,
               "place %d, kind %d: %s", place, kind, pool_status_name(status));
-    if (!suicide.is_done)
-        bring_about(&suicide, peer);
-    cr_expect(wait_until(is_done, &suicide, VERBS_SOON), "place %d, kind %d: it never came to that",
+    if (!suicide->is_done)
+        bring_about(suicide, peer);
+    cr_expect(wait_until(is_done, suicide, VERBS_SOON), "place %d, kind %d: it never came to that",
               place, kind);
     cr_expect(peer_wait_open(peer, 0, VERBS_SOON), "place %d, kind %d", place, kind);
     peer_stop(peer);
@@ -297,7 +300,7 @@ static void end_in(enum place place, enum pool_event_kind kind)
          count_descriptors() != before && elapsed_ms(start_ms) < VERBS_SOON;)
         sched_yield();
     cr_expect_eq(count_descriptors(), before, "place %d, kind %d", place, kind);
-    cr_expect_leq(suicide.ends, 1);
+    cr_expect_leq(suicide->ends, 1);
 }
 
 Test(pool_destroy, may_be_called_in_every_callback, .timeout = 120)

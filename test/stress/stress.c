@@ -1,6 +1,7 @@
 /* stress.c: see stress.h. */
 #include "stress/stress.h"
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -64,6 +65,16 @@ static uint64_t mixed(uint64_t value)
     return value ^ (value >> 31);
 }
 
+/* The watch. Only what a signal handler may do. */
+static void on_alarm(int number)
+{
+    static const char text[] = "  FAILED it hangs (the seed is above)\n";
+    ssize_t written = write(STDOUT_FILENO, text, sizeof(text) - 1);
+
+    (void)number, (void)written;
+    _exit(EXIT_FAILURE);
+}
+
 void stress_begin_part(unsigned ms)
 {
     atomic_store(&end_ms, now_ms() + ms);
@@ -79,6 +90,7 @@ void stress_begin(int argc, char **argv, unsigned default_seconds)
     seconds = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 0) : default_seconds;
     printf("%s: seed %llu, %u s\n", program, (unsigned long long)seed, seconds);
     fflush(stdout);
+    signal(SIGALRM, on_alarm);
     pool_set_allocator(counting_malloc, counting_realloc, counting_free);
     stress_begin_part(seconds * 1000);
 }
