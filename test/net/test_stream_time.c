@@ -182,7 +182,7 @@ Test(stream_time, a_wait_ends_at_the_deadline_never_before_and_20_ms_late_at_mos
                      (unsigned long long)outcome->early_ns);
         cr_expect(within(outcome->late_ms, 0, 20, wait->name), "%u ms", timeout_ms);
         cr_expect_eq(outcome->cause, ETIMEDOUT);
-        cr_expect(!wait->storm_hz || outcome->signals > 10); /* it stormed; a busy machine joins some */
+        cr_expect(!wait->storm_hz || outcome->signals > 10); /* a busy machine joins some */
     }
     for (size_t i = 0; i < PL_COUNT(waits); i++)
         peer_stop(peers[i]);
