@@ -373,7 +373,7 @@ bool lending_step(void *state, unsigned number, unsigned choice, const void *cas
     struct move move = { all, &all->actors[number], cast, number, choice };
     enum place at = (enum place)all->actors[number].at;
     bool may_choose = at == BORROW_LOCK || at == JOIN || at == WAIT || at == GIVE_LOCK ||
-                      at == SWEEP_LOCK || at == EVENT_SWAP;
+                      at == SWEEP_LOCK || at == EVENT_SWAP || at == WANT_LOCK;
 
     if (at == DONE || (choice && !may_choose))
         return false;

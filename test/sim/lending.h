@@ -7,7 +7,8 @@
  *     lib/pool/borrow.c      take_recent, get_some, join_queue, wait_in_queue, look_around
  *     lib/pool/give_back.c   return_warm, claim
  *     lib/pool/peer.c        take_listed, give_back, make_idle, call_waiter, look_again, close
- *     lib/pool/room.c        pop_hot, take_hot, park, pop_parked, want, note_hot
+ *     lib/pool/room.c        pop_hot, take_hot, park, want, evict, note_hot
+ *     lib/pool/parked.c      pl_parked_pop
  *     lib/pool/watch.c       on_parked_event
  * and the parts of the model name their originals. Time is not: whatever depends on it may go
  * either way. Memory is as the library asks for it, sequentially consistent where two look at

@@ -40,7 +40,7 @@ enum place {
     SWEEP_ROOM,
     SWEEP_BACK,
     EVICT_LOOK,
-    EVICT_SWAP, /* pop_parked */
+    EVICT_SWAP, /* pl_parked_pop */
     WANT,
     WANT_LOCK,
     EVENT_LOOK,

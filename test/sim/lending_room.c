@@ -200,8 +200,10 @@ bool sim_step_others(struct move *move)
         return sim_go(move, WANT_LOCK);
     case WANT_LOCK:
         if (sim_has(move, WANT_WITHOUT_LOCK))
-            return sim_go(move, EVICT_LOOK);
-        return sim_lock(move, &all->sweep_lock) && sim_go(move, EVICT_LOOK);
+            return !move->choice && sim_go(move, EVICT_LOOK);
+        /* pl_room_evict pops first, or sweeps first */
+        return sim_lock(move, &all->sweep_lock) &&
+               sim_go(move, move->choice ? SWEEP_POP : EVICT_LOOK);
     case EVENT_LOOK:
         move->self->seen = all->word;
         return pl_word_state(all->word) == PL_PARKED ? sim_go(move, EVENT_SWAP)

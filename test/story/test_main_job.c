@@ -178,13 +178,21 @@ static int queue_in_hook(struct pool_conn *conn, struct pool_actor *actor, void 
     return POOL_LATER;
 }
 
+/* On this thread: one of the pool's own could have it blocked. */
 static void break_in_hook(struct peer *peer, pool_new_connection_fn *hook)
 {
-    struct pool *pool = MAKE_POOL(.on_new_connection = hook, .user = peer);
-    struct pool_conn conn;
+    struct pool_mux *mux;
+    struct caller caller;
+    struct pool *pool;
 
-    cr_expect_lt(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_OK);
+    cr_assert_eq(pool_mux_create(&mux), POOL_OK);
+    pool = MAKE_POOL(.mux = mux, .on_new_connection = hook, .user = peer);
+    cr_assert(start_caller(&caller, pool, peer_address(peer), VERBS_SOON));
+    while (!atomic_load(&caller.is_back))
+        cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
+    cr_expect_lt(join_caller(&caller), POOL_OK);
     pool_destroy(pool);
+    pool_mux_destroy(mux);
 }
 
 Test(main_job, no_signal_is_raised_by_a_broken_connection)
