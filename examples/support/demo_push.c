@@ -1,4 +1,7 @@
-/* demo_push.c: messages that nobody asked for reach an actor, and never a borrower. */
+/* demo_push.c: messages that nobody asked for reach an actor, and never a borrower.
+ *
+ * The listening pool has one connection: a borrow that finds it in the middle of a message would
+ * open another, and with two subscriptions each message comes twice. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,7 +123,8 @@ void demo_push(struct demo *demo)
                                  .changed = PTHREAD_COND_INITIALIZER };
     struct pool *listening =
         demo_pool(demo, POOL_OPTIONS(.on_new_connection = attach, .prepare = subscribe,
-                                     .user = &listener, .park_ms = 10));
+                                     .user = &listener, .park_ms = 10,
+                                     .max_per_address = 1));
     struct pool *talking = demo_pool(demo, NULL);
     struct pool_stats stats = { .size = sizeof(stats) };
     uint64_t right;

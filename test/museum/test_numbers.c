@@ -69,12 +69,13 @@ Test(museum_numbers, manticore_4057_fork_keeps_the_epoll_entry)
 
     cr_assert_eq(pool_remove_some_connection(pool), 1);
     cr_assert_eq(park_one(pool, second), fd, "the test needs the number again");
+    cr_expect_eq(listen_to(fd, 50), HEARD_NOTHING); /* until the sweep has nothing more to do */
     wakeups = STAT(pool, wakeups);
     cr_expect_eq(peer_push(first, 0, "to whom?", 8), 1);
     cr_expect_eq(peer_half_close(first, 0), 1);
     cr_expect_eq(listen_to(fd, 200), HEARD_NOTHING);
     cr_expect_eq(STAT(pool, idle), 1);
-    cr_expect_leq(STAT(pool, wakeups), wakeups + 2, "it spins");
+    cr_expect_eq(STAT(pool, wakeups), wakeups, "the closed one is watched still");
     cr_expect_eq(peer_push(second, 0, "to us", 5), 1);
     cr_expect(WAIT_STAT(pool, total, 0), "the new one is not watched");
     let_go(child);

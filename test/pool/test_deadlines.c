@@ -205,16 +205,19 @@ static void expect_phase(struct pool *pool, struct peer *peer, pool_use_fn *use,
                          enum pool_status status, enum pool_phase phase)
 {
     struct pool_error error = POOL_ERROR_INIT;
-    uint64_t start_ms = now_ms();
+    uint64_t start_ms = now_ms(), spent_ms = 0;
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), use, NULL,
                                   POOL_CALL(.timeout_ms = 150, .error = &error)),
                  status);
-    cr_expect(within(elapsed_ms(start_ms), 150, 300, "the phase"), "phase %d", phase);
+    cr_expect(within(elapsed_ms(start_ms), 150, 550, "the phase"), "phase %d", phase);
     cr_expect_eq(error.status, status, "phase %d", phase);
     cr_expect_eq(error.phase, phase, "phase %d, not %d", error.phase, phase);
     cr_expect_eq(error.cause, ETIMEDOUT, "phase %d", phase);
-    cr_expect(within(error.spent_ms[phase], 100, 300, "spent"), "phase %d", phase);
+    for (int i = 0; i < 8; i++)
+        spent_ms += error.spent_ms[i];
+    cr_expect(within(spent_ms, 140, 550, "spent"), "phase %d", phase);
+    cr_expect_gt(error.spent_ms[phase], 0, "phase %d", phase);
     cr_expect_not_null(strstr(error.text, peer_address(peer)), "%s", error.text);
     cr_expect_not_null(strstr(error.text, " ms"), "%s", error.text);
 }

@@ -2,14 +2,12 @@
  * gets their numbers anew: the next borrow works, and the stranger is left alone. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "net/connection.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -418,153 +416,4 @@ Test(pool_identity, handles_are_the_same_when_they_name_the_same_loan)
     pool_return(&second);
     pool_destroy(pool);
     peer_stop(peer);
-}
-
-/* ---- events that come late */
-
-struct batch {
-    struct pool *pool;
-    int fds[2]; /* of the two connections */
-    unsigned heard;
-    struct stranger stranger;
-};
-
-/* The first one heard closes the other, whose event is in the same batch, and its number is another
- * socket's when that event's turn comes. */
-static int hear_and_reuse(struct pool_conn *conn, struct pool_bytes message, void *user)
-{
-    struct batch *batch = user;
-    int other = pool_conn_fd(conn) == batch->fds[0] ? batch->fds[1] : batch->fds[0];
-    int pair[2];
-
-    (void)message;
-    if (batch->heard++)
-        return 0;
-    cr_expect_eq(pool_remove_some_connection(batch->pool), 1);
-    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-    if (pair[1] == other) /* it took the number by itself */
-        batch->stranger = (struct stranger){ .fd = pair[1], .far = pair[0] };
-    else
-        batch->stranger = (struct stranger){ .fd = pair[0], .far = pair[1] };
-    cr_expect_eq(batch->stranger.fd, other, "the test needs the number again");
-    cr_expect(write_exactly(batch->stranger.far, "late", 4, VERBS_SOON));
-    return 0;
-}
-
-static int attach_batch(struct pool_conn *conn, struct pool_actor *actor, void *user)
-{
-    (void)conn;
-    actor->on_message = hear_and_reuse;
-    actor->user = user;
-    return 0;
-}
-
-static void turn_until(struct pool_mux *mux, struct caller *caller)
-{
-    while (!atomic_load(&caller->is_back))
-        cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
-}
-
-static void park_both(struct pool_mux *mux, struct batch *batch)
-{
-    uint64_t start_ms = now_ms();
-
-    for (int i = 0; i < 2; i++)
-        while (!is_watched(batch->fds[i]) && elapsed_ms(start_ms) < VERBS_SOON)
-            cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
-}
-
-/* seeds.md 55; failures.md A6, F3 */
-Test(pool_identity, an_event_of_a_closed_connection_never_reaches_who_has_its_number_now)
-{
-    struct peer *peer = PEER(.own_process = true);
-    struct batch batch = { 0 };
-    struct caller callers[2];
-    struct pool_mux *mux;
-    char got[4];
-
-    cr_assert_eq(pool_mux_create(&mux), POOL_OK);
-    batch.pool =
-        MAKE_POOL(.mux = mux, .park_ms = 1, .on_new_connection = attach_batch, .user = &batch);
-    for (int i = 0; i < 2; i++) {
-        cr_assert(start_caller(&callers[i], batch.pool, peer_address(peer), VERBS_SOON));
-        turn_until(mux, &callers[i]);
-        cr_assert_eq(join_caller(&callers[i]), POOL_OK);
-        batch.fds[i] = pool_conn_fd(&callers[i].conn);
-    }
-    for (int i = 0; i < 2; i++)
-        cr_assert_eq(pool_return(&callers[i].conn), POOL_OK);
-    park_both(mux, &batch);
-    cr_assert_eq(peer_push(peer, PEER_ALL, "x", 1), 2);
-    for (int i = 0; i < 2; i++)
-        cr_assert_eq(listen_to(batch.fds[i], VERBS_SOON), HEARD_BYTES);
-    cr_assert_eq(pool_mux_dispatch(mux, 0), POOL_OK);
-    cr_expect_eq(batch.heard, 1);
-    cr_expect(read_exactly(batch.stranger.fd, got, 4, 0), "its bytes were taken");
-    cr_expect_eq(STAT(batch.pool, total), 1);
-    close(batch.stranger.fd);
-    close(batch.stranger.far);
-    pool_destroy(batch.pool);
-    pool_mux_destroy(mux);
-    peer_stop(peer);
-}
-
-/* failures.md A6: numbers and slots are used again and again while events are on their way */
-Test(pool_identity, tight_reuse_of_numbers_and_slots_never_revives_a_handle)
-{
-    struct peer *peer = PEER();
-    struct pool *pool = MAKE_POOL(.park_ms = 1);
-    struct pool_conn conn, old = { 0 };
-    unsigned rounds = 2000 / slowness();
-
-    for (unsigned i = 0; i < rounds; i++) {
-        cr_assert(borrow(pool, peer_address(peer), &conn));
-        cr_assert_eq(pool_conn_id(&conn), i + 1);
-        cr_assert_eq(pool_conn_id(&old), 0);
-        cr_assert_eq(pool_send(&old, "x", 1), POOL_E_ARGUMENT);
-        cr_assert_eq(pool_return(&old), POOL_E_ARGUMENT);
-        if (i % 2)
-            cr_assert_eq(echo(&conn, "mine"), 0);
-        if (i % 3 == 0)
-            peer_push(peer, i, "late", 4);
-        old = conn;
-        cr_assert_eq(pool_discard(&conn), POOL_OK);
-    }
-    pool_destroy(pool);
-    peer_stop(peer);
-}
-
-/* seeds.md 60: what the clock hand was for: a slot is found at once, however full the table is */
-Test(pool_identity, a_slot_is_found_at_once_and_a_serial_never_comes_again)
-{
-    enum { SLOTS = 1000 };
-    static struct pl_connection *held[SLOTS];
-    static uint64_t last_serial[4 * SLOTS];
-    unsigned rounds = 1000000 / slowness(), seed = 1, highest = 0;
-
-    for (unsigned i = 0; i < rounds; i++) {
-        struct pl_connection **at = &held[(seed = seed * 1103515245 + 12345) / 65536 % SLOTS];
-        uint64_t word;
-
-        if (*at) {
-            pl_word_move(&(*at)->word, pl_word_with(atomic_load(&(*at)->word), PL_CLOSING));
-            pl_connection_give(*at);
-            *at = NULL;
-            continue;
-        }
-        *at = pl_connection_take();
-        cr_assert_not_null(*at);
-        word = atomic_load(&(*at)->word);
-        cr_assert_lt((*at)->node.index, 4 * SLOTS);
-        cr_assert_gt(pl_word_serial(word), last_serial[(*at)->node.index]);
-        last_serial[(*at)->node.index] = pl_word_serial(word);
-        if ((*at)->node.index > highest)
-            highest = (*at)->node.index;
-    }
-    cr_expect_leq(highest, SLOTS + 64, "free slots are used before new ones are made");
-    for (unsigned i = 0; i < SLOTS; i++)
-        if (held[i]) {
-            pl_word_move(&held[i]->word, pl_word_with(atomic_load(&held[i]->word), PL_CLOSING));
-            pl_connection_give(held[i]);
-        }
 }

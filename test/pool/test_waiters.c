@@ -278,12 +278,36 @@ Test(pool_waiters, threads_that_take_the_warm_path_starve_nobody)
 
 /* ---- nobody is forgotten */
 
+/* Whether it is told to look, or handed the connection: nothing else will ever happen. */
+Test(pool_waiters, one_return_is_enough_to_end_the_wait)
+{
+    static const uint32_t barges_ms[] = { POOL_ZERO, 10, POOL_NONE };
+    struct peer *peer = PEER();
+    struct caller waiter;
+    struct pool_conn conn;
+    struct pool *pool;
+
+    for (int i = 0; i < 60; i++) {
+        pool = MAKE_POOL(.max_per_address = 1, .barge_ms = barges_ms[i % 3]);
+        cr_assert(borrow(pool, peer_address(peer), &conn));
+        cr_assert(queue_caller(&waiter, pool, peer_address(peer), VERBS_SOON));
+        cr_assert_eq(pool_return(&conn), POOL_OK);
+        cr_expect_eq(join_caller(&waiter), POOL_OK);
+        cr_assert_lt(waiter.took_ms, VERBS_SOON / 4, "it woke by itself");
+        cr_assert_eq(pool_return(&waiter.conn), POOL_OK);
+        pool_destroy(pool);
+    }
+    peer_stop(peer);
+}
+
+enum { FORGOTTEN = 5000 }; /* ms: far more than a turn takes, and less than the deadline */
+
 struct rush {
     struct pool *pool;
     const char *address;
     unsigned rounds, discard_each;
     uint32_t timeout_ms;
-    atomic_uint served, late, other;
+    atomic_uint served, late, other, forgotten;
 };
 
 static void rush(unsigned index, void *argument)
@@ -292,15 +316,19 @@ static void rush(unsigned index, void *argument)
     unsigned seed = index + 1;
     struct pool_conn conn;
     enum pool_status status;
+    uint64_t start_ms;
 
     for (unsigned i = 0; i < one->rounds; i++) {
         uint32_t timeout_ms = one->timeout_ms ? one->timeout_ms : 1 + (unsigned)rand_r(&seed) % 4;
 
+        start_ms = now_ms();
         status = pool_borrow(one->pool, one->address, POOL_CALL(.timeout_ms = timeout_ms), &conn);
         atomic_fetch_add(status == POOL_OK          ? &one->served
                          : status == POOL_E_TIMEOUT ? &one->late
                                                     : &one->other,
                          1);
+        if (elapsed_ms(start_ms) > FORGOTTEN)
+            atomic_fetch_add(&one->forgotten, 1);
         if (status)
             continue;
         if (rand_r(&seed) % 8 == 0)
@@ -341,6 +369,7 @@ Test(pool_waiters, no_wake_up_is_lost, .timeout = 300)
             cr_assert(run_threads(8, rush, &one));
             cr_expect_eq(one.served, 8 * one.rounds, "cap %u: %u late, %u others", cap, one.late,
                          one.other);
+            cr_expect_eq(one.forgotten, 0);
             expect_whole(pool, peer_address(peer), cap);
             pool_destroy(pool);
         }
