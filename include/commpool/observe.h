@@ -129,6 +129,24 @@ struct pool_stats {
  * or stats->size is impossible; POOL_E_CLOSING when the pool ends. *stats is then unchanged. */
 POOL_API enum pool_status pool_stats(struct pool *pool, struct pool_stats *stats);
 
+/* Writes the numbers of pool_stats() into `text` as one JSON object (RFC 8259), ended by a zero
+ * byte.
+ *
+ * `text` is the caller's and has room for `size` bytes. *needed gets the number of bytes that the
+ * whole takes, the zero byte included; `text` may be NULL with a size of 0 to ask for that only.
+ * Any thread may call it; it never waits for the network. Errors: POOL_E_FULL when `size` is too
+ * small: `text` then holds nothing useful; POOL_E_MEMORY; POOL_E_ARGUMENT when `pool` or `needed`
+ * is NULL. */
+POOL_API enum pool_status pool_stats_json(struct pool *pool, char *text, size_t size,
+                                          size_t *needed);
+
+/* Writes the numbers of pool_stats() into `text` in the OpenMetrics text format, ended by a zero
+ * byte; names follow OpenTelemetry's db.client.connection.*.
+ *
+ * Room, owners, threads and errors are those of pool_stats_json(). */
+POOL_API enum pool_status pool_stats_openmetrics(struct pool *pool, char *text, size_t size,
+                                                 size_t *needed);
+
 /* How much a log line matters, the gravest first. */
 enum pool_log_level {
     POOL_LOG_ERROR, /* something failed that the pool cannot mend */

@@ -60,6 +60,15 @@ enum pool_decision {
  * closes it, and the number comes back in pool_error.cause. */
 typedef int pool_use_fn(struct pool_conn *conn, void *user);
 
+/* Gets the connection that pool_communicate_async() asked for, on the mux thread, exactly once. One
+ * of `conn` and `error` is NULL: with `conn` the connection is lent until pool_return() or
+ * pool_discard(); copy *conn to keep it. With `error` there is none. Both are borrowed for the
+ * call. */
+typedef void pool_lent_fn(struct pool_conn *conn, const struct pool_error *error, void *user);
+
+/* Says that something asked for is finished; runs on the mux thread, exactly once. */
+typedef void pool_done_fn(void *user);
+
 /* An actor's receiver: `message` is what arrived on an idle connection, borrowed for the call.
  *
  * It runs on the mux thread. It answers 0 when it stands between two messages, so that the

@@ -116,6 +116,60 @@ POOL_API enum pool_status pool_return(struct pool_conn *conn);
  * handle is NULL, zero or stale. */
 POOL_API enum pool_status pool_discard(struct pool_conn *conn);
 
+/* Borrows a connection to `address` for event-driven code: on_lent(conn, error, user) runs later,
+ * exactly once, on the mux thread, never on the stack of this call.
+ *
+ * The connection stays lent until pool_return() or pool_discard(). `address` and `call` are read
+ * during the call only; `user` stays the program's. `ticket` may be NULL; else *ticket gets a
+ * ticket, set before on_lent can run, by which the call can be canceled, and which is the caller's
+ * until pool_ticket_free(). Any thread may call it; it never waits. Errors of the start, after
+ * which on_lent never runs: POOL_E_ARGUMENT, POOL_E_ADDRESS, POOL_E_FULL when too many wait,
+ * POOL_E_CLOSING, POOL_E_CLEARED when the pool is paused, POOL_E_FORKED, POOL_E_MEMORY. Everything
+ * else comes through on_lent, with the errors of pool_borrow(). */
+POOL_API enum pool_status pool_communicate_async(struct pool *pool, const char *address,
+                                                 pool_lent_fn *on_lent, void *user,
+                                                 const struct pool_call *call,
+                                                 struct pool_ticket **ticket);
+
+/* Cancels the call that a ticket stands for, at whatever point it is, and answers whether that came
+ * in time.
+ *
+ * true: the call ends with POOL_E_CANCELED; an asynchronous one still calls back, once. A
+ * connection that was granted but not delivered goes back to the pool. false: it was too late, and
+ * the call ends as it would have. The ticket stays the caller's. Any thread may call it, callbacks
+ * included; it never waits. It cannot fail; NULL gives false. */
+POOL_API bool pool_ticket_cancel(struct pool_ticket *ticket);
+
+/* Gives a ticket back. The call itself goes on.
+ *
+ * The pointer is dead afterwards. Any thread may call it. It cannot fail; NULL is fine. */
+POOL_API void pool_ticket_free(struct pool_ticket *ticket);
+
+/* Takes a borrowed connection out of the pool's books. It stays usable through the handle until
+ * pool_discard(), also after the pool is gone, and no longer counts against any limit.
+ *
+ * Inside `use`, copy *conn to keep the handle; pool_communicate() then leaves the connection alone.
+ * Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT for NULL, a stale handle or a
+ * connection that is detached already; POOL_E_MEMORY. */
+POOL_API enum pool_status pool_detach(struct pool_conn *conn);
+
+/* Takes a borrowed plain connection out of the pool as a bare descriptor, stored in *fd, and zeroes
+ * *conn.
+ *
+ * The descriptor is the caller's to close(2). All copies of the handle are stale from then on. Any
+ * thread may call it; it never waits. Errors: POOL_E_ARGUMENT for NULL, a stale handle, a
+ * connection with bytes still buffered, or one with TLS; the connection is then still lent. */
+POOL_API enum pool_status pool_release_fd(struct pool_conn *conn, int *fd);
+
+/* Gives a connected socket to the pool, to be lent as an idle connection to `address`.
+ *
+ * With POOL_OK the descriptor is the pool's; when it fails it is the caller's again, unchanged.
+ * on_new_connection and prepare do not run for it. `address` is read during the call only, and must
+ * be a plain one, without TLS. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT when
+ * the descriptor is no connected stream socket or something is NULL; POOL_E_ADDRESS for a bad
+ * address; POOL_E_FULL when a limit on connections is reached; POOL_E_CLOSING; POOL_E_MEMORY. */
+POOL_API enum pool_status pool_adopt(struct pool *pool, const char *address, int fd);
+
 /* Looks an address up once, for hot loops, and stores the result in *target, to be passed as
  * pool_call.target.
  *
@@ -186,6 +240,29 @@ POOL_API enum pool_status pool_recv_exact(struct pool_conn *conn, void *buffer, 
  * later, POOL_E_MEMORY, POOL_E_ARGUMENT for an empty delimiter. */
 POOL_API enum pool_status pool_recv_until(struct pool_conn *conn, const void *delimiter,
                                           size_t size, struct pool_bytes *bytes);
+
+/* Sends what the kernel takes at once, possibly less than `size` bytes, and stores the number in
+ * *sent; it never waits.
+ *
+ * Threads and errors are those of the blocking section; POOL_E_WOULD_BLOCK when not one byte fits,
+ * which is no failure of the connection. No SIGPIPE is raised. Source: send(2) with
+ * MSG_DONTWAIT. */
+POOL_API enum pool_status pool_try_send(struct pool_conn *conn, const void *data, size_t size,
+                                        size_t *sent);
+
+/* Receives what there is, at most `size` bytes, and stores the number in *got; it never waits.
+ *
+ * Threads and errors are those of the blocking section; POOL_E_WOULD_BLOCK when there is nothing,
+ * which is no failure of the connection; POOL_E_CLOSED when the peer has ended the stream. Source:
+ * recv(2) with MSG_DONTWAIT. */
+POOL_API enum pool_status pool_try_recv(struct pool_conn *conn, void *buffer, size_t size,
+                                        size_t *got);
+
+/* Sets a new deadline, `ms` milliseconds from now, for what follows in this borrow.
+ *
+ * POOL_NONE takes the deadline away. It does not outlive the borrow. Any thread may call it.
+ * Errors: POOL_E_ARGUMENT for NULL, or for a stale handle. */
+POOL_API enum pool_status pool_conn_deadline(struct pool_conn *conn, uint32_t ms);
 
 /* Event-driven I/O, for on_new_connection and for actors, on the mux thread. */
 
@@ -280,6 +357,57 @@ POOL_API bool pool_conn_same(const struct pool_conn *a, const struct pool_conn *
  * then unchanged. */
 POOL_API enum pool_status pool_conn_error(const struct pool_conn *conn, struct pool_error *error);
 
+/* Attaches the program's own data to the connection. It stays across borrows, until it is replaced
+ * or the connection closes.
+ *
+ * Then free_user(user) runs, if there is one, with no lock held; it may run on any thread. Data set
+ * earlier is freed so at once. The caller must hold the connection. It cannot fail; with a stale
+ * handle or NULL nothing is kept and nothing is freed. */
+POOL_API void pool_conn_set_user(struct pool_conn *conn, void *user, void (*free_user)(void *user));
+
+/* Answers what pool_conn_set_user() attached, or NULL.
+ *
+ * It is valid while the handle is. Any thread may call it. It cannot fail; for a stale handle or
+ * NULL it answers NULL. */
+POOL_API void *pool_conn_user(const struct pool_conn *conn);
+
+/* What has happened on one connection since it was opened. */
+struct pool_conn_counts {
+    /* Set it to sizeof(struct pool_conn_counts) before the call; no byte beyond it is written. */
+    size_t size;
+
+    /* Bytes received and sent, as the program sees them. */
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+
+    /* Borrows so far, the present one included. */
+    uint64_t uses;
+
+    /* When it was opened and last used, in nanoseconds of CLOCK_MONOTONIC. */
+    uint64_t opened_ns;
+    uint64_t last_used_ns;
+};
+
+/* Fills *counts with the connection's numbers.
+ *
+ * The struct is the caller's; its `size` must be set before. Any thread may call it. Errors:
+ * POOL_E_ARGUMENT for NULL, an impossible size or a stale handle. */
+POOL_API enum pool_status pool_conn_count(const struct pool_conn *conn,
+                                          struct pool_conn_counts *counts);
+
+/* Writes our end's socket address into `text`, for example "127.0.0.1:40312", ended by a zero byte.
+ *
+ * `text` is the caller's and has room for `size` bytes. Any thread may call it. Errors:
+ * POOL_E_ARGUMENT for NULL, a stale handle or too little room; POOL_E_BROKEN when the socket is
+ * gone. Source: getsockname(2). */
+POOL_API enum pool_status pool_conn_local(const struct pool_conn *conn, char *text, size_t size);
+
+/* Writes the peer's socket address into `text`, for example "127.0.0.1:6379", ended by a zero byte.
+ * It serves to reach the same server again, for example to cancel a query there.
+ *
+ * Owners, threads and errors are those of pool_conn_local(). Source: getpeername(2). */
+POOL_API enum pool_status pool_conn_remote(const struct pool_conn *conn, char *text, size_t size);
+
 /* Orders about a connection. */
 
 /* Ends POOL_LATER: says that on_new_connection's exchange, or an actor's half message, is finished.
@@ -317,6 +445,66 @@ POOL_API int pool_mark_as_dead(struct pool *pool, int fd);
  * its own sockets. Any thread may call it; it never waits. It cannot fail; for NULL it answers
  * 0. */
 POOL_API int pool_remove_some_connection(struct pool *pool);
+
+/* Orders to the pool. */
+
+/* Makes room for `count` descriptors of the program's own, by evicting idle connections, and keeps
+ * it until the next call.
+ *
+ * pool_reserve_fds(pool, 0) gives the room back. Any thread may call it; it never waits. Errors:
+ * POOL_E_RESOURCE when not enough could be evicted; POOL_E_ARGUMENT when `pool` is NULL or the
+ * count is impossible. */
+POOL_API enum pool_status pool_reserve_fds(struct pool *pool, uint32_t count);
+
+/* Bits for pool_clear(). */
+enum {
+    POOL_INTERRUPT = 1, /* close lent connections now, not when they are returned */
+    POOL_THEN_PAUSE = 2 /* leave the pool paused until pool_ready() */
+};
+
+/* Begins a new generation of connections to one address, or to all when `address` is NULL.
+ *
+ * Idle connections close now, lent ones when they are returned, or now with POOL_INTERRUPT; callers
+ * that wait get POOL_E_CLEARED. The next borrow opens anew, unless POOL_THEN_PAUSE. Any thread may
+ * call it; it never waits. Errors: POOL_E_ADDRESS for a bad address; POOL_E_ARGUMENT for a NULL
+ * pool or unknown bits; POOL_E_CLOSING; POOL_E_MEMORY. Source: the specification of connection
+ * monitoring and pooling (CMAP), clear. */
+POOL_API enum pool_status pool_clear(struct pool *pool, const char *address, uint32_t flags);
+
+/* Closes one connection by its id, lent or not, and answers whether there was one.
+ *
+ * A borrower's I/O on it ends at once, with POOL_E_BROKEN. Any thread may call it; it never waits.
+ * It cannot fail; for an unknown id or a NULL pool it answers false. */
+POOL_API bool pool_kill(struct pool *pool, uint64_t connection);
+
+/* Ends the I/O on one connection now, as if its deadline had come, and answers whether there was
+ * one that is lent.
+ *
+ * The borrower gets POOL_E_TIMEOUT or POOL_E_TIMEOUT_IN_TRANSFER. Any thread may call it; it never
+ * waits. It cannot fail; for an unknown id or a NULL pool it answers false. */
+POOL_API bool pool_force_timeout(struct pool *pool, uint64_t connection);
+
+/* Ends a pause: the pool lends and opens connections again.
+ *
+ * On a pool that is not paused it changes nothing. Any thread may call it; it never waits. Errors:
+ * POOL_E_ARGUMENT when `pool` is NULL; POOL_E_CLOSING. */
+POOL_API enum pool_status pool_ready(struct pool *pool);
+
+/* Pauses the pool: it refuses borrows with POOL_E_CLEARED and opens nothing until pool_ready().
+ *
+ * Connections that are lent go on. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT
+ * when `pool` is NULL; POOL_E_CLOSING. */
+POOL_API enum pool_status pool_pause(struct pool *pool);
+
+/* Closes the pool gently: refuses new work with POOL_E_CLOSING, lets the rest finish for at most
+ * `drain_ms` milliseconds, then forces what is left.
+ *
+ * on_closed(user) runs once, on the mux thread, when the last connection is gone; it may be NULL.
+ * The pool's memory is still the caller's until pool_destroy(). Any thread may call it; it never
+ * waits. Errors: POOL_E_ARGUMENT when `pool` is NULL; POOL_E_CLOSING when it is closing already,
+ * and on_closed then never runs; POOL_E_MEMORY. */
+POOL_API enum pool_status pool_close(struct pool *pool, uint32_t drain_ms, pool_done_fn *on_closed,
+                                     void *user);
 
 #ifdef __cplusplus
 }

@@ -38,7 +38,11 @@ enum pl_doom {
     PL_DOOM_NONE,
     PL_DOOM_STOLEN,                     /* the number is somebody else's socket */
     PL_DOOM_POOL,                       /* the pool was destroyed */
-    PL_DOOM_STALE_COPY                /* it was given back while an operation on it was under way */
+    PL_DOOM_STALE_COPY,               /* it was given back while an operation on it was under way */
+    PL_DOOM_CANCELED,                   /* the call that has it was canceled */
+    PL_DOOM_KILLED,                     /* the program wants it closed */
+    PL_DOOM_TIMEOUT,                    /* the program wants its time to be over */
+    PL_DOOM_FORKED                      /* it is the parent's; this is the child */
 };
 
 /* What happened in a loan. */
@@ -61,6 +65,8 @@ struct pl_lease {
                                          * start_ns */
     uint64_t lent_ns;             /* when the connection was handed over; only kept for observers */
     uint32_t timeout_ms;
+    _Atomic uint64_t holder;            /* id of the thread whose pool_communicate() has it; 0: lent
+                                         * by hand */
     _Atomic uint32_t flags;             /* of the call */
     _Atomic uint32_t marks;
 };

@@ -46,6 +46,14 @@ uint32_t pl_stream_bucket_ms(uint64_t left_ns, uint32_t armed_ms)
     return (uint32_t)bucket_ms;
 }
 
+/* What running out of time is called, by what the peer can have seen. */
+static enum pool_status timed_out(const struct pl_connection *connection)
+{
+    return pl_get(connection->lease.marks) & (PL_MARK_SENT | PL_MARK_RECEIVED)
+               ? POOL_E_TIMEOUT_IN_TRANSFER
+               : POOL_E_TIMEOUT;
+}
+
 enum pool_status pl_stream_doom(const struct pl_connection *connection)
 {
     switch ((enum pl_doom)atomic_load(&connection->doom)) {
@@ -55,6 +63,14 @@ enum pool_status pl_stream_doom(const struct pl_connection *connection)
         return POOL_E_CLOSING;
     case PL_DOOM_STALE_COPY:
         return POOL_E_ARGUMENT;
+    case PL_DOOM_CANCELED:
+        return POOL_E_CANCELED;
+    case PL_DOOM_KILLED:
+        return POOL_E_BROKEN;
+    case PL_DOOM_TIMEOUT:
+        return timed_out(connection);
+    case PL_DOOM_FORKED:
+        return POOL_E_FORKED;
     case PL_DOOM_NONE:
         break;
     }
@@ -89,22 +105,32 @@ enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_stat
     return status;
 }
 
+/* The errno that stands for the connection's doom; 0: none does. */
+static int doom_cause(const struct pl_connection *connection)
+{
+    switch ((enum pl_doom)atomic_load(&connection->doom)) {
+    case PL_DOOM_STOLEN:
+        return EBADF;
+    case PL_DOOM_TIMEOUT:
+        return ETIMEDOUT;
+    case PL_DOOM_KILLED:
+        return ESHUTDOWN;
+    default:
+        return 0;
+    }
+}
+
 /* `error` is a positive errno of the door, or ETIME for our own deadline. */
 static enum pool_status fail_with(struct pl_connection *connection, int error)
 {
-    uint32_t marks = pl_get(connection->lease.marks);
     enum pool_status doom = pl_stream_doom(connection);
 
     if (doom)
-        return pl_stream_fail(connection, doom, doom == POOL_E_BROKEN ? EBADF : 0);
+        return pl_stream_fail(connection, doom, doom_cause(connection));
     if (error == EAGAIN)
         return POOL_E_WOULD_BLOCK; /* on the mux's thread: nothing failed, it may be tried again */
     if (error == ETIME)
-        return pl_stream_fail(connection,
-                              marks & (PL_MARK_SENT | PL_MARK_RECEIVED)
-                                  ? POOL_E_TIMEOUT_IN_TRANSFER
-                                  : POOL_E_TIMEOUT,
-                              ETIMEDOUT);
+        return pl_stream_fail(connection, timed_out(connection), ETIMEDOUT);
     return pl_stream_fail(connection, pl_status_of_errno(error, POOL_PHASE_USE), error);
 }
 
@@ -113,7 +139,7 @@ static enum pool_status fail_at_end(struct pl_connection *connection, bool is_in
     enum pool_status doom = pl_stream_doom(connection);
 
     if (doom)
-        return pl_stream_fail(connection, doom, doom == POOL_E_BROKEN ? EBADF : 0);
+        return pl_stream_fail(connection, doom, doom_cause(connection));
     return pl_stream_fail(connection, is_inside_message ? POOL_E_BROKEN : POOL_E_CLOSED, 0);
 }
 

@@ -20,7 +20,7 @@
 
 enum pl_state {
     PL_FREE,                            /* a slot without a connection */
-    PL_OPENING,                         /* the mux dials */
+    PL_OPENING,                         /* the mux dials; or it is being adopted */
     PL_SETUP,                           /* connected; hooks are at work on the mux */
     PL_IDLE,                            /* lendable, hot: not watched */
     PL_PARKED,                          /* lendable, watched by the mux */
@@ -65,7 +65,7 @@ static inline bool pl_word_is_legal(enum pl_state from, enum pl_state to)
 {
     static const uint16_t legal[PL_STATES] = {
         [PL_FREE] = 1 << PL_OPENING,
-        [PL_OPENING] = 1 << PL_SETUP | 1 << PL_CLOSING,
+        [PL_OPENING] = 1 << PL_SETUP | 1 << PL_MUX | 1 << PL_CLOSING,
         [PL_SETUP] = 1 << PL_IDLE | 1 << PL_LENT | 1 << PL_ENDING | 1 << PL_CLOSING,
         [PL_IDLE] = 1 << PL_LENT | 1 << PL_MUX | 1 << PL_CLOSING,
         [PL_PARKED] = 1 << PL_LENT | 1 << PL_MUX | 1 << PL_CLOSING,

@@ -29,6 +29,7 @@ static void begin_lease(struct pl_connection *connection, uint32_t timeout_ms, u
     uint64_t uses = pl_get(connection->uses);
 
     lease->timeout_ms = timeout_ms;
+    pl_set(lease->holder, 0);
     pl_set(lease->flags, flags);
     pl_set(lease->marks, uses ? PL_MARK_REUSED : 0);
     pl_set(connection->uses, uses + 1);
@@ -480,14 +481,18 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     if (status)
         return status;
     if (!pl_pool_enter(pool)) {
-        borrow->failure = pl_failure_make(POOL_E_CLOSING, POOL_PHASE_NONE, 0);
+        status = pl_pool_refusal(pool);
+        borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
         pl_failure_tell(&borrow->failure, &borrow->spent, borrow->address, borrow->call.error);
-        return POOL_E_CLOSING;
+        return status;
     }
     pl_event_borrow_started(pool,
                             borrow->address ? borrow->address : borrow->call.target->peer->text);
-    status = find_peer(borrow);
-    is_told = status && status != POOL_E_ARGUMENT;
+    status = pl_pool_refusal(pool);
+    if (!status) {
+        status = find_peer(borrow);
+        is_told = status && status != POOL_E_ARGUMENT;
+    }
     if (status)
         borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
     else if (!obtain(borrow, conn))

@@ -11,10 +11,21 @@ static PL_COLD int what_failed(const struct pl_connection *connection, uint32_t 
 {
     struct pl_failure failure = pl_failure_unpack(pl_get(connection->failure));
 
-    if (doom)
-        return doom == PL_DOOM_STOLEN ? POOL_CLOSE_STOLEN
-               : doom == PL_DOOM_POOL ? POOL_CLOSE_POOL
-                                      : POOL_CLOSE_DIRTY;
+    switch ((enum pl_doom)doom) {
+    case PL_DOOM_NONE:
+        break;
+    case PL_DOOM_STOLEN:
+        return POOL_CLOSE_STOLEN;
+    case PL_DOOM_POOL:
+    case PL_DOOM_FORKED:
+        return POOL_CLOSE_POOL;
+    case PL_DOOM_TIMEOUT:
+        return POOL_CLOSE_ERROR;
+    case PL_DOOM_STALE_COPY:
+    case PL_DOOM_CANCELED:
+    case PL_DOOM_KILLED:
+        return POOL_CLOSE_DIRTY;
+    }
     return failure.status == POOL_E_CLOSED ? POOL_CLOSE_PEER : POOL_CLOSE_ERROR;
 }
 

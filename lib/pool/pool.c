@@ -23,10 +23,35 @@ static pthread_mutex_t creation = PTHREAD_MUTEX_INITIALIZER; /* two on a new mux
 bool pl_pool_enter(struct pool *pool)
 {
     atomic_fetch_add(&pool->refs, 1);
-    if (atomic_load(&pool->state) == PL_POOL_LIVE)
+    switch ((enum pl_pool_state)atomic_load(&pool->state)) {
+    case PL_POOL_LIVE:
+    case PL_POOL_PAUSED:
+    case PL_POOL_CLOSING:
         return true;
+    case PL_POOL_NONE:
+    case PL_POOL_DESTROYED:
+    case PL_POOL_FORKED:
+        break;
+    }
     pl_pool_leave(pool);
     return false;
+}
+
+enum pool_status pl_pool_refusal(const struct pool *pool)
+{
+    switch ((enum pl_pool_state)atomic_load(&pool->state)) {
+    case PL_POOL_LIVE:
+        return POOL_OK;
+    case PL_POOL_PAUSED:
+        return POOL_E_CLEARED;
+    case PL_POOL_FORKED:
+        return POOL_E_FORKED;
+    case PL_POOL_NONE:
+    case PL_POOL_CLOSING:
+    case PL_POOL_DESTROYED:
+        break;
+    }
+    return POOL_E_CLOSING;
 }
 
 void pl_pool_ref(struct pool *pool)
@@ -78,6 +103,13 @@ static bool is_peer_of(const struct pl_table_node *node, const void *key)
     return pl_key_is_same(&pl_container(node, struct pl_peer, table_node)->key, key);
 }
 
+static bool is_open(const struct pool *pool)
+{
+    uint32_t state = atomic_load(&pool->state);
+
+    return state == PL_POOL_LIVE || state == PL_POOL_PAUSED;
+}
+
 /* Peers are found and made under the lock, so two callers never make two of one address. Takes the
  * address. */
 static struct pl_peer *find_or_make(struct pool *pool, struct pool_address *address)
@@ -93,7 +125,7 @@ static struct pl_peer *find_or_make(struct pool *pool, struct pool_address *addr
         pthread_mutex_lock(&peer->lock);
         peer->shared.users++;
         pthread_mutex_unlock(&peer->lock);
-    } else if (atomic_load(&pool->state) == PL_POOL_LIVE) {
+    } else if (is_open(pool)) {
         peer = pl_peer_make(pool, address);
         if (peer) {
             peer->key = key;
@@ -138,7 +170,7 @@ enum pool_status pl_pool_find_peer(struct pool *pool, const char *text, struct p
     *peer = find_or_make(pool, address);
     if (*peer)
         return POOL_OK;
-    status = atomic_load(&pool->state) == PL_POOL_LIVE ? POOL_E_MEMORY : POOL_E_CLOSING;
+    status = is_open(pool) ? POOL_E_MEMORY : POOL_E_CLOSING;
     return refuse(status, POOL_PHASE_NONE, text, error);
 }
 
@@ -355,13 +387,24 @@ static void end_on_mux(struct pool *pool)
     }
 }
 
+/* False: somebody else ended it already. */
+static bool begin_end(struct pool *pool)
+{
+    uint32_t state = atomic_load(&pool->state);
+
+    do {
+        if (state != PL_POOL_LIVE && state != PL_POOL_PAUSED && state != PL_POOL_CLOSING)
+            return false;
+    } while (!atomic_compare_exchange_weak(&pool->state, &state, PL_POOL_DESTROYED));
+    return true;
+}
+
 void pool_destroy(struct pool *pool)
 {
     struct pl_failure failure = pl_failure_make(POOL_E_CLOSING, POOL_PHASE_WAIT, 0);
-    uint32_t live = PL_POOL_LIVE;
     struct pl_peer *peer;
 
-    if (!pool || !atomic_compare_exchange_strong(&pool->state, &live, PL_POOL_DESTROYED))
+    if (!pool || !begin_end(pool))
         return;
     while ((peer = next_peer(pool))) {
         pl_peer_fail_waiters(peer, &failure, true);

@@ -9,7 +9,14 @@
 #include "pool/room.h"
 #include "pool/settings.h"
 
-enum pl_pool_state { PL_POOL_NONE, PL_POOL_LIVE, PL_POOL_DESTROYED };
+enum pl_pool_state {
+    PL_POOL_NONE,
+    PL_POOL_LIVE,
+    PL_POOL_PAUSED,                     /* lends and opens nothing until pool_ready() */
+    PL_POOL_CLOSING,                    /* by pool_close(): takes nothing new, lets the rest finish */
+    PL_POOL_DESTROYED,
+    PL_POOL_FORKED                      /* the parent's; this is the child */
+};
 
 /* Counters of connections that are gone, and of what happened to no connection. */
 struct pl_books {
@@ -44,8 +51,11 @@ struct pool_target {
     struct pl_peer *peer;
 };
 
-/* A slow call is inside; false: the pool is closed. */
+/* A slow call is inside, whose pool is live, paused or closing; false: there is no such pool any
+ * more, and pl_pool_refusal() says why. */
 bool pl_pool_enter(struct pool *pool) PL_MUST_USE;
+/* What a call that wants a connection is answered in this state; POOL_OK: it may have one. */
+enum pool_status pl_pool_refusal(const struct pool *pool);
 void pl_pool_ref(struct pool *pool);    /* by somebody who holds one already */
 void pl_pool_leave(struct pool *pool);  /* the last one frees */
 

@@ -12,7 +12,7 @@
 /* A row for each state that is left, a column for each that is reached, in the order of pl_state:
  * Free Opening Setup Idle Parked Mux Heard Lent Ending Closing. */
 static const char moves[PL_STATES][PL_STATES + 1] = {
-    [PL_FREE] = ".o........",    [PL_OPENING] = "..s......c", [PL_SETUP] = "...i...lec",
+    [PL_FREE] = ".o........",    [PL_OPENING] = "..s..m...c", [PL_SETUP] = "...i...lec",
     [PL_IDLE] = ".....m.l.c",    [PL_PARKED] = ".....m.l.c",  [PL_MUX] = "...ip.hl.c",
     [PL_HEARD] = ".....m..ec",   [PL_LENT] = "...i.m.lec",    [PL_ENDING] = ".........c",
     [PL_CLOSING] = "f.........",
