@@ -1,4 +1,5 @@
-/* borrow.c: the warm path, the looks at a connection before it is lent, and the wait.
+/* borrow.c: the warm path, and the whole of a borrow; looks.h has the looks at a connection before
+ * it is lent, wait.c the wait.
  *
  * The warm path is one swap of the word of the connection that this thread returned last, and one
  * swap back. Because the whole word must be what it was, nothing else has to be looked at to know
@@ -10,11 +11,10 @@
 
 #include "base/os.h"
 #include "net/stream.h"
-#include "pool/channel.h"
-#include "pool/decide.h"
 #include "pool/events.h"
-#include "pool/open.h"
+#include "pool/looks.h"
 #include "pool/recent.h"
+#include "pool/wait.h"
 
 const char *pl_borrow_text(const struct pl_borrow *borrow)
 {
@@ -40,59 +40,6 @@ static uint32_t timeout_of(const struct pool *pool, const struct pool_call *call
     if (!call || !call->timeout_ms)
         return pool->settings.options.timeout_ms;
     return call->timeout_ms == POOL_ZERO ? 0 : call->timeout_ms;
-}
-
-/* ---- looks before lending */
-
-/* The connection is not to be lent. Data for an actor sends it to the mux, anything else ends
- * it. */
-static PL_COLD void put_aside(struct pl_connection *connection, enum pl_health health)
-{
-    uint64_t seen = atomic_load(&connection->word);
-
-    if (health == PL_UNASKED_DATA && pl_channel_has_actor(connection) && !(seen & PL_PIN_MASK) &&
-        pl_word_become_state(&connection->word, seen, PL_MUX))
-        pl_channel_post_hear(connection);
-    else
-        pl_peer_close(connection, POOL_CLOSE_PEER);
-}
-
-PL_INLINE bool is_still_ours(struct pl_connection *connection, enum pool_check check)
-{
-    if (connection->is_armed) {
-        connection->is_armed = false;
-        return pl_connection_arm(connection, connection->mux, 0);       /* ENOENT proves a theft */
-    }
-    return check != POOL_CHECK_ALWAYS || pl_connection_is_ours(connection);
-}
-
-/* Looks at an idle connection that was just taken (LENT). False: it was no good and is dealt
- * with. */
-PL_INLINE bool is_fit(struct pl_connection *connection, enum pool_check check)
-{
-    bool was_parked = connection->is_armed;
-    enum pl_health health;
-
-    if (!is_still_ours(connection, check)) {
-        pl_peer_close(connection, POOL_CLOSE_STOLEN);
-        return false;
-    }
-    if (check == POOL_CHECK_NEVER || (check == POOL_CHECK_PARKED && !was_parked))
-        return true;
-    health = pl_connection_peek(connection);
-    if (PL_LIKELY(health == PL_HEALTHY))
-        return true;
-    put_aside(connection, health);
-    return false;
-}
-
-/* True: it is past its age, and closed now. */
-PL_INLINE bool has_aged(struct pl_connection *connection, uint64_t now_ns)
-{
-    if (PL_LIKELY(pl_get(connection->expires_ns) > now_ns))
-        return false;
-    pl_peer_close(connection, POOL_CLOSE_AGE);
-    return true;
 }
 
 /* ---- the warm path */
@@ -160,185 +107,12 @@ PL_INLINE bool lend_warm(struct pool *pool, const struct pool_call *call,
 {
     connection->lease.start_ns = pl_os->coarse_ns();
     pl_thread_stamp(pl_thread_current, connection->lease.start_ns);
-    if (has_aged(connection, connection->lease.start_ns))
+    if (pl_look_has_aged(connection, connection->lease.start_ns))
         return false;
     pl_set(connection->lease.deadline_ns, 0);
     begin_lease(connection, timeout_of(pool, call), call->flags);
     *conn = pl_connection_handle(connection, pl_get(connection->word));
     return true;
-}
-
-/* ---- waiting */
-
-static bool is_past(uint64_t deadline_ns)
-{
-    return deadline_ns != PL_NEVER && pl_os->now_ns() >= deadline_ns;
-}
-
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-/* The deadline came while waiting. What for decides what it is called. */
-static struct pl_failure out_of_time(struct pl_peer *peer)
-{
-    enum pool_phase phase = pl_open_phase(peer);
-    bool is_alone;
-    int cause;
-
-    pthread_mutex_lock(&peer->lock);
-    is_alone = peer->shared.count == 0;
-    pthread_mutex_unlock(&peer->lock);
-    if (is_alone && pl_room_wants(peer->pool->room, peer, &cause))
-        return pl_failure_make(POOL_E_RESOURCE, cause ? POOL_PHASE_CONNECT : POOL_PHASE_WAIT,
-                               cause);
-    return pl_failure_make(POOL_E_TIMEOUT, phase, ETIMEDOUT);
-}
-
-/* Nobody waits at the peer any more: it needs no room either. Peer lock held. */
-static void calm_down(struct pl_peer *peer)
-{
-    if (!pl_list_is_empty(&peer->shared.waiters) || !peer->shared.is_wanting)
-        return;
-    peer->shared.is_wanting = peer->shared.was_asked = false;
-    pl_room_stop_wanting(peer->pool->room, peer);
-}
-
-/* What a waiter who is awake finds; peer lock held. True: the wait is over. */
-static bool look_around(struct pl_borrow *borrow, struct pl_waiter *waiter, bool is_over)
-{
-    struct pl_peer *peer = borrow->peer;
-
-    if (waiter->state == PL_WAITER_FAILED)
-        borrow->failure = waiter->failure;
-    if (waiter->state != PL_WAITER_QUEUED)
-        return true;
-    waiter->is_woken = false;
-    waiter->connection = pl_peer_take_idle(peer, false);
-    if (!waiter->connection && !is_over)
-        return false;
-    pl_waiter_unlink(peer, waiter);
-    return true;
-}
-
-static bool was_told(struct pl_peer *peer, const struct pl_waiter *waiter)
-{
-    bool was_told;
-
-    pthread_mutex_lock(&peer->lock);
-    was_told = waiter->is_woken || waiter->state != PL_WAITER_QUEUED;
-    pthread_mutex_unlock(&peer->lock);
-    return was_told;
-}
-
-static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
-{
-    struct pl_peer *peer = borrow->peer;
-    uint64_t deadline_ns = earlier(borrow->deadline_ns, borrow->wait_deadline_ns),
-             until_ns = deadline_ns;
-    bool is_over = false, has_ended;
-
-    pl_peer_supply(peer);
-    if (was_told(peer, waiter))
-        until_ns = 0; /* on_none_removable may have waited for something, and used up our wake-up */
-    do {
-        if (!pl_thread_wait(borrow->self, until_ns))
-            is_over = is_past(deadline_ns);
-        until_ns = deadline_ns;
-        if (is_over)
-            borrow->failure = out_of_time(peer); /* while it still shows what was waited for */
-        pthread_mutex_lock(&peer->lock);
-        has_ended = look_around(borrow, waiter, is_over);
-        if (has_ended)
-            calm_down(peer);
-        pthread_mutex_unlock(&peer->lock);
-    } while (!has_ended);
-}
-
-static uint64_t oldest_wait(struct pl_peer *peer, uint64_t now_ns)
-{
-    struct pl_waiter *first;
-
-    if (pl_list_is_empty(&peer->shared.waiters))
-        return 0;
-    first = pl_container(peer->shared.waiters.next, struct pl_waiter, link);
-    return now_ns > first->queued_ns ? now_ns - first->queued_ns : 0;
-}
-
-/* May this caller take what is idle? Where nobody waits, nobody is passed. Peer lock held. */
-static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
-{
-    struct pl_peer *peer = borrow->peer;
-
-    return pl_list_is_empty(&peer->shared.waiters) ||
-           pl_decide_may_barge(oldest_wait(peer, now_ns), borrow->pool->settings.barge_ns);
-}
-
-/* May this caller queue? Peer lock held. */
-static enum pool_status may_queue(const struct pl_borrow *borrow)
-{
-    const struct pl_peer *peer = borrow->peer;
-    const struct pool_options *options = &borrow->pool->settings.options;
-
-    if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
-        return POOL_E_CLOSING;
-    if (pl_mux_is_here(borrow->pool->mux))
-        return POOL_E_WOULD_BLOCK;
-    if (is_past(earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
-        return POOL_E_TIMEOUT; /* no time at all was given: only what is idle could be had */
-    if (peer->shared.waiting >= options->max_waiters)
-        return POOL_E_FULL;
-    if ((borrow->call.flags & POOL_DONT_WAIT) && peer->shared.count >= options->max_per_address)
-        return POOL_E_FULL;
-    return POOL_OK;
-}
-
-/* Joins the queue, unless something turns out to be idle after all; peer lock held. */
-static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
-{
-    struct pl_peer *peer = borrow->peer;
-    struct pl_connection *connection;
-    bool may_take = may_take_idle(borrow, waiter->queued_ns);
-
-    pl_list_push_back(&peer->shared.waiters, &waiter->link);
-    peer->shared.waiting++;
-    atomic_fetch_or(&peer->hints, PL_HINT_WAITERS);
-    /* Whoever returns a connection looks at the hint after its swap; we look at the idle ones after
-     * the hint. */
-    connection = may_take ? pl_peer_take_idle(peer, false) : NULL;
-    if (connection)
-        pl_waiter_unlink(peer, waiter);
-    return connection;
-}
-
-/* Some connection for this caller, LENT and not looked at yet; NULL: borrow->failure. */
-static struct pl_connection *get_some(struct pl_borrow *borrow)
-{
-    struct pl_peer *peer = borrow->peer;
-    struct pl_waiter waiter = { .thread = borrow->self, .queued_ns = pl_os->now_ns() };
-    struct pl_connection *connection = NULL;
-    bool is_here = pl_mux_is_here(borrow->pool->mux);
-    enum pool_status status = POOL_OK;
-
-    pthread_mutex_lock(&peer->lock);
-    if (may_take_idle(borrow, waiter.queued_ns))
-        connection = pl_peer_take_idle(peer, is_here);
-    if (!connection) {
-        status = may_queue(borrow);
-        if (!status)
-            connection = join_queue(borrow, &waiter);
-    }
-    pthread_mutex_unlock(&peer->lock);
-    if (connection)
-        return connection;
-    if (status) {
-        borrow->failure =
-            pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
-        return NULL;
-    }
-    wait_in_queue(borrow, &waiter);
-    return waiter.connection;
 }
 
 /* ---- the whole of a borrow */
@@ -353,8 +127,8 @@ static void account(struct pl_borrow *borrow, const struct pl_connection *connec
         return;
     }
     own_ns = now_ns > connection->opened_ns ? now_ns - connection->opened_ns : 0;
-    borrow->spent.ns[POOL_PHASE_CONNECT] += earlier(own_ns, total_ns);
-    borrow->spent.ns[POOL_PHASE_WAIT] += total_ns - earlier(own_ns, total_ns);
+    borrow->spent.ns[POOL_PHASE_CONNECT] += pl_earlier(own_ns, total_ns);
+    borrow->spent.ns[POOL_PHASE_WAIT] += total_ns - pl_earlier(own_ns, total_ns);
 }
 
 /* Gives the connection its deadline and runs `prepare` on one that is new. False:
@@ -393,7 +167,7 @@ static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection
     }
     if (!borrow->failure.status)
         return true;
-    pl_set(connection->uses, pl_get(connection->uses) - 1);     /* nobody got it */
+    pl_set(connection->uses, pl_get(connection->uses) - 1); /* nobody got it */
     pl_peer_close(connection, POOL_CLOSE_ERROR);
     return false;
 }
@@ -407,7 +181,7 @@ static enum pool_status begin(struct pl_borrow *borrow)
     borrow->deadline_ns =
         timeout_ms == POOL_NONE ? PL_NEVER : pl_after(borrow->start_ns, timeout_ms * PL_MS);
     if (borrow->call.deadline_ns)
-        borrow->deadline_ns = earlier(borrow->deadline_ns, borrow->call.deadline_ns);
+        borrow->deadline_ns = pl_earlier(borrow->deadline_ns, borrow->call.deadline_ns);
     borrow->wait_deadline_ns = PL_NEVER;
     if (wait_ms && wait_ms != POOL_NONE)
         borrow->wait_deadline_ns =
@@ -448,13 +222,13 @@ static bool obtain(struct pl_borrow *borrow, struct pool_conn *conn)
     struct pl_connection *connection;
 
     do {
-        connection = get_some(borrow);
+        connection = pl_wait_for_some(borrow);
         if (!connection) {
             account(borrow, NULL);
             return false;
         }
-    } while (!connection->is_fresh &&
-             (!is_fit(connection, check) || has_aged(connection, pl_os->coarse_ns())));
+    } while (!connection->is_fresh && (!pl_look_is_fit(connection, check) ||
+                                       pl_look_has_aged(connection, pl_os->coarse_ns())));
     borrow->failure = (struct pl_failure){ 0 };
     account(borrow, connection);
     if (borrow->pool->events) {
@@ -533,7 +307,7 @@ enum pool_status pl_borrow_first(struct pl_borrow *borrow, const struct pool_cal
     const struct pool_call *read = call ? call : &no_call;
     struct pl_connection *connection = take_warm(borrow->pool, borrow->address, read);
 
-    if (connection && is_fit(connection, borrow->pool->settings.options.check) &&
+    if (connection && pl_look_is_fit(connection, borrow->pool->settings.options.check) &&
         lend_warm(borrow->pool, read, connection, conn))
         return POOL_OK;
     return borrow_cold(borrow, call, conn);
@@ -555,7 +329,7 @@ static PL_NOINLINE enum pool_status look_and_lend(struct pool *pool, const char 
                                                   struct pl_connection *connection,
                                                   struct pool_conn *conn)
 {
-    if (PL_LIKELY(is_fit(connection, pool->settings.options.check)) &&
+    if (PL_LIKELY(pl_look_is_fit(connection, pool->settings.options.check)) &&
         lend_warm(pool, call ? call : &no_call, connection, conn))
         return POOL_OK;
     return borrow_cold_by_hand(pool, address, call, conn);

@@ -1,0 +1,172 @@
+/* wait.c: see wait.h. Whoever returns a connection looks at the hint after its swap; who waits looks at
+ * the idle ones after the hint: no wake-up is lost.
+ */
+#include "pool/wait.h"
+
+#include <errno.h>
+
+#include "base/os.h"
+#include "pool/decide.h"
+#include "pool/open.h"
+
+/* The deadline came while waiting. What for decides what it is called. */
+struct pl_failure pl_wait_out_of_time(struct pl_peer *peer)
+{
+    enum pool_phase phase = pl_open_phase(peer);
+    bool is_alone;
+    int cause;
+
+    pthread_mutex_lock(&peer->lock);
+    is_alone = peer->shared.count == 0;
+    pthread_mutex_unlock(&peer->lock);
+    if (is_alone && pl_room_wants(peer->pool->room, peer, &cause))
+        return pl_failure_make(POOL_E_RESOURCE, cause ? POOL_PHASE_CONNECT : POOL_PHASE_WAIT,
+                               cause);
+    return pl_failure_make(POOL_E_TIMEOUT, phase, ETIMEDOUT);
+}
+
+/* Nobody waits at the peer any more: it needs no room either. Peer lock held. */
+void pl_wait_calm_down(struct pl_peer *peer)
+{
+    if (!pl_list_is_empty(&peer->shared.waiters) || !peer->shared.is_wanting)
+        return;
+    peer->shared.is_wanting = peer->shared.was_asked = false;
+    pl_room_stop_wanting(peer->pool->room, peer);
+}
+
+/* What a waiter who is awake finds; peer lock held. True: the wait is over. */
+static bool look_around(struct pl_borrow *borrow, struct pl_waiter *waiter, bool is_over)
+{
+    struct pl_peer *peer = borrow->peer;
+
+    if (waiter->state == PL_WAITER_FAILED)
+        borrow->failure = waiter->failure;
+    if (waiter->state != PL_WAITER_QUEUED)
+        return true;
+    waiter->is_woken = false;
+    waiter->connection = pl_peer_take_idle(peer, false);
+    if (!waiter->connection && !is_over)
+        return false;
+    pl_waiter_unlink(peer, waiter);
+    return true;
+}
+
+static bool was_told(struct pl_peer *peer, const struct pl_waiter *waiter)
+{
+    bool was_told;
+
+    pthread_mutex_lock(&peer->lock);
+    was_told = waiter->is_woken || waiter->state != PL_WAITER_QUEUED;
+    pthread_mutex_unlock(&peer->lock);
+    return was_told;
+}
+
+static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
+{
+    struct pl_peer *peer = borrow->peer;
+    uint64_t deadline_ns = pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns),
+             until_ns = deadline_ns;
+    bool is_over = false, has_ended;
+
+    pl_peer_supply(peer);
+    if (was_told(peer, waiter))
+        until_ns = 0; /* on_none_removable may have waited for something, and used up our wake-up */
+    do {
+        if (!pl_thread_wait(borrow->self, until_ns))
+            is_over = pl_is_past(deadline_ns);
+        until_ns = deadline_ns;
+        if (is_over)
+            borrow->failure =
+                pl_wait_out_of_time(peer); /* while it still shows what was waited for */
+        pthread_mutex_lock(&peer->lock);
+        has_ended = look_around(borrow, waiter, is_over);
+        if (has_ended)
+            pl_wait_calm_down(peer);
+        pthread_mutex_unlock(&peer->lock);
+    } while (!has_ended);
+}
+
+static uint64_t oldest_wait(struct pl_peer *peer, uint64_t now_ns)
+{
+    struct pl_waiter *first;
+
+    if (pl_list_is_empty(&peer->shared.waiters))
+        return 0;
+    first = pl_container(peer->shared.waiters.next, struct pl_waiter, link);
+    return now_ns > first->queued_ns ? now_ns - first->queued_ns : 0;
+}
+
+/* May this caller take what is idle? Where nobody waits, nobody is passed. Peer lock held. */
+bool pl_wait_may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
+{
+    struct pl_peer *peer = borrow->peer;
+
+    return pl_list_is_empty(&peer->shared.waiters) ||
+           pl_decide_may_barge(oldest_wait(peer, now_ns), borrow->pool->settings.barge_ns);
+}
+
+/* May this caller queue? Peer lock held. */
+static enum pool_status may_queue(const struct pl_borrow *borrow)
+{
+    const struct pl_peer *peer = borrow->peer;
+    const struct pool_options *options = &borrow->pool->settings.options;
+
+    if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
+        return POOL_E_CLOSING;
+    if (pl_mux_is_here(borrow->pool->mux))
+        return POOL_E_WOULD_BLOCK;
+    if (pl_is_past(pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
+        return POOL_E_TIMEOUT; /* no time at all was given: only what is idle could be had */
+    if (peer->shared.waiting >= options->max_waiters)
+        return POOL_E_FULL;
+    if ((borrow->call.flags & POOL_DONT_WAIT) && peer->shared.count >= options->max_per_address)
+        return POOL_E_FULL;
+    return POOL_OK;
+}
+
+/* Joins the queue, unless something turns out to be idle after all; peer lock held. */
+static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
+{
+    struct pl_peer *peer = borrow->peer;
+    struct pl_connection *connection;
+    bool may_take = pl_wait_may_take_idle(borrow, waiter->queued_ns);
+
+    pl_list_push_back(&peer->shared.waiters, &waiter->link);
+    peer->shared.waiting++;
+    atomic_fetch_or(&peer->hints, PL_HINT_WAITERS);
+    /* Whoever returns a connection looks at the hint after its swap; we look at the idle ones after
+     * the hint. */
+    connection = may_take ? pl_peer_take_idle(peer, false) : NULL;
+    if (connection)
+        pl_waiter_unlink(peer, waiter);
+    return connection;
+}
+
+/* Some connection for this caller, LENT and not looked at yet; NULL: borrow->failure. */
+struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
+{
+    struct pl_peer *peer = borrow->peer;
+    struct pl_waiter waiter = { .thread = borrow->self, .queued_ns = pl_os->now_ns() };
+    struct pl_connection *connection = NULL;
+    bool is_here = pl_mux_is_here(borrow->pool->mux);
+    enum pool_status status = POOL_OK;
+
+    pthread_mutex_lock(&peer->lock);
+    if (pl_wait_may_take_idle(borrow, waiter.queued_ns))
+        connection = pl_peer_take_idle(peer, is_here);
+    if (!connection) {
+        status = may_queue(borrow);
+        if (!status)
+            connection = join_queue(borrow, &waiter);
+    }
+    pthread_mutex_unlock(&peer->lock);
+    if (connection)
+        return connection;
+    if (status) {
+        borrow->failure =
+            pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
+        return NULL;
+    }
+    wait_in_queue(borrow, &waiter);
+    return waiter.connection;
+}

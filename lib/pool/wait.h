@@ -1,0 +1,32 @@
+/* wait.h: how a caller comes to a connection that it must wait for: the queue of its peer. A blocking
+ * caller waits in its thread's cell; an asynchronous one (request.c) is told on the mux.
+ */
+#ifndef PL_POOL_WAIT_H
+#define PL_POOL_WAIT_H
+
+#include "base/os.h"
+#include "pool/borrow.h"
+
+/* Some connection for this caller, LENT and not looked at yet; NULL: borrow->failure. */
+struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow) PL_MUST_USE;
+
+/* May this caller take what is idle? Where nobody waits, nobody is passed. Peer lock held. */
+bool pl_wait_may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns);
+
+/* The deadline came while waiting. What for decides what it is called. */
+struct pl_failure pl_wait_out_of_time(struct pl_peer *peer);
+
+/* When nobody waits at the peer any more it needs no room either. Peer lock held. */
+void pl_wait_calm_down(struct pl_peer *peer);
+
+static inline bool pl_is_past(uint64_t deadline_ns)
+{
+    return deadline_ns != PL_NEVER && pl_os->now_ns() >= deadline_ns;
+}
+
+static inline uint64_t pl_earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+#endif
