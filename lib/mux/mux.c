@@ -9,6 +9,7 @@
 
 #define BATCH 256                       /* events taken from the kernel at once */
 #define INDEX_BITS 29
+#define ROUNDS_HERE 256 /* of posts made by posts, in one batch: others want their turn, too */
 #define RECOVERY_NS (20 * PL_MS)        /* between attempts of our own thread while a batch cannot
                                          * even begin */
 
@@ -176,12 +177,31 @@ static void run_posts(struct pool_mux *mux)
     }
 }
 
+void pl_mux_post_here(struct pool_mux *mux, struct pl_post *post)
+{
+    pl_assert(pl_mux_is_dispatching(mux));
+    pl_list_push_back(&mux->on_mux.posts, &post->link);
+}
+
+void pl_mux_run_posted_here(struct pool_mux *mux)
+{
+    struct pl_list now, *link;
+
+    pl_list_init(&now);
+    pl_list_move_all(&now, &mux->on_mux.posts);
+    while ((link = pl_list_pop_front(&now))) {
+        struct pl_post *post = pl_container(link, struct pl_post, link);
+
+        post->run(post);
+    }
+}
+
 static bool has_posts(struct pool_mux *mux)
 {
-    bool has_posts;
+    bool has_posts = !pl_list_is_empty(&mux->on_mux.posts);
 
     pthread_mutex_lock(&mux->shared.lock);
-    has_posts = !pl_list_is_empty(&mux->shared.posts);
+    has_posts = has_posts || !pl_list_is_empty(&mux->shared.posts);
     pthread_mutex_unlock(&mux->shared.lock);
     return has_posts;
 }
@@ -189,8 +209,10 @@ static bool has_posts(struct pool_mux *mux)
 /* And what these post in turn: nobody comes after us. */
 static void run_all_posts(struct pool_mux *mux)
 {
-    while (has_posts(mux))
+    while (has_posts(mux)) {
         run_posts(mux);
+        pl_mux_run_posted_here(mux);
+    }
 }
 
 /* ---- batches */
@@ -226,7 +248,7 @@ static void finish_batch(struct pool_mux *mux)
 
     pthread_mutex_lock(&mux->shared.lock);
     set_timer_fd_locked(mux);
-    is_more = !pl_list_is_empty(&mux->shared.posts);
+    is_more = !pl_list_is_empty(&mux->shared.posts) || !pl_list_is_empty(&mux->on_mux.posts);
     pthread_mutex_unlock(&mux->shared.lock);
     if (is_more)
         wake(mux);
@@ -247,6 +269,8 @@ static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_m
         hand_out(mux, &events[i]);
     fire_timers(mux);
     run_posts(mux);
+    for (int round = 0; round < ROUNDS_HERE && !pl_list_is_empty(&mux->on_mux.posts); round++)
+        pl_mux_run_posted_here(mux);
     self->dispatching = outer;
     finish_batch(mux);
     return count;
@@ -367,6 +391,7 @@ enum pool_status pl_mux_open(struct pool_mux **opened, bool has_thread)
     pthread_cond_init(&mux->shared.fired, NULL);
     pl_list_init(&mux->shared.posts);
     pl_list_init(&mux->shared.due);
+    pl_list_init(&mux->on_mux.posts);
     mux->shared.armed_ns = PL_NEVER;
     atomic_init(&mux->on_watch[PL_WATCH_WAKE], on_wake);
     atomic_init(&mux->on_watch[PL_WATCH_TIMER], on_timer_fd);

@@ -46,6 +46,9 @@ struct pool_mux {
     bool ends_itself;                          /* its own thread let go of it last; that thread's */
     _Atomic uint64_t wakeups;
     struct {
+        struct pl_list posts; /* made by what runs in a batch, to run in the same one */
+    } on_mux; /* the dispatching thread's alone */
+    struct {
         pthread_mutex_t lock;
         pthread_cond_t fired;                           /* a timer's callback came back while
                                                          * someone waited for it */
@@ -69,6 +72,11 @@ bool pl_mux_is_here(const struct pool_mux *mux);
 bool pl_mux_is_dispatching(const struct pool_mux *mux);
 
 void pl_mux_post(struct pool_mux *mux, struct pl_post *post);
+/* The same for the thread that runs a batch: no lock, no wake-up, and still in this batch, unless it
+ * has been long already. */
+void pl_mux_post_here(struct pool_mux *mux, struct pl_post *post);
+/* Runs what was posted here until now. */
+void pl_mux_run_posted_here(struct pool_mux *mux);
 /* One batch on this thread; false: another thread is at it. */
 bool pl_mux_run_here(struct pool_mux *mux);
 

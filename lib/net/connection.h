@@ -53,8 +53,12 @@ enum {
     PL_MARK_UNREAD = 16,                        /* bytes were read ahead and not taken */
     PL_MARK_REUSED = 32,                        /* the connection had served before; no dirt */
     PL_MARK_READING = 64,                       /* a receiving operation is under way */
+    PL_MARK_EVENTS = 128,                       /* it is driven by events; no dirt */
     PL_MARK_DIRT = PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING
 };
+
+/* In a lease's flags, beside those of the call: lent to event-driven code. */
+#define PL_LEASE_BY_EVENTS UINT32_C(0x80000000)
 
 /* One loan: from borrow to return. Its fields are atomic because a program may misuse two copies of
  * a handle at once. */

@@ -121,7 +121,7 @@ static int doom_cause(const struct pl_connection *connection)
 }
 
 /* `error` is a positive errno of the door, or ETIME for our own deadline. */
-static enum pool_status fail_with(struct pl_connection *connection, int error)
+enum pool_status pl_stream_fail_errno(struct pl_connection *connection, int error)
 {
     enum pool_status doom = pl_stream_doom(connection);
 
@@ -134,13 +134,27 @@ static enum pool_status fail_with(struct pl_connection *connection, int error)
     return pl_stream_fail(connection, pl_status_of_errno(error, POOL_PHASE_USE), error);
 }
 
-static enum pool_status fail_at_end(struct pl_connection *connection, bool is_inside_message)
+enum pool_status pl_stream_fail_at_end(struct pl_connection *connection, bool is_inside_message)
 {
     enum pool_status doom = pl_stream_doom(connection);
 
     if (doom)
         return pl_stream_fail(connection, doom, doom_cause(connection));
     return pl_stream_fail(connection, is_inside_message ? POOL_E_BROKEN : POOL_E_CLOSED, 0);
+}
+
+void pl_stream_note_received(struct pl_connection *connection, size_t size, uint64_t now_ns)
+{
+    mark(connection, PL_MARK_RECEIVED, PL_MARK_AWAITS);
+    pl_add(connection->bytes_in, size);
+    pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
+}
+
+void pl_stream_note_sent(struct pl_connection *connection, size_t size, uint64_t now_ns)
+{
+    mark(connection, PL_MARK_SENT | PL_MARK_AWAITS, 0);
+    pl_add(connection->bytes_out, size);
+    pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
 }
 
 static uint64_t operation_deadline(struct pl_connection *connection, uint32_t own_ms,
@@ -202,9 +216,7 @@ static ssize_t receive(struct pl_connection *connection, void *buffer, size_t si
         got = -EAGAIN;
     }
     if (got > 0) {
-        mark(connection, PL_MARK_RECEIVED, PL_MARK_AWAITS);
-        pl_add(connection->bytes_in, (uint64_t)got);
-        pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
+        pl_stream_note_received(connection, (size_t)got, now_ns);
     }
     return got;
 }
@@ -234,13 +246,6 @@ static ssize_t send_some(struct pl_connection *connection, struct iovec *pieces,
     return pl_os->sendmsg(connection->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-static void note_sent(struct pl_connection *connection, ssize_t sent, uint64_t now_ns)
-{
-    mark(connection, PL_MARK_SENT | PL_MARK_AWAITS, 0);
-    pl_add(connection->bytes_out, (uint64_t)sent);
-    pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
-}
-
 static enum pool_status send_pieces(struct pl_connection *connection, struct iovec *pieces,
                                     int count)
 {
@@ -254,7 +259,7 @@ static enum pool_status send_pieces(struct pl_connection *connection, struct iov
     while (first < count) {
         sent = send_some(connection, pieces + first, count - first);
         if (sent >= 0) {
-            note_sent(connection, sent, now_ns);
+            pl_stream_note_sent(connection, (size_t)sent, now_ns);
             has_sent = true;
             advance(pieces, &first, count, (size_t)sent);
             continue;
@@ -264,7 +269,7 @@ static enum pool_status send_pieces(struct pl_connection *connection, struct iov
         if (sent == -EAGAIN && has_sent)
             return pl_stream_fail(connection, POOL_E_WOULD_BLOCK, EAGAIN); /* half of it left */
         if (sent < 0 && sent != -EINTR)
-            return fail_with(connection, (int)-sent);
+            return pl_stream_fail_errno(connection, (int)-sent);
     }
     return POOL_OK;
 }
@@ -277,7 +282,7 @@ enum pool_status pl_stream_send(struct pl_connection *connection, const struct i
     struct iovec some[PIECES];
 
     if (pl_stream_doom(connection))
-        return fail_with(connection, EBADF);
+        return pl_stream_fail_errno(connection, EBADF);
     while (count > 0 && !status) {
         int now = count < PIECES ? count : PIECES;
 
@@ -298,7 +303,7 @@ static enum pool_status begin_reading(struct pl_connection *connection)
 {
     if (atomic_fetch_or(&connection->lease.marks, PL_MARK_READING) & PL_MARK_READING)
         return POOL_E_ARGUMENT;
-    return pl_stream_doom(connection) ? fail_with(connection, EBADF) : POOL_OK;
+    return pl_stream_doom(connection) ? pl_stream_fail_errno(connection, EBADF) : POOL_OK;
 }
 
 static enum pool_status end_reading(struct pl_connection *connection, enum pool_status status)
@@ -311,7 +316,7 @@ static enum pool_status end_reading(struct pl_connection *connection, enum pool_
     return status;
 }
 
-static size_t take_ahead(struct pl_connection *connection, void *buffer, size_t size)
+size_t pl_stream_take_ahead(struct pl_connection *connection, void *buffer, size_t size)
 {
     struct pl_input *input = connection->input;
     size_t have = input ? input->end - input->start : 0;
@@ -335,13 +340,13 @@ enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, 
     if (status == POOL_E_ARGUMENT)
         return status;
     if (!status && size) {
-        *got = take_ahead(connection, buffer, size);
+        *got = pl_stream_take_ahead(connection, buffer, size);
         received = *got ? (ssize_t)*got : receive(connection, buffer, size);
         if (received > 0)
             *got = (size_t)received;
         else
             status =
-                received ? fail_with(connection, (int)-received) : fail_at_end(connection, false);
+                received ? pl_stream_fail_errno(connection, (int)-received) : pl_stream_fail_at_end(connection, false);
     }
     return end_reading(connection, status);
 }
@@ -354,14 +359,14 @@ enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *bu
 
     if (status == POOL_E_ARGUMENT)
         return status;
-    have = status ? 0 : take_ahead(connection, buffer, size);
+    have = status ? 0 : pl_stream_take_ahead(connection, buffer, size);
     while (!status && have < size) {
         received = receive(connection, (char *)buffer + have, size - have);
         if (received > 0)
             have += (size_t)received;
         else
-            status = received ? fail_with(connection, (int)-received)
-                              : fail_at_end(connection, have > 0);
+            status = received ? pl_stream_fail_errno(connection, (int)-received)
+                              : pl_stream_fail_at_end(connection, have > 0);
     }
     return end_reading(connection, status);
 }
@@ -402,8 +407,8 @@ static enum pool_status read_ahead(struct pl_connection *connection)
         input->end += (size_t)received;
         return POOL_OK;
     }
-    return received ? fail_with(connection, (int)-received)
-                    : fail_at_end(connection, input->end > input->start);
+    return received ? pl_stream_fail_errno(connection, (int)-received)
+                    : pl_stream_fail_at_end(connection, input->end > input->start);
 }
 
 /* The length of the unread bytes up to and with the delimiter; 0: it is not there yet. The first

@@ -31,6 +31,17 @@ enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct p
 enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status,
                                 int cause);
 
+/* The same for an errno (ETIME: our own deadline), unless the connection's doom explains it. */
+enum pool_status pl_stream_fail_errno(struct pl_connection *connection, int error);
+/* The same at the end of the stream. */
+enum pool_status pl_stream_fail_at_end(struct pl_connection *connection, bool is_inside_message);
+
+/* For whoever receives and sends by himself. */
+void pl_stream_note_received(struct pl_connection *connection, size_t size, uint64_t now_ns);
+void pl_stream_note_sent(struct pl_connection *connection, size_t size, uint64_t now_ns);
+/* Takes what was read ahead; answers how much. */
+size_t pl_stream_take_ahead(struct pl_connection *connection, void *buffer, size_t size);
+
 /* The status that the connection's doom stands for; POOL_OK: none. */
 enum pool_status pl_stream_doom(const struct pl_connection *connection);
 

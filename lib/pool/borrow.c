@@ -14,6 +14,7 @@
 #include "pool/events.h"
 #include "pool/looks.h"
 #include "pool/recent.h"
+#include "pool/ticket.h"
 #include "pool/wait.h"
 
 const char *pl_borrow_text(const struct pl_borrow *borrow)
@@ -117,7 +118,7 @@ PL_INLINE bool lend_warm(struct pool *pool, const struct pool_call *call,
 
 /* ---- the whole of a borrow */
 
-static void account(struct pl_borrow *borrow, const struct pl_connection *connection)
+void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *connection)
 {
     uint64_t now_ns = pl_os->now_ns(), total_ns = now_ns - borrow->start_ns, own_ns;
 
@@ -133,8 +134,8 @@ static void account(struct pl_borrow *borrow, const struct pl_connection *connec
 
 /* Gives the connection its deadline and runs `prepare` on one that is new. False:
  * borrow->failure. */
-static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
-                      struct pool_conn *conn)
+bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
+                         struct pool_conn *conn)
 {
     const struct pool_options *options = &borrow->pool->settings.options;
     uint64_t begin_ns;
@@ -142,6 +143,15 @@ static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection
 
     *conn = pl_connection_handle(connection, atomic_load(&connection->word));
     connection->is_fresh = false;
+    if (!pl_ticket_take(borrow->ticket, conn)) {
+        borrow->failure = pl_failure_make(POOL_E_CANCELED, POOL_PHASE_WAIT, 0);
+        pl_peer_give_back(connection->peer, connection);
+        return false;
+    }
+    if (borrow->pool->events) {
+        connection->lease.lent_ns = pl_os->now_ns();
+        pl_event_lent(borrow->pool, connection, connection->lease.lent_ns - borrow->start_ns);
+    }
     connection->lease.start_ns = borrow->start_ns;
     pl_set(connection->lease.deadline_ns, borrow->deadline_ns);
     begin_lease(connection, timeout_of(borrow->pool, &borrow->call), borrow->call.flags);
@@ -172,7 +182,7 @@ static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection
     return false;
 }
 
-static enum pool_status begin(struct pl_borrow *borrow)
+enum pool_status pl_borrow_begin(struct pl_borrow *borrow)
 {
     uint32_t timeout_ms = timeout_of(borrow->pool, &borrow->call), wait_ms = borrow->call.wait_ms;
 
@@ -189,8 +199,7 @@ static enum pool_status begin(struct pl_borrow *borrow)
     return borrow->self ? POOL_OK : POOL_E_MEMORY;
 }
 
-/* The caller's peer, entered; by the target, by memory, or by the text. */
-static enum pool_status find_peer(struct pl_borrow *borrow)
+enum pool_status pl_borrow_find_peer(struct pl_borrow *borrow)
 {
     struct pool_target *target = borrow->call.target;
     struct pl_recent *recent;
@@ -215,41 +224,48 @@ static enum pool_status find_peer(struct pl_borrow *borrow)
     return status;
 }
 
-static bool obtain(struct pl_borrow *borrow, struct pool_conn *conn)
+bool pl_borrow_is_fit(struct pl_borrow *borrow, struct pl_connection *connection)
 {
     enum pool_check check =
         borrow->must_look ? POOL_CHECK_ALWAYS : borrow->pool->settings.options.check;
+
+    if (!connection->is_fresh &&
+        (!pl_look_is_fit(connection, check) || pl_look_has_aged(connection, pl_os->coarse_ns())))
+        return false;
+    borrow->failure = (struct pl_failure){ 0 };
+    return true;
+}
+
+static bool obtain(struct pl_borrow *borrow, struct pool_conn *conn)
+{
     struct pl_connection *connection;
 
     do {
         connection = pl_wait_for_some(borrow);
         if (!connection) {
-            account(borrow, NULL);
+            pl_borrow_account(borrow, NULL);
             return false;
         }
-    } while (!connection->is_fresh && (!pl_look_is_fit(connection, check) ||
-                                       pl_look_has_aged(connection, pl_os->coarse_ns())));
-    borrow->failure = (struct pl_failure){ 0 };
-    account(borrow, connection);
-    if (borrow->pool->events) {
-        connection->lease.lent_ns = pl_os->now_ns();
-        pl_event_lent(borrow->pool, connection, connection->lease.lent_ns - borrow->start_ns);
-    }
-    return settle_in(borrow, connection, conn);
+    } while (!pl_borrow_is_fit(borrow, connection));
+    pl_borrow_account(borrow, connection);
+    return pl_borrow_settle_in(borrow, connection, conn);
 }
 
-static void count_failure(struct pool *pool, enum pool_status status)
+void pl_borrow_give_up(struct pl_borrow *borrow, enum pool_status status)
 {
+    struct pool *pool = borrow->pool;
+
     pthread_mutex_lock(&pool->lock);
     pool->books.borrow_failed++;
     pool->books.timeouts += status == POOL_E_TIMEOUT || status == POOL_E_TIMEOUT_IN_TRANSFER;
     pthread_mutex_unlock(&pool->lock);
+    pl_event_borrow_failed(pool, pl_borrow_text(borrow), status);
 }
 
 enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
 {
     struct pool *pool = borrow->pool;
-    enum pool_status status = begin(borrow);
+    enum pool_status status = pl_borrow_begin(borrow);
     bool is_told = false;
 
     if (status)
@@ -263,8 +279,10 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     pl_event_borrow_started(pool,
                             borrow->address ? borrow->address : borrow->call.target->peer->text);
     status = pl_pool_refusal(pool);
+    if (!status && borrow->call.ticket && !borrow->ticket)
+        status = pl_ticket_make(&borrow->ticket, borrow->call.ticket);
     if (!status) {
-        status = find_peer(borrow);
+        status = pl_borrow_find_peer(borrow);
         is_told = status && status != POOL_E_ARGUMENT;
     }
     if (status)
@@ -273,8 +291,7 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
         status = (enum pool_status)borrow->failure.status;
     if (status) {
         *conn = (struct pool_conn){ 0 };
-        count_failure(pool, status);
-        pl_event_borrow_failed(pool, pl_borrow_text(borrow), status);
+        pl_borrow_give_up(borrow, status);
         if (!is_told)
             pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow),
                             borrow->call.error);
@@ -286,12 +303,24 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     return status;
 }
 
+bool pl_borrow_warm(struct pool *pool, const char *address, const struct pool_call *call,
+                    struct pool_conn *conn)
+{
+    const struct pool_call *read = call ? call : &no_call;
+    struct pl_connection *connection = take_warm(pool, address, read);
+
+    return connection && pl_look_is_fit(connection, pool->settings.options.check) &&
+           lend_warm(pool, read, connection, conn);
+}
+
 static PL_COLD enum pool_status borrow_cold(struct pl_borrow *borrow, const struct pool_call *call,
                                             struct pool_conn *conn)
 {
     enum pool_status status = pl_call_read(call, &borrow->call);
 
     *conn = (struct pool_conn){ 0 };
+    if (borrow->call.ticket)
+        *borrow->call.ticket = NULL;
     if (!borrow->pool || (!borrow->address && !borrow->call.target))
         status = POOL_E_ARGUMENT;
     if (!status)
@@ -304,13 +333,22 @@ static PL_COLD enum pool_status borrow_cold(struct pl_borrow *borrow, const stru
 enum pool_status pl_borrow_first(struct pl_borrow *borrow, const struct pool_call *call,
                                  struct pool_conn *conn)
 {
-    const struct pool_call *read = call ? call : &no_call;
-    struct pl_connection *connection = take_warm(borrow->pool, borrow->address, read);
-
-    if (connection && pl_look_is_fit(connection, borrow->pool->settings.options.check) &&
-        lend_warm(borrow->pool, read, connection, conn))
+    if (pl_borrow_warm(borrow->pool, borrow->address, call, conn))
         return POOL_OK;
     return borrow_cold(borrow, call, conn);
+}
+
+enum pool_status pl_borrow_end_ticket(struct pl_borrow *borrow, enum pool_status status)
+{
+    bool is_whole = pl_ticket_end(borrow->ticket);
+
+    pl_ticket_unref(borrow->ticket);
+    borrow->ticket = NULL;
+    if (is_whole || status == POOL_E_CANCELED)
+        return status;
+    borrow->failure.status = POOL_E_CANCELED;
+    pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow), borrow->call.error);
+    return POOL_E_CANCELED;
 }
 
 static PL_COLD enum pool_status borrow_cold_by_hand(struct pool *pool, const char *address,
@@ -318,8 +356,12 @@ static PL_COLD enum pool_status borrow_cold_by_hand(struct pool *pool, const cha
                                                     struct pool_conn *conn)
 {
     struct pl_borrow borrow = { .pool = pool, .address = address };
+    enum pool_status status = borrow_cold(&borrow, call, conn);
 
-    return borrow_cold(&borrow, call, conn);
+    if (borrow.ticket && status)
+        return pl_borrow_end_ticket(&borrow, status);
+    pl_ticket_unref(borrow.ticket);     /* it cancels the loan from here on */
+    return status;
 }
 
 /* The last call of its caller, so that nothing returns through several frames after the system

@@ -7,14 +7,15 @@
 /* One borrow of one caller; on its stack. */
 struct pl_borrow {
     struct pool *pool;
-    const char *address;                /* as given; NULL with a target */
+    const char *address; /* as given; NULL with a target */
     struct pool_call call;
     struct pl_thread *self;
-    struct pl_peer *peer;               /* entered */
+    struct pl_peer *peer; /* entered */
     uint64_t start_ns, deadline_ns, wait_deadline_ns;
     struct pl_spent spent;
     struct pl_failure failure;
-    bool must_look;            /* look at the connection closely, whatever the pool's option says */
+    struct pool_ticket *ticket; /* counted; NULL: the call cannot be canceled */
+    bool must_look; /* look at the connection closely, whatever the pool's option says */
 };
 
 /* The whole of pool_borrow; what the way took stays in borrow->spent. */
@@ -24,6 +25,32 @@ enum pool_status pl_borrow_first(struct pl_borrow *borrow, const struct pool_cal
 /* Its slow part, with borrow->call read. Lends one to the caller; POOL_OK, or a failure that
  * `error` of the call was told. */
 enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn) PL_MUST_USE;
+
+/* The steps of it, for asynchronous calls. */
+
+/* The warm path: the connection that this thread returned last, looked at and lent; false: it takes
+ * more than that. */
+bool pl_borrow_warm(struct pool *pool, const char *address, const struct pool_call *call,
+                    struct pool_conn *conn) PL_MUST_USE;
+/* Works out the deadlines. */
+enum pool_status pl_borrow_begin(struct pl_borrow *borrow) PL_MUST_USE;
+/* The caller's peer, entered; by the target, by memory, or by the text. */
+enum pool_status pl_borrow_find_peer(struct pl_borrow *borrow) PL_MUST_USE;
+/* Did it get what it may use? Looks at one that was not opened for it; false: it was no good, and is
+ * dealt with. */
+bool pl_borrow_is_fit(struct pl_borrow *borrow, struct pl_connection *connection) PL_MUST_USE;
+/* Begins the loan: the deadline, and `prepare` on a connection that is new. False:
+ * borrow->failure. */
+bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
+                         struct pool_conn *conn) PL_MUST_USE;
+/* Says and counts that it came to nothing. */
+void pl_borrow_give_up(struct pl_borrow *borrow, enum pool_status status);
+/* The time that it took until now, by phase. */
+void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *connection);
+
+/* A call with a ticket is over, and can be canceled no more: answers its status, or that it was
+ * canceled after all. */
+enum pool_status pl_borrow_end_ticket(struct pl_borrow *borrow, enum pool_status status);
 
 /* The text by which errors name this borrow's peer. */
 const char *pl_borrow_text(const struct pl_borrow *borrow);

@@ -52,6 +52,8 @@ static void free_channel(struct pl_channel *channel)
 
     for (int i = 0; i < 2 && channel->has_timers; i++)
         pl_mux_timer_close(pool->mux, &channel->silence[i]);
+    if (channel->has_deadline)
+        pl_mux_timer_close(pool->mux, &channel->deadline);
     pl_buffer_fini(&channel->out);
     pl_os->free(channel);
     pl_pool_leave(pool);
@@ -113,7 +115,9 @@ void pl_channel_arm_silence(struct pl_channel *channel, enum pool_direction dire
 bool pl_channel_watch_again(struct pl_channel *channel)
 {
     struct pl_connection *connection = channel->connection;
-    uint32_t events = pl_buffer_size(&channel->out) || channel->owes_written ? EPOLLOUT : 0;
+    bool is_due = pl_buffer_size(&channel->out) || channel->owes_written ||
+                  (connection->input && connection->input->start < connection->input->end);
+    uint32_t events = is_due ? EPOLLOUT : 0;
 
     if (channel->on_event || channel->actor.on_message)
         events |= EPOLLIN | EPOLLRDHUP;
@@ -168,6 +172,10 @@ void pl_channel_fail(struct pl_connection *connection, enum pool_status status, 
 {
     struct pl_failure failure = pl_failure_make(status, POOL_PHASE_SETUP, cause);
 
+    if (pl_word_state(atomic_load(&connection->word)) == PL_LENT) {
+        pl_stream_fail(connection, status, cause);
+        return;
+    }
     if (pl_word_state(atomic_load(&connection->word)) == PL_HEARD)
         failure.phase = POOL_PHASE_USE;
     pl_set(connection->failure, pl_failure_pack(failure));
@@ -330,8 +338,7 @@ void pl_channel_settle(struct pl_connection *connection)
 
 /* ---- events */
 
-/* 0, or a positive errno. */
-static int flush(struct pl_channel *channel, bool *has_written)
+int pl_channel_flush(struct pl_channel *channel, bool *has_written)
 {
     struct pl_connection *connection = channel->connection;
     ssize_t sent;
@@ -346,7 +353,7 @@ static int flush(struct pl_channel *channel, bool *has_written)
         if (sent < 0)
             return (int)-sent;
         pl_buffer_drop(&channel->out, (size_t)sent);
-        pl_add(connection->bytes_out, (uint64_t)sent);
+        pl_stream_note_sent(connection, (size_t)sent, pl_os->coarse_ns());
         *has_written = true;
     }
     pl_buffer_fini(&channel->out);
@@ -399,7 +406,7 @@ static bool read_some(struct pl_channel *channel, struct pool_conn handle)
 static bool write_some(struct pl_channel *channel, struct pool_conn handle)
 {
     bool has_written = false, was_waiting = pl_buffer_size(&channel->out) || channel->owes_written;
-    int error = flush(channel, &has_written);
+    int error = pl_channel_flush(channel, &has_written);
 
     if (error) {
         end_of_stream(channel, handle, error);

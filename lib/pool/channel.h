@@ -23,11 +23,15 @@ struct pl_channel {
     bool has_timers;
     struct pl_timer silence[2];         /* by enum pool_direction */
     uint32_t silence_ms[2];             /* 0: unbounded */
+    uint64_t lent_serial;               /* of the loan that it serves; 0: none */
+    bool has_deadline;
+    struct pl_timer deadline;           /* of that loan */
     _Atomic bool is_ready_told;         /* pool_conn_ready was called */
     _Atomic int ready_status;
     _Atomic uint64_t ready_serial;      /* of the handle it was called with, when told from outside
                                          * a callback */
-    struct pl_post ready_post, hear_post, end_post;
+    struct pl_post ready_post, hear_post, end_post, let_go_post;
+    int let_go_reason;                  /* of the last one: why the connection is closed, or -1 */
     _Atomic uint32_t posted;            /* which of the first two are on their way */
     uint64_t id;                        /* of the connection, for the actor's last call */
     struct pl_failure failure;          /* why it is gone */
@@ -46,6 +50,9 @@ struct pl_channel *pl_channel_make(struct pl_connection *connection);
 /* Runs on_new_connection. False: no memory. With POOL_LATER as the answer, the rest is the
  * channel's business. */
 bool pl_channel_call_hook(struct pl_connection *connection, int *answer) PL_MUST_USE;
+
+/* Sends what is queued and fits: 0, or a positive errno. */
+int pl_channel_flush(struct pl_channel *channel, bool *has_written);
 
 void pl_channel_stop_watching(struct pl_connection *connection);
 /* Something is queued and unsent. */

@@ -4,8 +4,18 @@
 #include <errno.h>
 
 #include "base/os.h"
+#include "net/stream.h"
 #include "pool/channel.h"
+#include "pool/lent.h"
 #include "pool/pool.h"
+
+static bool may_drive(const struct pl_connection *connection, enum pl_state state)
+{
+    bool is_by_events = state == PL_SETUP || state == PL_HEARD ||
+                        (pl_get(connection->lease.flags) & PL_LEASE_BY_EVENTS);
+
+    return is_by_events && pl_mux_is_here(connection->mux);
+}
 
 /* The channel of a connection that this thread may drive event by event, pinned; on failure nothing
  * is. */
@@ -19,9 +29,11 @@ static enum pool_status enter_channel(const struct pool_conn *conn, struct pl_ch
     if (!connection || !pl_word_pin(&connection->word, conn->serial))
         return POOL_E_ARGUMENT;
     state = pl_word_state(atomic_load(&connection->word));
-    if ((state == PL_SETUP || state == PL_HEARD) && pl_mux_is_here(connection->mux)) {
+    if (may_drive(connection, state)) {
         *entered = pl_channel_make(connection);
-        status = *entered ? POOL_OK : POOL_E_MEMORY;
+        status = *entered && (state != PL_LENT || pl_lent_begin(*entered, conn->serial))
+                     ? POOL_OK
+                     : POOL_E_MEMORY;
     }
     if (status && pl_word_unpin(&connection->word))
         pl_peer_finish_close(connection);
@@ -74,7 +86,8 @@ static enum pool_status queue(struct pl_channel *channel, const char *data, size
         pl_channel_fail(connection, pl_status_of_errno((int)-sent, POOL_PHASE_USE), (int)-sent);
         return POOL_E_BROKEN;
     }
-    pl_add(connection->bytes_out, (uint64_t)sent);
+    if (sent)
+        pl_stream_note_sent(connection, (size_t)sent, pl_os->coarse_ns());
     channel->owes_written = true; /* even when all of it left: told by the next event, not here */
     if (!pl_buffer_append(&channel->out, data + sent, size - (size_t)sent)) {
         if (sent) {                     /* half a message is on the wire: the connection must end */
@@ -112,6 +125,10 @@ static void on_silence(struct pl_channel *channel, enum pool_direction direction
 
     if (direction == POOL_WRITE && !pl_buffer_size(&channel->out))
         return;
+    if (channel->lent_serial) {
+        pl_lent_on_silence(channel, direction);
+        return;
+    }
     if (pl_channel_tell(channel, pl_connection_handle(connection, word), event,
                         (struct pool_bytes){ 0 }))
         pl_channel_carry_out_ready(connection);

@@ -3,13 +3,14 @@
 #include "net/stream.h"
 #include "pool/borrow.h"
 #include "pool/events.h"
+#include "pool/ticket.h"
 
 /* How one run of `use` ended. */
 struct run {
     enum pool_status status;
     struct pl_failure failure;
     bool was_reused, was_sent, was_received;
-    bool has_failed;       /* an operation did: the connection's return will say why it is closed */
+    bool has_failed; /* an operation did: the connection's return will say why it is closed */
     bool is_to_repeat;
 };
 
@@ -66,14 +67,26 @@ static void keep_count(struct pl_connection *connection, const struct run *run)
         pl_pool_count(pool, timeouts, 1);
 }
 
+/* Whatever `use` made of it: who canceled was told that it came in time. */
+static void note_canceled(struct run *run)
+{
+    run->failure = pl_failure_make(POOL_E_CANCELED, POOL_PHASE_USE, 0);
+    run->failure.outcome = run->was_received ? POOL_ANSWERED
+                           : run->was_sent   ? POOL_MAYBE_SENT
+                                             : POOL_NOT_SENT;
+    run->status = POOL_E_CANCELED;
+}
+
 /* `use` had the connection; it may have given it away itself. */
-static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, void *user)
+static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, void *user,
+                    struct pool_ticket *ticket)
 {
     struct pl_connection *connection = pl_connection_of(conn->slot);
     bool may_repeat = run->is_to_repeat;
     uint32_t flags = connection->lease.flags;
     struct pool_conn lent = *conn;
     int answer = use(&lent, user);
+    bool was_canceled = !pl_ticket_let_go(ticket);
 
     *run = (struct run){ .status = POOL_OK };
     if (!pl_word_pin(&connection->word, conn->serial)) {
@@ -85,7 +98,9 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
         return;
     }
     judge(run, connection, answer);
-    run->is_to_repeat = may_repeat && is_worth_repeating(run, flags);
+    if (was_canceled)
+        note_canceled(run);
+    run->is_to_repeat = may_repeat && !was_canceled && is_worth_repeating(run, flags);
     keep_count(connection, run);
     if (pl_word_unpin(&connection->word)) {
         pl_peer_finish_close(connection);
@@ -131,29 +146,38 @@ static void account_use(struct pl_spent *spent, uint64_t begin_ns)
     spent->ns[POOL_PHASE_USE] = rest_ns;
 }
 
-enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,
-                                  void *user, const struct pool_call *call)
+static enum pool_status communicate(struct pl_borrow *borrow, pool_use_fn *use, void *user,
+                                    const struct pool_call *call)
 {
-    struct pl_borrow borrow = { .pool = pool, .address = address };
     uint64_t begin_ns = pl_os->now_ns(), deadline_ns;
     struct pool_conn conn;
     enum pool_status status;
     struct run run;
 
-    if (!use)
-        return POOL_E_ARGUMENT;
-    status = pl_borrow_first(&borrow, call, &conn);
+    status = pl_borrow_first(borrow, call, &conn);
     for (int repeats = 0; !status; repeats++) {
         deadline_ns = pl_stream_deadline(pl_connection_of(conn.slot), begin_ns); /* exact now */
         run.is_to_repeat = repeats == 0;
-        run_use(&run, &conn, use, user);
+        run_use(&run, &conn, use, user, borrow->ticket);
         if (!run.status)
             return POOL_OK;
-        account_use(&borrow.spent, begin_ns);
+        account_use(&borrow->spent, begin_ns);
         if (!run.is_to_repeat)
-            return tell_failure(address, call, &run, &borrow.spent);
-        borrow.peer = NULL;
-        status = borrow_again(&borrow, call, deadline_ns, &conn);
+            return tell_failure(borrow->address, call, &run, &borrow->spent);
+        borrow->peer = NULL;
+        status = borrow_again(borrow, call, deadline_ns, &conn);
     }
     return status;
+}
+
+enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,
+                                  void *user, const struct pool_call *call)
+{
+    struct pl_borrow borrow = { .pool = pool, .address = address };
+    enum pool_status status;
+
+    if (!use)
+        return POOL_E_ARGUMENT;
+    status = communicate(&borrow, use, user, call);
+    return borrow.ticket ? pl_borrow_end_ticket(&borrow, status) : status;
 }

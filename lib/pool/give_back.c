@@ -5,6 +5,7 @@
 #include "base/os.h"
 #include "pool/borrow.h"
 #include "pool/events.h"
+#include "pool/lent.h"
 #include "pool/recent.h"
 
 static PL_COLD int what_failed(const struct pl_connection *connection, uint32_t doom)
@@ -29,7 +30,10 @@ static PL_COLD int what_failed(const struct pl_connection *connection, uint32_t 
     return failure.status == POOL_E_CLOSED ? POOL_CLOSE_PEER : POOL_CLOSE_ERROR;
 }
 
-/* Why a connection that comes back may not be lent again; -1: it may. */
+/* It may be lent again: as it is, or once the mux has let go of it. */
+enum { FIT = -1, FIT_BUT_WATCHED = -2 };
+
+/* Why a connection that comes back may not be lent again; below 0: it may. */
 static int unfitness(struct pl_connection *connection, uint64_t now_ns)
 {
     uint32_t marks = pl_get(connection->lease.marks), doom = pl_get(connection->doom);
@@ -42,7 +46,9 @@ static int unfitness(struct pl_connection *connection, uint64_t now_ns)
         return POOL_CLOSE_DIRTY;
     if (pl_get(connection->expires_ns) <= now_ns)
         return POOL_CLOSE_AGE;
-    return pl_get(connection->uses) >= pl_get(connection->max_uses) ? POOL_CLOSE_USES : -1;
+    if (pl_get(connection->uses) >= pl_get(connection->max_uses))
+        return POOL_CLOSE_USES;
+    return marks & PL_MARK_EVENTS ? FIT_BUT_WATCHED : FIT;
 }
 
 static PL_COLD bool is_idle_full(struct pl_peer *peer, const struct pool_options *options)
@@ -115,7 +121,7 @@ static void remember_returned(struct pl_connection *connection, struct pl_peer *
     recent->word = pl_word_with(atomic_load(&connection->word), PL_IDLE) | PL_LISTED;
 }
 
-/* Every return but the warm one; `reason` is why it must be closed, or -1. */
+/* Every return but the warm one; `reason` is why it must be closed, or below 0. */
 static PL_COLD enum pool_status return_cold(struct pl_connection *connection, uint64_t serial,
                                             int reason)
 {
@@ -132,10 +138,13 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
     if (reason < 0 && !(atomic_load(&peer->hints) & PL_HINT_WAITERS) &&
         is_idle_full(peer, &pool->settings.options))
         reason = POOL_CLOSE_IDLE;
-    if (reason >= 0) {
+    if (reason < 0)
+        remember_returned(connection, peer);
+    if (pl_get(connection->lease.marks) & PL_MARK_EVENTS) {
+        pl_lent_end(connection, reason);
+    } else if (reason >= 0) {
         pl_peer_close(connection, (enum pool_close_reason)reason);
     } else {
-        remember_returned(connection, peer);
         pl_peer_give_back(peer, connection);
     }
     pl_events_tell(pool);
@@ -188,7 +197,7 @@ enum pool_status pool_return(struct pool_conn *conn)
     now_ns = recent && recent->is_unlooked_at ? 0 : pl_os->coarse_ns();
     pl_set(connection->last_used_ns, pl_thread_stamp(self, now_ns));
     reason = unfitness(connection, now_ns);
-    if (PL_LIKELY(reason < 0) && return_warm(connection, peer, recent, word))
+    if (PL_LIKELY(reason == FIT) && return_warm(connection, peer, recent, word))
         return POOL_OK;
     return return_cold(connection, pl_word_serial(word), reason);
 }

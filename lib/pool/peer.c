@@ -191,18 +191,34 @@ static struct pl_waiter *first_waiter(struct pl_peer *peer)
                : pl_container(peer->shared.waiters.next, struct pl_waiter, link);
 }
 
-/* Tells the first waiter that was not told yet to look for itself; answers its thread. */
-static struct pl_thread *call_waiter(struct pl_peer *peer)
+/* The first waiter that was not yet told to look for itself; NULL: all were. */
+static struct pl_waiter *next_untold(struct pl_peer *peer)
 {
     PL_LIST_EACH(link, &peer->shared.waiters) {
         struct pl_waiter *waiter = pl_container(link, struct pl_waiter, link);
 
-        if (!waiter->is_woken) {
-            waiter->is_woken = true;
-            return waiter->thread;
-        }
+        if (!waiter->is_woken)
+            return waiter;
     }
     return NULL;
+}
+
+/* The outcome of a wait stands. Peer lock held, which keeps a blocking waiter's stack there. */
+static void tell_waiter(struct pl_peer *peer, struct pl_waiter *waiter)
+{
+    if (waiter->thread)
+        pl_thread_wake(waiter->thread);
+    else
+        pl_mux_post(peer->pool->mux, waiter->post);
+}
+
+void pl_waiter_fail(struct pl_peer *peer, struct pl_waiter *waiter,
+                    const struct pl_failure *failure)
+{
+    pl_waiter_unlink(peer, waiter);
+    waiter->state = PL_WAITER_FAILED;
+    waiter->failure = *failure;
+    tell_waiter(peer, waiter);
 }
 
 /* Swaps the word of an owned connection to `state`; false: operations are under way on it, so it
@@ -253,31 +269,51 @@ static enum give_back_end make_idle(struct pl_peer *peer, struct pl_connection *
     return UNFIT;
 }
 
-/* Peer lock held. */
-static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *connection,
-                                    bool is_new, struct pl_thread **wake)
+/* Nobody has waited for long: the connection is anybody's, and one who waits is told to look. */
+static bool is_for_all(struct pl_peer *peer, const struct pl_waiter *first)
 {
-    struct pl_waiter *waiter = first_waiter(peer);
-    uint64_t now_ns, waited_ns;
-    enum give_back_end end;
+    uint64_t now_ns = pl_os->now_ns();
+    uint64_t waited_ns = now_ns > first->queued_ns ? now_ns - first->queued_ns : 0;
 
-    if (!waiter)
-        return make_idle(peer, connection);
-    now_ns = pl_os->now_ns();
-    waited_ns = now_ns > waiter->queued_ns ? now_ns - waiter->queued_ns : 0;
-    if (!is_new && pl_decide_may_barge(waited_ns, peer->pool->settings.barge_ns)) {
-        end = make_idle(peer, connection);
-        if (end == GIVEN)
-            *wake = call_waiter(peer);
-        return end;
-    }
+    return pl_decide_may_barge(waited_ns, peer->pool->settings.barge_ns);
+}
+
+static enum give_back_end serve(struct pl_peer *peer, struct pl_connection *connection,
+                                struct pl_waiter *waiter, struct pl_thread **wake)
+{
     if (!settle(connection, PL_LENT, true))
         return UNFIT;
     pl_waiter_unlink(peer, waiter);
     waiter->state = PL_WAITER_SERVED;
     waiter->connection = connection;
     *wake = waiter->thread;
+    if (!waiter->thread)
+        pl_mux_post(peer->pool->mux, waiter->post);
     return GIVEN;
+}
+
+/* Peer lock held. An asynchronous waiter cannot look for itself without a way to the mux and back,
+ * so it is handed what a thread would be called for. */
+static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *connection,
+                                    bool is_new, struct pl_thread **wake)
+{
+    struct pl_waiter *waiter = first_waiter(peer);
+    enum give_back_end end;
+
+    if (!waiter)
+        return make_idle(peer, connection);
+    if (!is_new && is_for_all(peer, waiter)) {
+        waiter = next_untold(peer);
+        if (!waiter || waiter->thread) {
+            end = make_idle(peer, connection);
+            if (end == GIVEN && waiter) {
+                waiter->is_woken = true;
+                *wake = waiter->thread;
+            }
+            return end;
+        }
+    }
+    return serve(peer, connection, waiter, wake);
 }
 
 void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection)
@@ -316,10 +352,7 @@ void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure
         waiter = first_waiter(peer);
         if (!waiter)
             break;
-        pl_waiter_unlink(peer, waiter);
-        waiter->state = PL_WAITER_FAILED;
-        waiter->failure = *failure;
-        pl_thread_wake(waiter->thread);
+        pl_waiter_fail(peer, waiter, failure);
     } while (all);
     pthread_mutex_unlock(&peer->lock);
 }

@@ -34,11 +34,13 @@ enum {
 
 enum pl_waiter_state { PL_WAITER_QUEUED, PL_WAITER_SERVED, PL_WAITER_FAILED };
 
-/* A caller who waits; lives on its stack. Under the peer lock while it is queued; whoever takes it
- * off the list fills in the outcome in the same step, and wakes the thread after. */
+/* A caller who waits; lives on its stack, or in its request (request.c). Under the peer lock while it
+ * is queued; whoever takes it off the list fills in the outcome in the same step, and then wakes the
+ * thread or posts. */
 struct pl_waiter {
     struct pl_list link;
-    struct pl_thread *thread;
+    struct pl_thread *thread; /* NULL: an asynchronous one */
+    struct pl_post *post; /* what then brings the outcome to the mux */
     uint64_t queued_ns;
     enum pl_waiter_state state;
     bool is_woken;                      /* told to look for itself, and did not yet */
@@ -102,6 +104,9 @@ void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure
 
 bool pl_peer_has_waiters(struct pl_peer *peer);
 void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter);      /* lock held */
+/* Ends a wait that nobody has ended yet, and says so to whoever waits; lock held. */
+void pl_waiter_fail(struct pl_peer *peer, struct pl_waiter *waiter,
+                    const struct pl_failure *failure);
 
 /* Users keep a peer live. */
 void pl_peer_leave(struct pl_peer *peer);               /* may reclaim it */

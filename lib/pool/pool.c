@@ -13,6 +13,7 @@ static void prepare_pool(void *element)
     struct pool *pool = element;
 
     pthread_mutex_init(&pool->lock, NULL);
+    pthread_mutex_init(&pool->workers.lock, NULL);
 }
 
 static struct pl_arena pools = PL_ARENA_INIT(pools, struct pool, prepare_pool);
@@ -64,6 +65,7 @@ static void free_pool(struct pool *pool)
 {
     struct pool_mux *mux = pool->mux;
 
+    pl_workers_join(&pool->workers);
     pl_room_remove_pool(pool->room, pool);
     pl_events_close(pool);
     pl_table_fini(&pool->peers);
@@ -227,6 +229,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     pl_table_init(&pool->peers);
     pl_list_init(&pool->all_peers);
     pl_list_init(&pool->parked);
+    pl_workers_init(&pool->workers);
     pool->aged_ns = PL_NEVER;
     pool->books = (struct pl_books){ 0 };
     atomic_store(&pool->total, 0);
@@ -346,6 +349,7 @@ struct end {
     struct pl_post post;
     struct pool *pool;
     struct pl_thread *thread;
+    bool is_inside; /* a callback ends the pool: others may be due after it */
     _Atomic bool is_done;
 };
 
@@ -355,6 +359,8 @@ static void on_end(struct pl_post *post)
     struct pl_thread *thread = end->thread;
     struct pl_peer *peer;
 
+    if (pl_mux_is_dispatching(end->pool->mux) && !end->is_inside)
+        pl_mux_run_posted_here(end->pool->mux); /* borrows that were granted in this batch */
     while ((peer = next_unready_peer(end->pool))) {
         pl_open_abort_all(peer);
         pl_peer_leave(peer);
@@ -371,7 +377,9 @@ static void end_on_mux(struct pool *pool)
     bool is_inside = pl_mux_is_dispatching(pool->mux);
 
     for (int round = 0; round < 2 && self; round++) {
-        struct end end = { .post = { .run = on_end }, .pool = pool, .thread = self };
+        struct end end = {
+            .post = { .run = on_end }, .pool = pool, .thread = self, .is_inside = is_inside
+        };
 
         if (is_inside) {
             on_end(&end.post);
@@ -384,6 +392,18 @@ static void end_on_mux(struct pool *pool)
             else if (!pl_mux_run_here(pool->mux))
                 pl_thread_wait(self, pl_after(pl_os->now_ns(), PL_MS));
         }
+    }
+}
+
+/* Waits until every asynchronous call was told its end, unless called from where they are told. */
+static void end_requests(struct pool *pool)
+{
+    struct pl_thread *self = pl_thread_self();
+    bool is_inside = pl_mux_is_dispatching(pool->mux) || pl_workers_are_here(&pool->workers);
+
+    while (self && !is_inside && atomic_load(&pool->undelivered)) {
+        if (pool->mux->has_thread || !pl_mux_run_here(pool->mux))
+            pl_thread_wait(self, pl_after(pl_os->now_ns(), PL_MS));
     }
 }
 
@@ -411,6 +431,7 @@ void pool_destroy(struct pool *pool)
         end_connections(peer);
         pl_peer_leave(peer);
     }
+    end_requests(pool);
     end_on_mux(pool);
     pl_event_of_pool(pool, POOL_EVENT_POOL_CLOSED);
     pl_events_stop(pool);

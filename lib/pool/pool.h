@@ -8,6 +8,7 @@
 #include "pool/peer.h"
 #include "pool/room.h"
 #include "pool/settings.h"
+#include "pool/worker.h"
 
 enum pl_pool_state {
     PL_POOL_NONE,
@@ -33,6 +34,8 @@ struct pool {
                                          * each slow call's */
     _Atomic uint32_t total;             /* connections, births minus deaths */
     _Atomic uint64_t last_id;
+    _Atomic uint32_t undelivered; /* asynchronous calls whose on_lent has not come back */
+    struct pl_workers workers;
     struct pl_settings settings;        /* fixed */
     struct pool_mux *mux;               /* fixed; counted */
     struct pl_room *room;               /* fixed; the mux's */

@@ -12,6 +12,7 @@
 #include "pool/events.h"
 #include "pool/parked.h"
 #include "pool/pool.h"
+#include "pool/request.h"
 
 #define RETRY_NS (100 * PL_MS)          /* how often one is tried for while none can be evicted */
 #define TO_GIVE_BACK 0xff               /* as a close_reason, in a sweep: not to be closed */
@@ -503,6 +504,7 @@ static void close_room(struct pool_mux *mux)
 
     pl_mux_timer_close(mux, &room->sweep_timer);
     pl_mux_timer_close(mux, &room->retry_timer);
+    pl_request_drop_spares(&room->on_mux.spares);
     pthread_mutex_destroy(&room->sweep_lock);
     pthread_mutex_destroy(&room->lock);
     pl_os->free(room);
@@ -520,6 +522,7 @@ enum pool_status pl_room_open(struct pool_mux *mux, struct pl_room **opened)
     pl_list_init(&room->pools);
     pl_list_init(&room->hot);
     pl_list_init(&room->wanting);
+    pl_list_init(&room->on_mux.spares);
     if (!pl_mux_timer_open(mux, &room->sweep_timer, on_sweep, room))
         goto no_sweep;
     if (!pl_mux_timer_open(mux, &room->retry_timer, on_retry, room))

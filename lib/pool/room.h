@@ -27,6 +27,10 @@ struct pl_room {
     struct pl_timer retry_timer;        /* while somebody waits for a descriptor: the program may
                                          * have closed one */
     uint64_t sweep_ns;                  /* what sweep_timer is set to */
+    struct {
+        struct pl_list spares; /* request.c's */
+        uint32_t spare_count;
+    } on_mux; /* mux thread only */
     pthread_mutex_t sweep_lock;         /* one sweep at a time; before all other locks */
 };
 

@@ -129,7 +129,7 @@ enum pool_status pl_call_read(const struct pool_call *call, struct pool_call *co
         return POOL_E_ARGUMENT;
     if (!call->size)
         memcpy(copy, call, sizeof(*copy));
-    if ((copy->flags & ~(uint32_t)FLAGS) || copy->ticket || copy->on_part || copy->on_error)
+    if ((copy->flags & ~(uint32_t)FLAGS) || copy->on_part || copy->on_error)
         return POOL_E_ARGUMENT;
     return POOL_OK;
 }

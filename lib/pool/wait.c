@@ -8,6 +8,7 @@
 #include "base/os.h"
 #include "pool/decide.h"
 #include "pool/open.h"
+#include "pool/ticket.h"
 
 /* The deadline came while waiting. What for decides what it is called. */
 struct pl_failure pl_wait_out_of_time(struct pl_peer *peer)
@@ -97,7 +98,7 @@ static uint64_t oldest_wait(struct pl_peer *peer, uint64_t now_ns)
 }
 
 /* May this caller take what is idle? Where nobody waits, nobody is passed. Peer lock held. */
-bool pl_wait_may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
+static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
 {
     struct pl_peer *peer = borrow->peer;
 
@@ -106,14 +107,14 @@ bool pl_wait_may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
 }
 
 /* May this caller queue? Peer lock held. */
-static enum pool_status may_queue(const struct pl_borrow *borrow)
+static enum pool_status may_queue(const struct pl_borrow *borrow, bool would_block)
 {
     const struct pl_peer *peer = borrow->peer;
     const struct pool_options *options = &borrow->pool->settings.options;
 
     if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
         return POOL_E_CLOSING;
-    if (pl_mux_is_here(borrow->pool->mux))
+    if (would_block)
         return POOL_E_WOULD_BLOCK;
     if (pl_is_past(pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
         return POOL_E_TIMEOUT; /* no time at all was given: only what is idle could be had */
@@ -129,7 +130,7 @@ static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_wait
 {
     struct pl_peer *peer = borrow->peer;
     struct pl_connection *connection;
-    bool may_take = pl_wait_may_take_idle(borrow, waiter->queued_ns);
+    bool may_take = may_take_idle(borrow, waiter->queued_ns);
 
     pl_list_push_back(&peer->shared.waiters, &waiter->link);
     peer->shared.waiting++;
@@ -142,31 +143,45 @@ static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_wait
     return connection;
 }
 
-/* Some connection for this caller, LENT and not looked at yet; NULL: borrow->failure. */
+/* A blocking caller must not stop the mux that it waits for; an asynchronous one does not. */
+static bool would_block(const struct pl_borrow *borrow, const struct pl_waiter *waiter)
+{
+    return waiter->thread && pl_mux_is_here(borrow->pool->mux);
+}
+
+struct pl_connection *pl_wait_join(struct pl_borrow *borrow, struct pl_waiter *waiter,
+                                   enum pool_status *status)
+{
+    struct pl_connection *connection = NULL;
+    bool would = would_block(borrow, waiter);
+
+    *status = POOL_OK;
+    waiter->queued_ns = pl_os->now_ns();
+    if (may_take_idle(borrow, waiter->queued_ns))
+        connection = pl_peer_take_idle(borrow->peer, would);
+    if (connection)
+        return connection;
+    *status = may_queue(borrow, would);
+    return *status ? NULL : join_queue(borrow, waiter);
+}
+
 struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
 {
     struct pl_peer *peer = borrow->peer;
-    struct pl_waiter waiter = { .thread = borrow->self, .queued_ns = pl_os->now_ns() };
-    struct pl_connection *connection = NULL;
-    bool is_here = pl_mux_is_here(borrow->pool->mux);
-    enum pool_status status = POOL_OK;
+    struct pl_waiter waiter = { .thread = borrow->self };
+    enum pool_status status = POOL_E_CANCELED;
 
-    pthread_mutex_lock(&peer->lock);
-    if (pl_wait_may_take_idle(borrow, waiter.queued_ns))
-        connection = pl_peer_take_idle(peer, is_here);
-    if (!connection) {
-        status = may_queue(borrow);
-        if (!status)
-            connection = join_queue(borrow, &waiter);
+    if (pl_ticket_hold(borrow->ticket, peer, &waiter)) {
+        pthread_mutex_lock(&peer->lock);
+        waiter.connection = pl_wait_join(borrow, &waiter, &status);
+        pthread_mutex_unlock(&peer->lock);
+        pl_ticket_release(borrow->ticket);
     }
-    pthread_mutex_unlock(&peer->lock);
-    if (connection)
-        return connection;
-    if (status) {
+    if (status)
         borrow->failure =
             pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
-        return NULL;
-    }
-    wait_in_queue(borrow, &waiter);
+    else if (!waiter.connection)
+        wait_in_queue(borrow, &waiter);
+    pl_ticket_wait_end(borrow->ticket);
     return waiter.connection;
 }

@@ -10,8 +10,9 @@
 /* Some connection for this caller, LENT and not looked at yet; NULL: borrow->failure. */
 struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow) PL_MUST_USE;
 
-/* May this caller take what is idle? Where nobody waits, nobody is passed. Peer lock held. */
-bool pl_wait_may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns);
+/* What is idle, or a place in the queue; peer lock held. NULL with POOL_OK: it is queued. */
+struct pl_connection *pl_wait_join(struct pl_borrow *borrow, struct pl_waiter *waiter,
+                                   enum pool_status *status) PL_MUST_USE;
 
 /* The deadline came while waiting. What for decides what it is called. */
 struct pl_failure pl_wait_out_of_time(struct pl_peer *peer);

@@ -3,6 +3,7 @@
 
 #include "net/connection.h"
 #include "pool/channel.h"
+#include "pool/lent.h"
 #include "pool/open.h"
 #include "pool/pool.h"
 
@@ -33,6 +34,9 @@ static bool hand_to_owner(struct pl_connection *connection, uint64_t word, uint3
     case PL_SETUP:
     case PL_HEARD:
         pl_channel_on_event(connection, word, events);
+        return true;
+    case PL_LENT:
+        pl_lent_on_event(connection, word, events);
         return true;
     case PL_PARKED:
         if (!pl_word_become_state(&connection->word, word, PL_MUX))

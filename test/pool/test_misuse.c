@@ -146,7 +146,6 @@ static void part(struct pool_bytes bytes, void *user)
 
 static void refuse_calls(struct pool *pool, const char *address)
 {
-    struct pool_ticket *ticket = NULL;
     struct pool_call call = { .size = 3 };
 
     expect_refused(pool, address, &call, "size 3");
@@ -158,7 +157,6 @@ static void refuse_calls(struct pool *pool, const char *address)
     expect_refused(pool, address, POOL_CALL(.flags = POOL_ONE_SHOT), "POOL_ONE_SHOT");
     expect_refused(pool, address, POOL_CALL(.flags = POOL_ORDERED), "POOL_ORDERED");
     expect_refused(pool, address, POOL_CALL(.flags = 1u << 20), "an unknown flag");
-    expect_refused(pool, address, POOL_CALL(.ticket = &ticket), "ticket");
     expect_refused(pool, address, POOL_CALL(.on_part = part), "on_part");
     expect_refused(pool, address, POOL_CALL(.on_error = decide), "on_error");
 }

@@ -274,7 +274,6 @@ Test(settings, a_call_may_ask_only_for_what_this_release_has)
     cr_expect_eq(CALL(.size = size, .flags = POOL_FRESH), POOL_E_ARGUMENT);
     for (uint32_t bit = POOL_ONE_SHOT; bit; bit <<= 1)
         cr_expect_eq(CALL(.size = size, .flags = bit), POOL_E_ARGUMENT, "%x", bit);
-    cr_expect_eq(CALL(.size = size, .ticket = something), POOL_E_ARGUMENT);
     cr_expect_eq(CALL(.size = size, .on_part = (pool_part_fn *)nothing_to_do), POOL_E_ARGUMENT);
     cr_expect_eq(CALL(.size = size, .on_error = (pool_error_fn *)nothing_to_do), POOL_E_ARGUMENT);
     cr_expect_eq(CALL(.size = size, .tag = "tag", .user = something), POOL_OK);

@@ -1,0 +1,442 @@
+/* request.c: see request.h.
+ *
+ * Until its post runs, a request belongs to whoever holds the other end: the peer's queue, a worker,
+ * or the call that starts it. Each of them posts it exactly once; from then on it is the mux
+ * thread's, which alone may free it. `pool->undelivered` counts requests from before their pool was
+ * found open until on_lent came back, so that the pool's end can wait for the last of them.
+ */
+#include "pool/request.h"
+
+#include <errno.h>
+
+#include "base/os.h"
+#include "net/stream.h"
+#include "pool/events.h"
+#include "pool/ticket.h"
+#include "pool/wait.h"
+#include "pool/worker.h"
+
+#define SPARES 64u /* kept for the next warm ones */
+
+/* ---- warm: on the mux thread, from one callback to the next */
+
+/* A connection that is on its way to its borrower. */
+struct delivery {
+    struct pl_post post;
+    struct pl_room *room;
+    struct pool_conn conn;
+    pool_lent_fn *on_lent;
+    void *user;
+};
+
+static struct delivery *take_delivery(struct pl_room *room)
+{
+    struct pl_list *link = pl_list_pop_front(&room->on_mux.spares);
+
+    if (!link)
+        return pl_zalloc(sizeof(struct delivery));
+    room->on_mux.spare_count--;
+    return pl_container(link, struct delivery, post.link);
+}
+
+static void give_delivery(struct delivery *delivery)
+{
+    struct pl_room *room = delivery->room;
+
+    if (room->on_mux.spare_count >= SPARES) {
+        pl_os->free(delivery);
+        return;
+    }
+    room->on_mux.spare_count++;
+    pl_list_push_front(&room->on_mux.spares, &delivery->post.link);
+}
+
+void pl_request_drop_spares(struct pl_list *spares)
+{
+    struct pl_list *link;
+
+    while ((link = pl_list_pop_front(spares)))
+        pl_os->free(pl_container(link, struct delivery, post.link));
+}
+
+static void deliver_warm(struct pl_post *post)
+{
+    struct delivery *delivery = pl_container(post, struct delivery, post);
+    struct pl_connection *connection = pl_connection_of(delivery->conn.slot);
+    struct pool_conn conn = delivery->conn;
+    pool_lent_fn *on_lent = delivery->on_lent;
+    void *user = delivery->user;
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pl_failure failure;
+
+    give_delivery(delivery);
+    if (PL_LIKELY(!pl_get(connection->doom))) {
+        on_lent(&conn, NULL, user);
+        return;
+    }
+    failure = pl_failure_make(pl_stream_doom(connection), POOL_PHASE_WAIT, 0);
+    pl_failure_tell(&failure, NULL, connection->peer->text, &error);
+    pool_discard(&conn);
+    on_lent(NULL, &error, user);
+}
+
+/* The mux thread gets what it returned last: nothing is locked, counted or woken for it. */
+static bool start_warm(struct pool *pool, const char *address, pool_lent_fn *on_lent, void *user,
+                       const struct pool_call *call)
+{
+    struct pl_thread *self = pl_thread_current;
+    struct delivery *delivery;
+    struct pool_conn conn;
+
+    if (!self || !self->dispatching || self->dispatching != pool->mux)
+        return false;
+    delivery = take_delivery(pool->room);
+    if (!delivery)
+        return false;
+    delivery->room = pool->room;
+    if (!pl_borrow_warm(pool, address, call, &conn)) {
+        give_delivery(delivery);
+        return false;
+    }
+    pl_set(pl_connection_of(conn.slot)->lease.flags,
+           pl_get(pl_connection_of(conn.slot)->lease.flags) | PL_LEASE_BY_EVENTS);
+    delivery->post.run = deliver_warm;
+    delivery->conn = conn;
+    delivery->on_lent = on_lent;
+    delivery->user = user;
+    pl_mux_post_here(pool->mux, &delivery->post);
+    return true;
+}
+
+/* ---- the end of a request; mux thread */
+
+static void tell_failure(struct pl_request *request)
+{
+    struct pl_borrow *borrow = &request->borrow;
+    struct pool_error error = POOL_ERROR_INIT;
+
+    if (!pl_ticket_end(borrow->ticket))
+        borrow->failure.status = POOL_E_CANCELED;
+    pl_borrow_account(borrow, NULL);
+    pl_borrow_give_up(borrow, (enum pool_status)borrow->failure.status);
+    pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow), &error);
+    request->on_lent(NULL, &error, request->user);
+}
+
+static void finish(struct pl_request *request)
+{
+    struct pl_borrow *borrow = &request->borrow;
+    struct pool *pool = borrow->pool;
+    struct pool_conn conn = request->conn;
+
+    pl_mux_timer_close(pool->mux, &request->timer);
+    if (conn.slot)
+        request->on_lent(&conn, NULL, request->user);
+    else
+        tell_failure(request);
+    pl_ticket_unref(borrow->ticket);
+    pl_peer_leave(borrow->peer);
+    pl_os->free(request);
+    atomic_fetch_sub(&pool->undelivered, 1);
+    pl_pool_leave(pool);
+}
+
+static void fail(struct pl_request *request, enum pool_status status, int cause)
+{
+    request->borrow.failure = pl_failure_make(status, POOL_PHASE_WAIT, cause);
+    request->conn = (struct pool_conn){ 0 };
+    finish(request);
+}
+
+static void on_prepared(struct pl_post *post)
+{
+    finish(pl_container(post, struct pl_request, post));
+}
+
+void pl_request_prepared(struct pl_request *request)
+{
+    request->post.run = on_prepared;
+    pl_mux_post(request->borrow.pool->mux, &request->post);
+}
+
+/* What it got turned out to be no good: it goes back to the place it had, the first. */
+static bool queue_again(struct pl_request *request)
+{
+    struct pl_peer *peer = request->borrow.peer;
+    struct pl_waiter *waiter = &request->waiter;
+    bool is_closing;
+
+    pthread_mutex_lock(&peer->lock);
+    is_closing = atomic_load(&peer->hints) & PL_HINT_CLOSING;
+    waiter->connection = is_closing ? NULL : pl_peer_take_idle(peer, false);
+    if (!waiter->connection && !is_closing) {
+        waiter->state = PL_WAITER_QUEUED;
+        pl_list_push_front(&peer->shared.waiters, &waiter->link);
+        peer->shared.waiting++;
+        atomic_fetch_or(&peer->hints, PL_HINT_WAITERS);
+        /* Whoever returned one before the hint was there has left it idle. */
+        waiter->connection = pl_peer_take_idle(peer, false);
+        if (waiter->connection) {
+            waiter->state = PL_WAITER_SERVED;
+            pl_waiter_unlink(peer, waiter);
+        }
+    }
+    pthread_mutex_unlock(&peer->lock);
+    if (waiter->connection)
+        return true;
+    if (is_closing)
+        fail(request, POOL_E_CLOSING, 0);
+    else
+        pl_peer_supply(peer); /* this thread alone ends requests: it is still there */
+    return false;
+}
+
+static void begin_loan(struct pl_request *request)
+{
+    struct pl_borrow *borrow = &request->borrow;
+    struct pl_connection *connection = request->waiter.connection;
+
+    pl_mux_timer_disarm(borrow->pool->mux, &request->timer);
+    pl_borrow_account(borrow, connection);
+    if (!pl_get(connection->is_prepared) && !pl_get(connection->doom)) {
+        if (pl_workers_take(borrow->pool, request)) {
+            pl_mux_timer_arm(borrow->pool->mux, &request->timer, borrow->deadline_ns);
+            return;
+        }
+        pl_peer_give_back(borrow->peer, connection);
+        fail(request, POOL_E_RESOURCE, EAGAIN);
+        return;
+    }
+    if (pl_get(connection->doom)) {
+        borrow->failure = pl_failure_make(pl_stream_doom(connection), POOL_PHASE_WAIT, 0);
+        pl_peer_close(connection, POOL_CLOSE_POOL);
+    } else if (!pl_borrow_settle_in(borrow, connection, &request->conn)) {
+        request->conn = (struct pool_conn){ 0 };
+    }
+    finish(request);
+}
+
+/* The wait is over: served, or failed. */
+static void on_outcome(struct pl_post *post)
+{
+    struct pl_request *request = pl_container(post, struct pl_request, post);
+    struct pl_waiter *waiter = &request->waiter;
+    struct pl_peer *peer = request->borrow.peer;
+
+    pl_ticket_wait_end(request->borrow.ticket);
+    pthread_mutex_lock(&peer->lock);
+    pl_wait_calm_down(peer);
+    pthread_mutex_unlock(&peer->lock);
+    if (waiter->state == PL_WAITER_FAILED) {
+        request->borrow.failure = waiter->failure;
+        finish(request);
+        return;
+    }
+    while (!pl_borrow_is_fit(&request->borrow, waiter->connection)) {
+        if (!queue_again(request))
+            return;
+    }
+    begin_loan(request);
+}
+
+static void on_deadline(void *user)
+{
+    struct pl_request *request = user;
+    struct pl_peer *peer = request->borrow.peer;
+    struct pl_failure failure = pl_wait_out_of_time(peer);
+
+    pthread_mutex_lock(&peer->lock);
+    if (pl_list_is_linked(&request->waiter.link)) {
+        pl_waiter_fail(peer, &request->waiter, &failure);
+        pl_wait_calm_down(peer);
+    }
+    pthread_mutex_unlock(&peer->lock);
+    if (!pl_workers_withdraw(request->borrow.pool, request))
+        return;
+    pl_peer_give_back(peer, request->waiter.connection);
+    fail(request, POOL_E_TIMEOUT, ETIMEDOUT);
+}
+
+/* ---- the start */
+
+static enum pool_status make_request(struct pool *pool, const char *address,
+                                     const struct pool_call *call, struct pl_request **made)
+{
+    struct pl_request *request = pl_zalloc(sizeof(*request));
+    enum pool_status status;
+
+    *made = request;
+    if (!request)
+        return POOL_E_MEMORY;
+    request->borrow.pool = pool;
+    request->borrow.address = address;
+    request->post.run = on_outcome;
+    request->waiter.post = &request->post;
+    status = pl_call_read(call, &request->borrow.call);
+    if (!status && !address && !request->borrow.call.target)
+        status = POOL_E_ARGUMENT;
+    if (!status)
+        status = pl_borrow_begin(&request->borrow);
+    request->borrow.call.flags |= PL_LEASE_BY_EVENTS;
+    return status;
+}
+
+/* Finds the peer, and all that the rest needs: from then on the request cannot fail to be told. */
+static enum pool_status equip(struct pl_request *request, struct pool_ticket **ticket)
+{
+    struct pl_borrow *borrow = &request->borrow;
+    enum pool_status status = pl_pool_refusal(borrow->pool);
+    struct pl_peer *peer;
+
+    if (!status)
+        status = pl_borrow_find_peer(borrow);
+    if (status)
+        return status;
+    borrow->address = NULL; /* the program's text ends with the call; the peer has it */
+    peer = borrow->peer;
+    if (ticket)
+        status = pl_ticket_make(&borrow->ticket, ticket);
+    if (!status && !pl_mux_timer_open(borrow->pool->mux, &request->timer, on_deadline, request)) {
+        status = POOL_E_MEMORY;
+    }
+    if (!status)
+        return POOL_OK;
+    if (borrow->ticket) {
+        pl_ticket_unref(borrow->ticket);
+        pl_ticket_unref(borrow->ticket);
+        *ticket = NULL;
+    }
+    pl_peer_leave(peer);
+    return status;
+}
+
+/* Serves it, queues it, or fails it; whatever it is, the mux will tell. False: it may not queue, and
+ * the caller is told why. */
+static enum pool_status place(struct pl_request *request)
+{
+    struct pl_borrow *borrow = &request->borrow;
+    struct pl_peer *peer = borrow->peer;
+    struct pl_waiter *waiter = &request->waiter;
+    struct pool_ticket *ticket = borrow->ticket;
+    enum pool_status status;
+
+    if (!pl_ticket_hold(ticket, peer, waiter))
+        return POOL_E_CANCELED;
+    pthread_mutex_lock(&peer->lock);
+    waiter->connection = pl_wait_join(borrow, waiter, &status);
+    if (!status && !waiter->connection)
+        pl_mux_timer_arm(borrow->pool->mux, &request->timer,
+                         pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns));
+    if (waiter->connection)
+        waiter->state = PL_WAITER_SERVED;
+    /* With none of these it is queued, and from the unlocking on another's. */
+    if (waiter->connection)
+        pl_mux_post(borrow->pool->mux, &request->post);
+    pthread_mutex_unlock(&peer->lock);
+    pl_ticket_release(ticket);
+    return status;
+}
+
+static void drop(struct pl_request *request, bool has_ticket)
+{
+    struct pl_borrow *borrow = &request->borrow;
+
+    pl_mux_timer_close(borrow->pool->mux, &request->timer);
+    pl_ticket_wait_end(borrow->ticket);
+    pl_ticket_unref(borrow->ticket);
+    if (has_ticket)
+        pl_ticket_unref(borrow->ticket);
+    pl_peer_leave(borrow->peer);
+}
+
+/* A request that never calls back: canceled or out of time before it could queue, it does. */
+static bool is_told_later(enum pool_status status)
+{
+    return status == POOL_E_TIMEOUT || status == POOL_E_CANCELED;
+}
+
+static void fail_later(struct pl_request *request, enum pool_status status)
+{
+    request->waiter.state = PL_WAITER_FAILED;
+    request->waiter.failure =
+        pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
+    pl_mux_post(request->borrow.pool->mux, &request->post);
+}
+
+/* The pool is entered twice, for this call and for the request. */
+static enum pool_status start_entered(struct pl_request *request, struct pool_ticket **ticket)
+{
+    struct pl_peer *peer;
+    enum pool_status status = equip(request, ticket);
+
+    if (status)
+        return status;
+    peer = request->borrow.peer;
+    pl_event_borrow_started(request->borrow.pool, peer->text);
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.users++; /* for this call: the request may end before it */
+    pthread_mutex_unlock(&peer->lock);
+    status = place(request);
+    if (!status) {
+        pl_peer_supply(peer);
+    } else if (is_told_later(status)) {
+        fail_later(request, status);
+        status = POOL_OK;
+    } else {
+        if (ticket)
+            *ticket = NULL;
+        drop(request, ticket != NULL);
+    }
+    pl_peer_leave(peer);
+    return status;
+}
+
+static enum pool_status start_cold(struct pool *pool, struct pl_request *request,
+                                   struct pool_ticket **ticket)
+{
+    enum pool_status status;
+
+    atomic_fetch_add(&pool->undelivered, 1);
+    if (pl_pool_enter(pool)) {
+        pl_pool_ref(pool);
+        status = start_entered(request, ticket);
+        if (status)
+            pl_pool_leave(pool);
+        pl_events_tell(pool);
+        pl_pool_leave(pool);
+    } else {
+        status = pl_pool_refusal(pool);
+    }
+    if (status)
+        atomic_fetch_sub(&pool->undelivered, 1);
+    return status;
+}
+
+enum pool_status pool_communicate_async(struct pool *pool, const char *address,
+                                        pool_lent_fn *on_lent, void *user,
+                                        const struct pool_call *call, struct pool_ticket **ticket)
+{
+    struct pl_request *request = NULL;
+    struct pool_error *error = call ? call->error : NULL;
+    struct pl_failure failure;
+    enum pool_status status = POOL_E_ARGUMENT;
+
+    if (ticket)
+        *ticket = NULL;
+    if (pool && on_lent) {
+        if (!ticket && start_warm(pool, address, on_lent, user, call))
+            return POOL_OK;
+        status = make_request(pool, address, call, &request);
+    }
+    if (!status) {
+        request->on_lent = on_lent;
+        request->user = user;
+        status = start_cold(pool, request, ticket ? ticket : request->borrow.call.ticket);
+    }
+    if (!status)
+        return POOL_OK;
+    failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
+    pl_failure_tell(&failure, NULL, address, error);
+    pl_os->free(request);
+    return status;
+}

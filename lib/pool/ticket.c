@@ -1,0 +1,136 @@
+/* ticket.c: see ticket.h. Canceling never waits: a call that waits is failed where it stands, one that
+ * has a connection finds it shut down, and one between the two sees the mark at its next step.
+ */
+#include "pool/ticket.h"
+
+#include "base/os.h"
+#include "commpool/pool.h"
+
+enum pool_status pl_ticket_make(struct pool_ticket **made, struct pool_ticket **given)
+{
+    struct pool_ticket *ticket = pl_zalloc(sizeof(*ticket));
+
+    *made = *given = ticket;
+    if (!ticket)
+        return POOL_E_MEMORY;
+    atomic_init(&ticket->refs, 2);
+    pthread_mutex_init(&ticket->lock, NULL);
+    return POOL_OK;
+}
+
+void pl_ticket_unref(struct pool_ticket *ticket)
+{
+    if (!ticket || atomic_fetch_sub(&ticket->refs, 1) != 1)
+        return;
+    pthread_mutex_destroy(&ticket->lock);
+    pl_os->free(ticket);
+}
+
+bool pl_ticket_hold(struct pool_ticket *ticket, struct pl_peer *peer, struct pl_waiter *waiter)
+{
+    if (!ticket)
+        return true;
+    pthread_mutex_lock(&ticket->lock);
+    if (ticket->is_canceled) {
+        pthread_mutex_unlock(&ticket->lock);
+        return false;
+    }
+    ticket->peer = peer;
+    ticket->waiter = waiter;
+    return true;
+}
+
+void pl_ticket_release(struct pool_ticket *ticket)
+{
+    if (ticket)
+        pthread_mutex_unlock(&ticket->lock);
+}
+
+void pl_ticket_wait_end(struct pool_ticket *ticket)
+{
+    if (!ticket)
+        return;
+    pthread_mutex_lock(&ticket->lock);
+    ticket->waiter = NULL;
+    ticket->peer = NULL;
+    pthread_mutex_unlock(&ticket->lock);
+}
+
+static bool move_on(struct pool_ticket *ticket, struct pool_conn conn, bool is_over)
+{
+    bool was_canceled;
+
+    if (!ticket)
+        return true;
+    pthread_mutex_lock(&ticket->lock);
+    was_canceled = ticket->is_canceled;
+    ticket->is_over = is_over;
+    ticket->conn = conn;
+    pthread_mutex_unlock(&ticket->lock);
+    return !was_canceled;
+}
+
+bool pl_ticket_take(struct pool_ticket *ticket, const struct pool_conn *conn)
+{
+    return move_on(ticket, *conn, false);
+}
+
+bool pl_ticket_let_go(struct pool_ticket *ticket)
+{
+    return move_on(ticket, (struct pool_conn){ 0 }, false);
+}
+
+bool pl_ticket_end(struct pool_ticket *ticket)
+{
+    return move_on(ticket, (struct pool_conn){ 0 }, true);
+}
+
+/* Ends the loan that the call has, which is pinned then. NULL: it has ended by itself. */
+static struct pl_connection *end_loan(const struct pool_conn *conn)
+{
+    struct pl_connection *connection = pl_connection_of(conn->slot);
+    uint32_t none = PL_DOOM_NONE;
+
+    if (!pl_word_pin(&connection->word, conn->serial))
+        return NULL;
+    if (atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_CANCELED))
+        pl_connection_shut(connection);
+    return connection;
+}
+
+static void end_wait(struct pl_peer *peer, struct pl_waiter *waiter)
+{
+    struct pl_failure failure = pl_failure_make(POOL_E_CANCELED, POOL_PHASE_WAIT, 0);
+
+    pthread_mutex_lock(&peer->lock);
+    if (pl_list_is_linked(&waiter->link))
+        pl_waiter_fail(peer, waiter, &failure);
+    pthread_mutex_unlock(&peer->lock);
+}
+
+bool pool_ticket_cancel(struct pool_ticket *ticket)
+{
+    struct pl_connection *pinned = NULL;
+    bool is_in_time;
+
+    if (!ticket)
+        return false;
+    pthread_mutex_lock(&ticket->lock);
+    is_in_time = !ticket->is_over;
+    if (is_in_time && ticket->conn.slot) {
+        pinned = end_loan(&ticket->conn);
+        is_in_time = pinned && atomic_load(&pinned->doom) == PL_DOOM_CANCELED;
+    }
+    if (is_in_time && ticket->waiter)
+        end_wait(ticket->peer, ticket->waiter);
+    ticket->is_canceled = ticket->is_canceled || is_in_time;
+    pthread_mutex_unlock(&ticket->lock);
+    if (pinned && pl_word_unpin(&pinned->word))
+        pl_peer_finish_close(pinned);
+    return is_in_time;
+}
+
+void pool_ticket_free(struct pool_ticket *ticket)
+{
+    pl_ticket_unref(ticket);
+}
