@@ -162,7 +162,8 @@ struct pool_options {
     uint32_t max_per_address;
 
     /* Callers that may wait for one address at once; the next one gets POOL_E_FULL. Default:
-     * 10,000. Lower it to fail early under overload. */
+     * 10,000. POOL_ZERO: nobody waits for what others have, only for what is being opened. Lower it to
+     * fail early under overload. */
     uint32_t max_waiters;
 
     /* Connections to one address that may be in the making at once. Default: 2, which keeps a

@@ -88,6 +88,16 @@ void *pl_arena_at(struct pl_arena *arena, uint32_t index)
     return elements ? elements + arena->element_size * (index - chunk_start(chunk)) : NULL;
 }
 
+bool pl_arena_is_used(struct pl_arena *arena)
+{
+    bool is_used;
+
+    pthread_mutex_lock(&arena->lock);
+    is_used = arena->taken > 0;
+    pthread_mutex_unlock(&arena->lock);
+    return is_used;
+}
+
 void pl_arena_release(struct pl_arena *arena)
 {
     pthread_mutex_lock(&arena->lock);

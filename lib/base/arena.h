@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/list.h"
@@ -44,6 +45,7 @@ void *pl_arena_take(struct pl_arena *arena);                    /* NULL: no memo
 void pl_arena_give(struct pl_arena *arena, void *element);
 /* Any thread, no lock. What was never taken is NULL or all zeros. */
 void *pl_arena_at(struct pl_arena *arena, uint32_t index);
+bool pl_arena_is_used(struct pl_arena *arena);                  /* is an element taken? */
 void pl_arena_release(struct pl_arena *arena); /* unmaps everything, unless an element is taken */
 
 #endif

@@ -98,7 +98,7 @@ void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *m
 
 void pl_connection_shut(struct pl_connection *connection)
 {
-    if (pl_connection_is_ours(connection))
+    if (atomic_load(&connection->doom) != PL_DOOM_STOLEN && pl_connection_is_ours(connection))
         pl_os->shutdown(connection->fd, SHUT_RDWR);
 }
 

@@ -100,6 +100,7 @@ struct pl_connection {
     uint64_t id;                        /* in its pool, from 1 */
     uint64_t opened_ns;
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
+    _Atomic bool has_actor;             /* what comes while it is idle is its actor's to hear */
     _Atomic bool missed_event;      /* the mux saw an event while the connection was being parked */
     bool is_opening;                    /* counted among those of its peer that are being opened */
     bool is_fresh;                     /* goes straight from its opening to whoever waited for it */

@@ -364,6 +364,8 @@ enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *bu
         received = receive(connection, (char *)buffer + have, size - have);
         if (received > 0)
             have += (size_t)received;
+        else if (received == -EAGAIN && have)
+            status = pl_stream_fail(connection, POOL_E_WOULD_BLOCK, EAGAIN); /* a part is gone */
         else
             status = received ? pl_stream_fail_errno(connection, (int)-received)
                               : pl_stream_fail_at_end(connection, have > 0);

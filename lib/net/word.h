@@ -1,8 +1,10 @@
-/* word.h: who owns a connection, in one atomic word: state, listed, pins, serial.
+/* word.h: who owns a connection, in one atomic word: state, listed, pins, touched, serial.
  *
  *   bits 0..3    state (enum pl_state)
  *   bit  4       listed: it stands in its peer's list of idle connections (a hint, never a right)
- *   bits 5..15   pins: operations that are under way on it
+ *   bits 5..14   pins: operations that are under way on it
+ *   bit  15      touched: there was one since the bit was last cleared, so what it left behind must be
+ *                looked at before the connection goes to somebody else
  *   bits 16..63  serial: one more each time somebody is given the connection; a handle is good for
  *                one serial
  *
@@ -36,7 +38,8 @@ enum pl_state {
 #define PL_STATE_MASK UINT64_C(0xf)
 #define PL_LISTED UINT64_C(0x10)
 #define PL_PIN UINT64_C(0x20)
-#define PL_PIN_MASK UINT64_C(0xffe0)
+#define PL_PIN_MASK UINT64_C(0x7fe0)
+#define PL_TOUCHED UINT64_C(0x8000)
 #define PL_SERIAL UINT64_C(0x10000)
 #define PL_SERIAL_LAST (UINT64_MAX >> 16)
 
@@ -112,7 +115,7 @@ static inline bool pl_word_become_state(_Atomic uint64_t *word, uint64_t seen, e
 /* Given to somebody new: handles from before are stale from here on. */
 static inline uint64_t pl_word_handed(uint64_t seen, enum pl_state state)
 {
-    return pl_word_with(seen, state) + PL_SERIAL;
+    return (pl_word_with(seen, state) & ~PL_TOUCHED) + PL_SERIAL;
 }
 
 static inline bool pl_word_is_used_up(uint64_t word)
@@ -130,7 +133,7 @@ static inline bool pl_word_pin(_Atomic uint64_t *word, uint64_t serial)
         if (pl_word_serial(seen) != serial || !pl_word_is_held(seen) ||
             (seen & PL_PIN_MASK) == PL_PIN_MASK)
             return false;
-    } while (!atomic_compare_exchange_weak(word, &seen, seen + PL_PIN));
+    } while (!atomic_compare_exchange_weak(word, &seen, (seen + PL_PIN) | PL_TOUCHED));
     return true;
 }
 
@@ -142,7 +145,7 @@ static inline bool pl_word_pin_any(_Atomic uint64_t *word)
     do {
         if (!pl_word_is_held(seen) || (seen & PL_PIN_MASK) == PL_PIN_MASK)
             return false;
-    } while (!atomic_compare_exchange_weak(word, &seen, seen + PL_PIN));
+    } while (!atomic_compare_exchange_weak(word, &seen, (seen + PL_PIN) | PL_TOUCHED));
     return true;
 }
 

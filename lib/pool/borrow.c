@@ -177,8 +177,10 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
     }
     if (!borrow->failure.status)
         return true;
-    pl_set(connection->uses, pl_get(connection->uses) - 1); /* nobody got it */
-    pl_peer_close(connection, POOL_CLOSE_ERROR);
+    if (pl_give_back_claim(connection, conn->serial)) {
+        pl_set(connection->uses, pl_get(connection->uses) - 1); /* nobody got it */
+        pl_peer_close(connection, POOL_CLOSE_ERROR);
+    }
     return false;
 }
 
@@ -229,6 +231,10 @@ bool pl_borrow_is_fit(struct pl_borrow *borrow, struct pl_connection *connection
     enum pool_check check =
         borrow->must_look ? POOL_CHECK_ALWAYS : borrow->pool->settings.options.check;
 
+    if (connection->is_fresh && !pl_connection_is_ours(connection)) {
+        pl_peer_close(connection, POOL_CLOSE_STOLEN);
+        return false;
+    }
     if (!connection->is_fresh &&
         (!pl_look_is_fit(connection, check) || pl_look_has_aged(connection, pl_os->coarse_ns())))
         return false;

@@ -48,6 +48,10 @@ void pl_borrow_give_up(struct pl_borrow *borrow, enum pool_status status);
 /* The time that it took until now, by phase. */
 void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *connection);
 
+/* Makes the connection of a loan that programs know of the caller's own (MUX). False: a copy of the
+ * handle has ended the loan, or ends it now. */
+bool pl_give_back_claim(struct pl_connection *connection, uint64_t serial) PL_MUST_USE;
+
 /* A call with a ticket is over, and can be canceled no more: answers its status, or that it was
  * canceled after all. */
 enum pool_status pl_borrow_end_ticket(struct pl_borrow *borrow, enum pool_status status);

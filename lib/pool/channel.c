@@ -29,6 +29,8 @@ struct pl_channel *pl_channel_make(struct pl_connection *connection)
 
     if (channel)
         return channel;
+    if (atomic_load(&pool->state) == PL_POOL_DESTROYED)
+        return NULL;                    /* nobody waits for its last calls any more */
     channel = pl_zalloc(sizeof(*channel));
     if (!channel)
         return NULL;
@@ -42,6 +44,7 @@ struct pl_channel *pl_channel_make(struct pl_connection *connection)
     channel->hear_post.run = on_hear_post;
     channel->end_post.run = on_end_post;
     pl_pool_ref(pool);
+    atomic_fetch_add(&pool->channels, 1);
     atomic_store(&connection->channel, channel);
     return channel;
 }
@@ -56,6 +59,7 @@ static void free_channel(struct pl_channel *channel)
         pl_mux_timer_close(pool->mux, &channel->deadline);
     pl_buffer_fini(&channel->out);
     pl_os->free(channel);
+    atomic_fetch_sub(&pool->channels, 1);
     pl_pool_leave(pool);
 }
 
@@ -63,6 +67,7 @@ void pl_channel_end(struct pl_connection *connection)
 {
     struct pl_channel *channel = atomic_exchange(&connection->channel, NULL);
 
+    pl_set(connection->has_actor, false);
     if (!channel)
         return;
     channel->failure = pl_failure_unpack(pl_get(connection->failure));
@@ -206,6 +211,19 @@ static void end_of_stream(struct pl_channel *channel, struct pool_conn handle, i
     }
 }
 
+void pl_channel_stop_watching(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+
+    if (!channel)
+        return;
+    channel->on_event = NULL;
+    for (int i = 0; i < 2 && channel->has_timers; i++) {
+        channel->silence_ms[i] = 0;
+        pl_mux_timer_disarm(channel->pool->mux, &channel->silence[i]);
+    }
+}
+
 /* ---- ready */
 
 /* An actor has no more to hear for now. */
@@ -215,6 +233,7 @@ static void unhear(struct pl_connection *connection)
     uint64_t seen = atomic_load(&connection->word);
 
     channel->is_half = false;
+    pl_channel_stop_watching(connection);       /* the next borrower is not this watcher's */
     if (pl_get(connection->expires_ns) == 0 || (seen & PL_PIN_MASK) ||
         !pl_word_become_state(&connection->word, seen, PL_MUX)) {
         pl_peer_close(connection, POOL_CLOSE_AGE);
@@ -244,6 +263,7 @@ bool pl_channel_carry_out_ready(struct pl_connection *connection)
         pl_peer_close(connection, POOL_CLOSE_ERROR);
     } else if (pl_channel_is_busy(connection)) {
         channel->is_half = false;               /* parked when the rest has left */
+        pl_channel_stop_watching(connection);
         pl_channel_watch_again(channel);
     } else {
         unhear(connection);
@@ -292,23 +312,12 @@ bool pl_channel_call_hook(struct pl_connection *connection, int *answer)
         *answer = POOL_LATER;                   /* it ended meanwhile: nothing is left to do */
         return true;
     }
+    if (*answer != POOL_LATER)
+        atomic_store(&channel->is_ready_told, false);   /* nobody waits for it */
     if (*answer == POOL_LATER && !pl_channel_carry_out_ready(connection) &&
         !pl_channel_watch_again(channel))
         end_of_stream(channel, handle, EBADF);
     return true;
-}
-
-void pl_channel_stop_watching(struct pl_connection *connection)
-{
-    struct pl_channel *channel = pl_channel_of(connection);
-
-    if (!channel)
-        return;
-    channel->on_event = NULL;
-    for (int i = 0; i < 2 && channel->has_timers; i++) {
-        channel->silence_ms[i] = 0;
-        pl_mux_timer_disarm(channel->pool->mux, &channel->silence[i]);
-    }
 }
 
 bool pl_channel_is_busy(const struct pl_connection *connection)
@@ -320,17 +329,22 @@ bool pl_channel_is_busy(const struct pl_connection *connection)
 
 bool pl_channel_has_actor(const struct pl_connection *connection)
 {
-    const struct pl_channel *channel = pl_channel_of(connection);
-
-    return channel && channel->actor.on_message;
+    return pl_get(connection->has_actor);
 }
 
 void pl_channel_settle(struct pl_connection *connection)
 {
     struct pl_channel *channel = pl_channel_of(connection);
 
+    pl_set(connection->has_actor, channel && channel->actor.on_message);
+}
+
+void pl_channel_drop_unused(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+
     if (!channel || channel->actor.on_message || channel->actor.on_close ||
-        atomic_load(&channel->posted))
+        atomic_load(&channel->posted) || !pl_mux_is_dispatching(channel->pool->mux))
         return;
     atomic_store(&connection->channel, NULL);
     free_channel(channel);
@@ -467,6 +481,12 @@ void pl_channel_hear(struct pl_connection *connection)
         pl_peer_close(connection, POOL_CLOSE_POOL);
         return;
     }
+    /* Time has passed since it was found to be ours. */
+    if (!pl_connection_is_ours(connection)) {
+        pl_peer_close(connection, POOL_CLOSE_STOLEN);
+        return;
+    }
+    atomic_store(&channel->is_ready_told, false);
     while (!pl_word_become(&connection->word, seen, word)) {
         seen = atomic_load(&connection->word);
         word = pl_word_handed(seen, PL_HEARD);

@@ -57,7 +57,11 @@ int pl_channel_flush(struct pl_channel *channel, bool *has_written);
 void pl_channel_stop_watching(struct pl_connection *connection);
 /* Something is queued and unsent. */
 bool pl_channel_is_busy(const struct pl_connection *connection);
-void pl_channel_settle(struct pl_connection *connection); /* set up: what no actor needs is freed */
+/* It is set up: who will hear what comes is decided. */
+void pl_channel_settle(struct pl_connection *connection);
+/* It is being parked, and so nobody's (MUX): what no actor needs is freed, when this is the mux
+ * thread. */
+void pl_channel_drop_unused(struct pl_connection *connection);
 
 /* An event of a connection that is held (SETUP, HEARD). */
 void pl_channel_on_event(struct pl_connection *connection, uint64_t word, uint32_t events);

@@ -129,6 +129,8 @@ static void on_silence(struct pl_channel *channel, enum pool_direction direction
         pl_lent_on_silence(channel, direction);
         return;
     }
+    if (pl_word_state(word) != PL_SETUP && pl_word_state(word) != PL_HEARD)
+        return;                         /* it is somebody else's by now */
     if (pl_channel_tell(channel, pl_connection_handle(connection, word), event,
                         (struct pool_bytes){ 0 }))
         pl_channel_carry_out_ready(connection);

@@ -28,6 +28,7 @@ static bool leave(struct pl_connection *connection)
 static enum pool_status enter_loan(const struct pool_conn *conn, struct pl_connection **entered)
 {
     struct pl_connection *connection = enter(conn);
+    bool has_ended;
 
     *entered = connection;
     if (!connection)
@@ -35,8 +36,8 @@ static enum pool_status enter_loan(const struct pool_conn *conn, struct pl_conne
     if (PL_LIKELY(pl_word_state(atomic_load_explicit(&connection->word, memory_order_relaxed)) ==
                   PL_LENT))
         return POOL_OK;
-    leave(connection);
-    return POOL_E_WOULD_BLOCK;
+    has_ended = pl_word_state(atomic_load(&connection->word)) == PL_ENDING;
+    return leave(connection) || has_ended ? POOL_E_ARGUMENT : POOL_E_WOULD_BLOCK;
 }
 
 enum pool_status pool_send(struct pool_conn *conn, const void *data, size_t size)

@@ -83,8 +83,10 @@ static bool end_shared(struct pl_connection *connection, uint64_t serial)
     for (seen = atomic_load(&connection->word); !is_mine && pl_word_state(seen) == PL_LENT;
          seen = atomic_load(&connection->word))
         is_mine = pl_word_become_state(&connection->word, seen, PL_ENDING);
-    if (is_mine)
+    if (is_mine) {
         connection->close_reason = POOL_CLOSE_DIRTY;
+        pl_event_returned(connection->peer->pool, connection);
+    }
     if (pl_word_unpin(&connection->word))
         pl_peer_finish_close(connection);
     return is_mine;
@@ -109,6 +111,11 @@ static enum claim claim(struct pl_connection *connection, uint64_t serial)
     }
 }
 
+bool pl_give_back_claim(struct pl_connection *connection, uint64_t serial)
+{
+    return claim(connection, serial) == CLAIMED;
+}
+
 static void remember_returned(struct pl_connection *connection, struct pl_peer *peer)
 {
     struct pl_thread *self = pl_thread_self();
@@ -118,14 +125,15 @@ static void remember_returned(struct pl_connection *connection, struct pl_peer *
         return;
     recent = pl_recent_make(self, peer);
     recent->connection = connection;
-    recent->word = pl_word_with(atomic_load(&connection->word), PL_IDLE) | PL_LISTED;
+    recent->word = (pl_word_with(atomic_load(&connection->word), PL_IDLE) & ~PL_TOUCHED) | PL_LISTED;
 }
 
-/* Every return but the warm one; `reason` is why it must be closed, or below 0. */
+/* Every return but the warm one. */
 static PL_COLD enum pool_status return_cold(struct pl_connection *connection, uint64_t serial,
-                                            int reason)
+                                            bool is_discarded)
 {
     enum claim claimed = claim(connection, serial);
+    int reason;
     struct pl_peer *peer;
     struct pool *pool;
 
@@ -135,6 +143,9 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
     pool = peer->pool;
     pl_pool_ref(pool);
     pl_event_returned(pool, connection);
+    reason = unfitness(connection, is_discarded ? 0 : pl_os->coarse_ns());
+    if (is_discarded && reason < 0)
+        reason = POOL_CLOSE_DIRTY;
     if (reason < 0 && !(atomic_load(&peer->hints) & PL_HINT_WAITERS) &&
         is_idle_full(peer, &pool->settings.options))
         reason = POOL_CLOSE_IDLE;
@@ -162,7 +173,7 @@ static bool return_warm(struct pl_connection *connection, struct pl_peer *peer,
      * learn ours. */
     if (!recent || recent->generation != pl_get(peer->generation))
         return false;
-    if (!(word & PL_LISTED) || (word & PL_PIN_MASK) || !recent->is_plain)
+    if (!(word & PL_LISTED) || (word & (PL_PIN_MASK | PL_TOUCHED)) || !recent->is_plain)
         return false;
     recent->connection = connection;
     recent->word = next;
@@ -190,6 +201,10 @@ enum pool_status pool_return(struct pool_conn *conn)
     if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
         return POOL_E_ARGUMENT;
     *conn = (struct pool_conn){ 0 };
+    /* What operations left behind is read after the bit was cleared: one that comes meanwhile sets it
+     * again, and the swap below fails. */
+    if ((word & PL_TOUCHED) && pl_word_become(&connection->word, word, word & ~PL_TOUCHED))
+        word &= ~PL_TOUCHED;
     peer = pl_get(connection->peer);
     recent = self ? pl_recent_of_peer(self, peer) : NULL;
     /* Without looks at each borrow every nanosecond counts: this thread's last reading of the clock
@@ -199,7 +214,7 @@ enum pool_status pool_return(struct pool_conn *conn)
     reason = unfitness(connection, now_ns);
     if (PL_LIKELY(reason == FIT) && return_warm(connection, peer, recent, word))
         return POOL_OK;
-    return return_cold(connection, pl_word_serial(word), reason);
+    return return_cold(connection, pl_word_serial(word), false);
 }
 
 enum pool_status pool_discard(struct pool_conn *conn)
@@ -207,15 +222,13 @@ enum pool_status pool_discard(struct pool_conn *conn)
     struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
     enum pool_status status;
     uint64_t word;
-    int reason;
 
     if (!connection)
         return POOL_E_ARGUMENT;
     word = atomic_load(&connection->word);
     if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
         return POOL_E_ARGUMENT;
-    reason = unfitness(connection, 0);
-    status = return_cold(connection, conn->serial, reason < 0 ? POOL_CLOSE_DIRTY : reason);
+    status = return_cold(connection, conn->serial, true);
     if (!status)
         *conn = (struct pool_conn){ 0 };
     return status;

@@ -70,6 +70,7 @@ int pool_mark_as_dead(struct pool *pool, int fd)
     case OUT_OF_REACH:
         break;
     }
+    pl_events_tell(pool);
     pl_pool_leave(pool);
     return forgotten;
 }

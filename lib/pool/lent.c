@@ -209,9 +209,9 @@ static void watch_on(struct pool_conn handle)
 void pl_lent_on_event(struct pl_connection *connection, uint64_t word, uint32_t events)
 {
     struct pool_conn handle = pl_connection_handle(connection, word);
-    struct pl_channel *channel = enter(&handle);
+    struct pl_channel *channel = pl_channel_of(connection);
 
-    if (!channel)
+    if (!channel || channel->lent_serial != handle.serial || !enter(&handle))
         return; /* a blocking borrower's, or an event of an earlier loan */
     if (!pl_connection_is_ours(connection)) {
         leave_and_end(channel, handle, EBADF);

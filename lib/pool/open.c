@@ -202,6 +202,8 @@ static void become_ready(struct pl_connection *connection)
     pthread_mutex_unlock(&peer->lock);
     pl_peer_give_back(peer, connection);
     pl_peer_supply(peer);               /* max_connecting held others back, who still wait */
+    if (atomic_load(&pl_room_wanted))
+        pl_room_serve(pool->room, NULL, true);  /* descriptors are to be had again */
     pl_peer_leave(peer);
     pl_pool_leave(pool);
 }
@@ -210,12 +212,14 @@ void pl_open_finish(struct pl_connection *connection, const struct pl_failure *f
 {
     struct pl_failure told = *failure;
 
-    pl_channel_stop_watching(connection);
     if (told.status) {
-        give_up(connection, &told);
+        give_up(connection, &told);     /* and whoever watches it is told that it ended */
         return;
     }
-    if (pl_channel_is_busy(connection))
+    pl_channel_stop_watching(connection);
+    if (!pl_connection_is_ours(connection))     /* the hook took its time */
+        told = pl_failure_make(POOL_E_BROKEN, POOL_PHASE_SETUP, EBADF);
+    else if (pl_channel_is_busy(connection))
         told = pl_failure_make(POOL_E_PROTOCOL, POOL_PHASE_SETUP, 0);
     else if (pl_get(connection->expires_ns) == 0)       /* the hook itself drained it */
         told = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, 0);
@@ -424,7 +428,8 @@ static void take_back_plan(struct pl_peer *peer)
     pthread_mutex_unlock(&peer->lock);
 }
 
-static bool open_one(struct pool *pool, struct pl_peer *peer)
+/* False: the next one would fare no better. */
+static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
 {
     struct pl_failure failure = pl_failure_make(POOL_E_RESOURCE, POOL_PHASE_WAIT, 0);
     struct pl_dial *dial;
@@ -447,6 +452,7 @@ static bool open_one(struct pool *pool, struct pl_peer *peer)
         return false;
     }
     begin(pool, peer, dial);
+    *has_begun = true;
     return true;
 }
 
@@ -470,14 +476,14 @@ static bool plan_one(struct pl_peer *peer, const struct pool_options *options)
     return is_wanted;
 }
 
-void pl_peer_supply(struct pl_peer *peer)
+bool pl_peer_supply(struct pl_peer *peer)
 {
     struct pool *pool = peer->pool;
+    bool has_begun = false, may_go_on = true;
 
-    while (plan_one(peer, &pool->settings.options)) {
-        if (!open_one(pool, peer))
-            break;
-    }
+    while (may_go_on && plan_one(peer, &pool->settings.options))
+        may_go_on = open_one(pool, peer, &has_begun);
+    return has_begun;
 }
 
 /* ---- questions */

@@ -212,10 +212,32 @@ static void tell_waiter(struct pl_peer *peer, struct pl_waiter *waiter)
         pl_mux_post(peer->pool->mux, waiter->post);
 }
 
+/* A waiter that was told to look for itself leaves without having looked: what it was told of is the
+ * next one's to find. */
+static void pass_call_on(struct pl_peer *peer, const struct pl_waiter *waiter)
+{
+    struct pl_waiter *next = waiter->is_woken ? next_untold(peer) : NULL;
+
+    if (!next)
+        return;
+    if (next->thread) {
+        next->is_woken = true;
+        tell_waiter(peer, next);
+        return;
+    }
+    next->connection = pl_peer_take_idle(peer, false);
+    if (!next->connection)
+        return;
+    pl_waiter_unlink(peer, next);
+    next->state = PL_WAITER_SERVED;
+    tell_waiter(peer, next);
+}
+
 void pl_waiter_fail(struct pl_peer *peer, struct pl_waiter *waiter,
                     const struct pl_failure *failure)
 {
     pl_waiter_unlink(peer, waiter);
+    pass_call_on(peer, waiter);
     waiter->state = PL_WAITER_FAILED;
     waiter->failure = *failure;
     tell_waiter(peer, waiter);
@@ -231,7 +253,7 @@ static bool settle(struct pl_connection *connection, enum pl_state state, bool h
         if (seen & PL_PIN_MASK)
             return false;
         next = handed ? pl_word_handed(seen, state) : pl_word_with(seen, state);
-        next |= state == PL_IDLE ? PL_LISTED : 0;
+        next = (next & ~PL_TOUCHED) | (state == PL_IDLE ? PL_LISTED : 0);
     } while (!pl_word_become(&connection->word, seen, next) &&
              (seen = atomic_load(&connection->word), true));
     return true;
@@ -284,6 +306,7 @@ static enum give_back_end serve(struct pl_peer *peer, struct pl_connection *conn
     if (!settle(connection, PL_LENT, true))
         return UNFIT;
     pl_waiter_unlink(peer, waiter);
+    pass_call_on(peer, waiter);
     waiter->state = PL_WAITER_SERVED;
     waiter->connection = connection;
     *wake = waiter->thread;

@@ -96,8 +96,8 @@ void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reas
 /* The word says CLOSING, and the caller made it so. */
 void pl_peer_finish_close(struct pl_connection *connection);
 
-/* Opens what those who wait need; the lock is not held. */
-void pl_peer_supply(struct pl_peer *peer);
+/* Opens what those who wait need; the lock is not held. True: it began to. */
+bool pl_peer_supply(struct pl_peer *peer);
 
 /* One failure of opening a connection, told to those whom it concerns. */
 void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, bool all);

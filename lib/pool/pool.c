@@ -93,6 +93,11 @@ bool pl_pool_take_share(struct pool *pool)
     return true;
 }
 
+bool pl_pool_has_share(const struct pool *pool)
+{
+    return atomic_load(&pool->total) < pool->settings.options.max_connections;
+}
+
 void pl_pool_give_share(struct pool *pool)
 {
     atomic_fetch_sub(&pool->total, 1);
@@ -322,8 +327,8 @@ static struct pl_peer *next_peer(struct pool *pool)
     return peer;
 }
 
-/* A peer that has something on the mux, entered; NULL: none. */
-static struct pl_peer *next_unready_peer(struct pool *pool)
+/* A peer of which that holds, entered; NULL: none. */
+static struct pl_peer *next_peer_that(struct pool *pool, bool (*holds)(struct pl_peer *peer))
 {
     struct pl_peer *found = NULL;
 
@@ -334,7 +339,7 @@ static struct pl_peer *next_unready_peer(struct pool *pool)
         if (found)
             break;
         pthread_mutex_lock(&peer->lock);
-        if (pl_open_has_unready(peer)) {
+        if (holds(peer)) {
             found = peer;
             peer->shared.users++;
         }
@@ -361,7 +366,7 @@ static void on_end(struct pl_post *post)
 
     if (pl_mux_is_dispatching(end->pool->mux) && !end->is_inside)
         pl_mux_run_posted_here(end->pool->mux); /* borrows that were granted in this batch */
-    while ((peer = next_unready_peer(end->pool))) {
+    while ((peer = next_peer_that(end->pool, pl_open_has_unready))) {
         pl_open_abort_all(peer);
         pl_peer_leave(peer);
     }
@@ -395,13 +400,40 @@ static void end_on_mux(struct pool *pool)
     }
 }
 
-/* Waits until every asynchronous call was told its end, unless called from where they are told. */
-static void end_requests(struct pool *pool)
+/* Peer lock held. */
+static bool has_unended(struct pl_peer *peer)
+{
+    PL_LIST_EACH(link, &peer->shared.all) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
+
+        if (pl_word_state(atomic_load(&connection->word)) == PL_LENT &&
+            !atomic_load(&connection->doom))
+            return true;
+    }
+    return false;
+}
+
+/* One that was in the pool's own hands when the rest was ended, and was lent since. */
+static void end_stragglers(struct pool *pool)
+{
+    struct pl_peer *peer;
+
+    while ((peer = next_peer_that(pool, has_unended))) {
+        end_connections(peer);
+        pl_peer_leave(peer);
+    }
+}
+
+/* Waits until every asynchronous call was told its end, and every channel, unless called from where
+ * they are told. */
+static void await_last_calls(struct pool *pool)
 {
     struct pl_thread *self = pl_thread_self();
     bool is_inside = pl_mux_is_dispatching(pool->mux) || pl_workers_are_here(&pool->workers);
 
-    while (self && !is_inside && atomic_load(&pool->undelivered)) {
+    while (self && !is_inside &&
+           (atomic_load(&pool->undelivered) || atomic_load(&pool->channels))) {
+        end_stragglers(pool);
         if (pool->mux->has_thread || !pl_mux_run_here(pool->mux))
             pl_thread_wait(self, pl_after(pl_os->now_ns(), PL_MS));
     }
@@ -431,8 +463,8 @@ void pool_destroy(struct pool *pool)
         end_connections(peer);
         pl_peer_leave(peer);
     }
-    end_requests(pool);
     end_on_mux(pool);
+    await_last_calls(pool);
     pl_event_of_pool(pool, POOL_EVENT_POOL_CLOSED);
     pl_events_stop(pool);
     pl_pool_leave(pool);
@@ -440,6 +472,8 @@ void pool_destroy(struct pool *pool)
 
 __attribute__((destructor)) static void library_end(void)
 {
+    if (pl_arena_is_used(&pools))
+        return;                         /* the process exits, and threads still use them */
     pl_connection_library_end();
     pl_peer_library_end();
     pl_arena_release(&pools);

@@ -34,7 +34,8 @@ struct pool {
                                          * each slow call's */
     _Atomic uint32_t total;             /* connections, births minus deaths */
     _Atomic uint64_t last_id;
-    _Atomic uint32_t undelivered; /* asynchronous calls whose on_lent has not come back */
+    _Atomic uint32_t undelivered;       /* asynchronous calls whose on_lent has not come back */
+    _Atomic uint32_t channels;          /* whose last calls have not been made */
     struct pl_workers workers;
     struct pl_settings settings;        /* fixed */
     struct pool_mux *mux;               /* fixed; counted */
@@ -65,6 +66,7 @@ void pl_pool_leave(struct pool *pool);  /* the last one frees */
 /* Of max_connections; false: all are taken. */
 bool pl_pool_take_share(struct pool *pool) PL_MUST_USE;
 void pl_pool_give_share(struct pool *pool);
+bool pl_pool_has_share(const struct pool *pool);        /* is one to be had? */
 
 /* The peer of an address, entered; on failure *peer is NULL and *error, unless NULL, tells why. */
 enum pool_status pl_pool_find_peer(struct pool *pool, const char *address, struct pl_peer **peer,

@@ -9,6 +9,7 @@
 
 #include "base/os.h"
 #include "net/stream.h"
+#include "pool/channel.h"
 #include "pool/events.h"
 #include "pool/parked.h"
 #include "pool/pool.h"
@@ -133,6 +134,22 @@ static void note_age(struct pl_room *room, struct pool *pool,
     arm_sweep(room, expires_ns);
 }
 
+/* Room lock held. */
+static void note_idle(struct pl_room *room, const struct pool *pool,
+                      const struct pl_connection *connection)
+{
+    uint32_t idle_ms = pool->settings.options.idle_ms;
+
+    if (idle_ms != POOL_NONE)
+        arm_sweep(room, pl_after(pl_get(connection->last_used_ns), idle_ms * PL_MS));
+}
+
+/* The counter is the whole process's, and cheap; what it says is looked at more closely. */
+static bool is_wanted_of(struct pl_room *room, const struct pool *pool)
+{
+    return PL_UNLIKELY(atomic_load(&pl_room_wanted)) && pl_room_is_wanted_of(room, pool);
+}
+
 enum park_end { PARKED, WANTED, STOLEN, TOO_OLD };
 
 static enum park_end park(struct pl_room *room, struct pl_connection *connection, uint64_t now_ns)
@@ -144,6 +161,7 @@ static enum park_end park(struct pl_room *room, struct pl_connection *connection
     if (pl_get(connection->expires_ns) <= now_ns)
         return TOO_OLD;
     pl_stream_drop_input(connection);
+    pl_channel_drop_unused(connection);
     for (;;) {
         atomic_store(&connection->missed_event, false);
         if (!pl_connection_arm(connection, room->mux, EPOLLIN | EPOLLRDHUP))
@@ -151,13 +169,14 @@ static enum park_end park(struct pl_room *room, struct pl_connection *connection
         pthread_mutex_lock(&room->lock);
         pl_list_push_back(&pool->parked, &connection->lru_link);
         note_age(room, pool, connection);
+        note_idle(room, pool, connection);
         word = pl_word_with(atomic_load(&connection->word), PL_PARKED);
         while (!pl_word_become(&connection->word, atomic_load(&connection->word), word))
             word = pl_word_with(atomic_load(&connection->word), PL_PARKED);
         pthread_mutex_unlock(&room->lock);
         /* It is anybody's now. What happened meanwhile is ours to tend only if we get it back. */
         if (!atomic_load(&connection->missed_event) &&
-            !(atomic_load(&peer->hints) & ~(uint32_t)PL_HINT_HOT) && !atomic_load(&pl_room_wanted))
+            !(atomic_load(&peer->hints) & ~(uint32_t)PL_HINT_HOT) && !is_wanted_of(room, pool))
             return PARKED;
         if (!pl_word_become_state(&connection->word, word, PL_MUX))
             return PARKED;
@@ -379,8 +398,11 @@ void pl_room_want(struct pl_room *room, struct pl_peer *peer, bool wants_descrip
         pl_mux_timer_arm(room->mux, &room->retry_timer, pl_after(pl_os->now_ns(), RETRY_NS));
     pthread_mutex_unlock(&room->lock);
     pthread_mutex_unlock(&peer->lock);
-    /* What was returned too early to see the flag is idle now; closing it serves who is first. */
-    pl_room_evict(room, wants_descriptor ? NULL : pool);
+    /* What was returned too early to see the flag is idle now; closing it serves who is first. And
+     * what was closed too early has left its share. */
+    if (!pl_room_evict(room, wants_descriptor ? NULL : pool) && !wants_descriptor &&
+        pl_pool_has_share(pool))
+        pl_room_serve(room, pool, false);
 }
 
 bool pl_room_wants(struct pl_room *room, struct pl_peer *peer, int *cause)
@@ -448,6 +470,13 @@ static struct pl_peer *pop_wanting(struct pl_room *room, const struct pool *pool
     return found;
 }
 
+static bool is_wanting(struct pl_room *room, struct pl_peer *peer)
+{
+    int cause;
+
+    return pl_room_wants(room, peer, &cause);
+}
+
 void pl_room_serve(struct pl_room *room, const struct pool *pool, bool has_freed_descriptor)
 {
     struct pl_peer *peer;
@@ -461,9 +490,10 @@ void pl_room_serve(struct pl_room *room, const struct pool *pool, bool has_freed
         owner = peer->pool;
         pthread_mutex_lock(&peer->lock);
         peer->shared.is_wanting = false;
-        is_used = peer->shared.waiting > 0;     /* else the room is for the next one in the queue */
         pthread_mutex_unlock(&peer->lock);
-        pl_peer_supply(peer);
+        /* When it needs none, the room is for the next one in the queue; when it could not use it
+         * and wants it again, nobody could. */
+        is_used = pl_peer_supply(peer) || is_wanting(room, peer);
         pl_peer_leave(peer);
         pl_pool_leave(owner);
     }

@@ -4,6 +4,8 @@
 
 #include "pool/pool.h"
 
+#define LARGEST 65536u /* no release's struct is that large: the size was never set */
+
 static void add_connection(struct pool_stats *stats, struct pl_connection *connection)
 {
     uint64_t uses = pl_get(connection->uses);
@@ -60,7 +62,7 @@ enum pool_status pool_stats(struct pool *pool, struct pool_stats *told)
 {
     struct pool_stats stats = { 0 };
 
-    if (!pool || !told || told->size < sizeof(size_t))
+    if (!pool || !told || told->size < sizeof(size_t) || told->size > LARGEST)
         return POOL_E_ARGUMENT;
     if (!pl_pool_enter(pool))
         return POOL_E_CLOSING;

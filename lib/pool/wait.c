@@ -106,6 +106,13 @@ static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
            pl_decide_may_barge(oldest_wait(peer, now_ns), borrow->pool->settings.barge_ns);
 }
 
+/* Where nobody may wait for what others have, one may still be opened. Peer lock held. */
+static bool waits_for_opening_only(const struct pl_peer *peer, const struct pool_options *options)
+{
+    return !options->max_waiters && peer->shared.count < options->max_per_address &&
+           peer->shared.waiting < options->max_connecting;
+}
+
 /* May this caller queue? Peer lock held. */
 static enum pool_status may_queue(const struct pl_borrow *borrow, bool would_block)
 {
@@ -118,7 +125,7 @@ static enum pool_status may_queue(const struct pl_borrow *borrow, bool would_blo
         return POOL_E_WOULD_BLOCK;
     if (pl_is_past(pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
         return POOL_E_TIMEOUT; /* no time at all was given: only what is idle could be had */
-    if (peer->shared.waiting >= options->max_waiters)
+    if (peer->shared.waiting >= options->max_waiters && !waits_for_opening_only(peer, options))
         return POOL_E_FULL;
     if ((borrow->call.flags & POOL_DONT_WAIT) && peer->shared.count >= options->max_per_address)
         return POOL_E_FULL;

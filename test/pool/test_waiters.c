@@ -117,13 +117,16 @@ Test(pool_waiters, one_too_many_is_refused_at_once)
     peer_stop(peer);
 }
 
-Test(pool_waiters, with_no_waiters_allowed_only_what_is_idle_is_lent)
+Test(pool_waiters, with_no_waiters_allowed_nobody_waits_for_what_others_have)
 {
     struct peer *peer = PEER();
-    struct pool *pool = MAKE_POOL(.max_waiters = POOL_ZERO);
-    struct pool_conn conn;
+    struct pool *pool = MAKE_POOL(.max_waiters = POOL_ZERO, .max_per_address = 1);
+    struct pool_conn conn, none;
 
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_E_FULL);
+    cr_assert_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_OK, "one was opened");
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), NULL, &none), POOL_E_FULL);
+    cr_assert_eq(pool_return(&conn), POOL_OK);
+    cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
     pool_destroy(pool);
     peer_stop(peer);
 }
