@@ -113,3 +113,20 @@ void pl_arena_release(struct pl_arena *arena)
     }
     pthread_mutex_unlock(&arena->lock);
 }
+
+void pl_arena_hold(struct pl_arena *arena)
+{
+    pthread_mutex_lock(&arena->lock);
+}
+
+void pl_arena_let_go(struct pl_arena *arena)
+{
+    pthread_mutex_unlock(&arena->lock);
+}
+
+void pl_arena_visit(struct pl_arena *arena, void (*visit)(void *element, void *argument),
+                    void *argument)
+{
+    for (uint32_t index = 0; index < arena->made; index++)
+        visit(pl_arena_at(arena, index), argument);
+}

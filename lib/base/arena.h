@@ -48,4 +48,11 @@ void *pl_arena_at(struct pl_arena *arena, uint32_t index);
 bool pl_arena_is_used(struct pl_arena *arena);                  /* is an element taken? */
 void pl_arena_release(struct pl_arena *arena); /* unmaps everything, unless an element is taken */
 
+/* For fork(): while it is held nobody takes or gives, so that the child finds the lists whole.
+ * Visiting sees every element that was ever made, taken or not, while it is held. */
+void pl_arena_hold(struct pl_arena *arena);
+void pl_arena_let_go(struct pl_arena *arena);
+void pl_arena_visit(struct pl_arena *arena, void (*visit)(void *element, void *argument),
+                    void *argument);
+
 #endif

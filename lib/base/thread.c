@@ -80,6 +80,44 @@ void pl_thread_wake(struct pl_thread *thread)
     pthread_mutex_unlock(&thread->cell.lock);
 }
 
+/* ---- fork */
+
+_Atomic uint32_t pl_forks;
+
+void pl_thread_hold(void)
+{
+    pl_arena_hold(&threads);
+}
+
+void pl_thread_let_go(void)
+{
+    pl_arena_let_go(&threads);
+}
+
+/* A thread that is no more may have been waking this record's last owner, or its next one. */
+static void renew_cell(void *element, void *unused)
+{
+    struct pl_thread *thread = element;
+
+    (void)unused;
+    prepare(thread);
+    thread->cell.is_woken = false;
+}
+
+void pl_thread_orphan(void)
+{
+    struct pl_thread *self = pl_thread_current;
+
+    atomic_fetch_add(&pl_forks, 1);
+    pl_arena_visit(&threads, renew_cell, NULL);
+    if (!self)
+        return;
+    self->dispatching = NULL;
+    self->callback = NULL;
+    self->next_recent = 0;
+    memset(self->recent, 0, sizeof(self->recent));
+}
+
 void pl_thread_library_end(void)
 {
     if (has_key)

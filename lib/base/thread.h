@@ -68,6 +68,15 @@ static inline uint64_t pl_thread_stamp(struct pl_thread *self, uint64_t now_ns)
 bool pl_thread_wait(struct pl_thread *self, uint64_t deadline_ns);
 void pl_thread_wake(struct pl_thread *thread);                          /* any thread */
 
+/* Before a fork, after it in both processes, and before the latter in the child: there only the
+ * forking thread's record has a thread; the others stay taken for ever. */
+void pl_thread_hold(void);
+void pl_thread_let_go(void);
+void pl_thread_orphan(void);
+
+/* One more in each child: whoever keeps what it was knows later whether it is in a child. */
+extern _Atomic uint32_t pl_forks;
+
 void pl_thread_library_end(void);       /* the library is being unloaded */
 
 #endif

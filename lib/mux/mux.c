@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "base/os.h"
+#include "mux/muxes.h"
 
 #define BATCH 256                       /* events taken from the kernel at once */
 #define INDEX_BITS 29
@@ -78,6 +79,8 @@ bool pl_mux_timer_open(struct pool_mux *mux, struct pl_timer *timer, pl_timer_fn
 
 void pl_mux_timer_close(struct pool_mux *mux, struct pl_timer *timer)
 {
+    if (mux->is_forked)
+        return;
     pthread_mutex_lock(&mux->shared.lock);
     take_back_locked(mux, timer);
     while (mux->shared.firing == timer && !pl_mux_is_dispatching(mux))
@@ -90,6 +93,8 @@ void pl_mux_timer_close(struct pool_mux *mux, struct pl_timer *timer)
 
 void pl_mux_timer_arm(struct pool_mux *mux, struct pl_timer *timer, uint64_t deadline_ns)
 {
+    if (mux->is_forked)
+        return;
     pthread_mutex_lock(&mux->shared.lock);
     if (pl_list_is_linked(&timer->due_link))
         pl_list_unlink(&timer->due_link);
@@ -100,6 +105,8 @@ void pl_mux_timer_arm(struct pool_mux *mux, struct pl_timer *timer, uint64_t dea
 
 void pl_mux_timer_disarm(struct pool_mux *mux, struct pl_timer *timer)
 {
+    if (mux->is_forked)
+        return;
     pthread_mutex_lock(&mux->shared.lock);
     take_back_locked(mux, timer);
     timers_changed_locked(mux);
@@ -109,6 +116,8 @@ void pl_mux_timer_disarm(struct pool_mux *mux, struct pl_timer *timer)
 static void fire_one(struct pool_mux *mux, struct pl_timer *timer)
 {
     timer->fire(timer->user);           /* may close and free the timer */
+    if (mux->is_forked)
+        return;
     pthread_mutex_lock(&mux->shared.lock);
     mux->shared.firing = NULL;
     pthread_cond_broadcast(&mux->shared.fired);
@@ -138,7 +147,7 @@ static void fire_timers(struct pool_mux *mux)
             pl_list_push_back(&mux->shared.due, &timer->due_link);
     }
     pthread_mutex_unlock(&mux->shared.lock);
-    while ((timer = next_due(mux)))
+    while (!mux->is_forked && (timer = next_due(mux)))
         fire_one(mux, timer);
 }
 
@@ -153,6 +162,8 @@ void pl_mux_post(struct pool_mux *mux, struct pl_post *post)
 {
     bool is_first;
 
+    if (mux->is_forked)
+        return;
     pthread_mutex_lock(&mux->shared.lock);
     is_first = pl_list_is_empty(&mux->shared.posts);
     pl_list_push_back(&mux->shared.posts, &post->link);
@@ -170,7 +181,7 @@ static void run_posts(struct pool_mux *mux)
     pthread_mutex_lock(&mux->shared.lock);
     pl_list_move_all(&now, &mux->shared.posts);
     pthread_mutex_unlock(&mux->shared.lock);
-    while ((link = pl_list_pop_front(&now))) {
+    while (!mux->is_forked && (link = pl_list_pop_front(&now))) {
         struct pl_post *post = pl_container(link, struct pl_post, link);
 
         post->run(post);
@@ -189,7 +200,7 @@ void pl_mux_run_posted_here(struct pool_mux *mux)
 
     pl_list_init(&now);
     pl_list_move_all(&now, &mux->on_mux.posts);
-    while ((link = pl_list_pop_front(&now))) {
+    while (!mux->is_forked && (link = pl_list_pop_front(&now))) {
         struct pl_post *post = pl_container(link, struct pl_post, link);
 
         post->run(post);
@@ -209,7 +220,7 @@ static bool has_posts(struct pool_mux *mux)
 /* And what these post in turn: nobody comes after us. */
 static void run_all_posts(struct pool_mux *mux)
 {
-    while (has_posts(mux)) {
+    while (!mux->is_forked && has_posts(mux)) {
         run_posts(mux);
         pl_mux_run_posted_here(mux);
     }
@@ -254,7 +265,8 @@ static void finish_batch(struct pool_mux *mux)
         wake(mux);
 }
 
-/* One batch; the caller is the dispatcher. */
+/* One batch; the caller is the dispatcher. A callback that comes back in a child of fork() ends it:
+ * what is left of it is the parent's to do. */
 static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_ms)
 {
     struct epoll_event events[BATCH];
@@ -265,12 +277,16 @@ static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_m
     self->dispatching = mux;
     if (count > 0)
         atomic_fetch_add_explicit(&mux->wakeups, 1, memory_order_relaxed);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count && !mux->is_forked; i++)
         hand_out(mux, &events[i]);
-    fire_timers(mux);
-    run_posts(mux);
-    for (int round = 0; round < ROUNDS_HERE && !pl_list_is_empty(&mux->on_mux.posts); round++)
+    if (!mux->is_forked)
+        fire_timers(mux);
+    if (!mux->is_forked)
+        run_posts(mux);
+    for (int round = 0; round < ROUNDS_HERE && !pl_list_is_empty(&mux->on_mux.posts) && !mux->is_forked; round++)
         pl_mux_run_posted_here(mux);
+    if (mux->is_forked)
+        return count;                   /* this thread dispatches nothing any more */
     self->dispatching = outer;
     finish_batch(mux);
     return count;
@@ -282,6 +298,8 @@ static enum pool_status dispatch(struct pool_mux *mux, int timeout_ms)
     uint64_t nobody = 0;
     int count;
 
+    if (mux->is_forked)
+        return POOL_E_FORKED;
     if (!self)
         return POOL_E_MEMORY;
     if (!atomic_compare_exchange_strong(&mux->dispatcher, &nobody, self->id))
@@ -289,6 +307,8 @@ static enum pool_status dispatch(struct pool_mux *mux, int timeout_ms)
     if (!mux->has_thread)
         atomic_store(&mux->home, self->id);
     count = run_batch(mux, self, timeout_ms);
+    if (mux->is_forked)
+        return POOL_E_FORKED;
     atomic_store(&mux->dispatcher, 0);
     return count < 0 && count != -EINTR ? POOL_E_SYSTEM : POOL_OK;
 }
@@ -307,7 +327,8 @@ bool pl_mux_run_here(struct pool_mux *mux)
 
 /* ---- life */
 
-static int open_descriptors(struct pool_mux *mux)
+/* Held by pl_muxes_hold(). */
+static enum pool_status open_descriptors(struct pool_mux *mux)
 {
     mux->epoll_fd = pl_os->epoll_create();
     if (mux->epoll_fd < 0)
@@ -321,6 +342,7 @@ static int open_descriptors(struct pool_mux *mux)
     if (pl_mux_add(mux, mux->wake_fd, EPOLLIN, pl_mux_data(PL_WATCH_WAKE, 0, 0)) ||
         pl_mux_add(mux, mux->timer_fd, EPOLLIN, pl_mux_data(PL_WATCH_TIMER, 0, 0)))
         goto no_watch;
+    pl_muxes_add(mux);
     return POOL_OK;
 
 no_watch:
@@ -331,6 +353,16 @@ no_wake:
     pl_os->close(mux->epoll_fd);
 no_epoll:
     return POOL_E_RESOURCE;
+}
+
+static void close_descriptors(struct pool_mux *mux)
+{
+    pl_muxes_hold();
+    pl_muxes_remove(mux);
+    pl_os->close(mux->timer_fd);
+    pl_os->close(mux->wake_fd);
+    pl_os->close(mux->epoll_fd);
+    pl_muxes_let_go();
 }
 
 enum pool_status pl_mux_add(struct pool_mux *mux, int fd, uint32_t events, uint64_t data)
@@ -350,13 +382,13 @@ static void close_mux(struct pool_mux *mux)
     if (self)
         self->dispatching = mux;
     run_all_posts(mux);
-    if (mux->end_extension)
+    if (mux->end_extension && !mux->is_forked)
         mux->end_extension(mux);
+    if (mux->is_forked)
+        return;
     if (self)
         self->dispatching = outer;
-    pl_os->close(mux->timer_fd);
-    pl_os->close(mux->wake_fd);
-    pl_os->close(mux->epoll_fd);
+    close_descriptors(mux);
     pl_timers_fini(&mux->shared.timers);
     pthread_cond_destroy(&mux->shared.fired);
     pthread_mutex_destroy(&mux->shared.lock);
@@ -368,8 +400,10 @@ static bool step(void *argument)
     struct pool_mux *mux = argument;
 
     /* It fails without memory, or after a foreign close. */
-    if (!atomic_load(&mux->is_stopped) && dispatch(mux, -1))
+    if (!atomic_load(&mux->is_stopped) && dispatch(mux, -1) && !mux->is_forked)
         pl_os->poll_until(NULL, 0, pl_after(pl_os->now_ns(), RECOVERY_NS));
+    if (mux->is_forked)
+        return false;                   /* a callback forked and came back: the child's only thread */
     if (!atomic_load(&mux->is_stopped))
         return true;
     if (mux->ends_itself)
@@ -379,7 +413,7 @@ static bool step(void *argument)
 
 enum pool_status pl_mux_open(struct pool_mux **opened, bool has_thread)
 {
-    struct pool_mux *mux = pl_zalloc(sizeof(*mux));
+    struct pool_mux *mux = pl_muxes_notice_forks() ? pl_zalloc(sizeof(*mux)) : NULL;
     enum pool_status status;
 
     *opened = NULL;
@@ -395,7 +429,12 @@ enum pool_status pl_mux_open(struct pool_mux **opened, bool has_thread)
     mux->shared.armed_ns = PL_NEVER;
     atomic_init(&mux->on_watch[PL_WATCH_WAKE], on_wake);
     atomic_init(&mux->on_watch[PL_WATCH_TIMER], on_timer_fd);
-    status = pl_thread_self() ? open_descriptors(mux) : POOL_E_MEMORY;
+    status = POOL_E_MEMORY;
+    if (pl_thread_self()) {
+        pl_muxes_hold();
+        status = open_descriptors(mux);
+        pl_muxes_let_go();
+    }
     if (status)
         goto no_descriptors;
     if (!has_thread)
@@ -406,9 +445,7 @@ enum pool_status pl_mux_open(struct pool_mux **opened, bool has_thread)
     return POOL_OK;
 
 no_thread:
-    pl_os->close(mux->timer_fd);
-    pl_os->close(mux->wake_fd);
-    pl_os->close(mux->epoll_fd);
+    close_descriptors(mux);
     status = POOL_E_RESOURCE;
 no_descriptors:
     pthread_cond_destroy(&mux->shared.fired);
@@ -424,6 +461,8 @@ void pl_mux_ref(struct pool_mux *mux)
 
 void pl_mux_unref(struct pool_mux *mux)
 {
+    if (mux->is_forked)
+        return;
     if (atomic_fetch_sub(&mux->refs, 1) != 1)
         return;
     if (mux->has_thread && pl_mux_is_dispatching(mux)) {
@@ -449,7 +488,7 @@ enum pool_status pool_mux_create(struct pool_mux **mux)
 
 void pool_mux_stop(struct pool_mux *mux)
 {
-    if (!mux)
+    if (!mux || mux->is_forked)
         return;
     atomic_store(&mux->is_stopped, true);
     wake(mux);
@@ -460,7 +499,7 @@ void pool_mux_destroy(struct pool_mux *mux)
     struct pl_thread *self = pl_thread_self();
     uint64_t nobody = 0;
 
-    if (!mux)
+    if (!mux || mux->is_forked)
         return;
     pool_mux_stop(mux);                 /* whoever runs it comes back, and lets go of it */
     /* What was posted too late for the last batch may hold the pools that hold the mux. */
@@ -499,6 +538,8 @@ enum pool_status pool_mux_run(struct pool_mux *mux)
 
     if (!mux)
         return POOL_E_ARGUMENT;
+    if (mux->is_forked)
+        return POOL_E_FORKED;
     pl_mux_ref(mux);
     while (!status && !atomic_exchange(&mux->is_stopped, false))
         status = dispatch(mux, -1);

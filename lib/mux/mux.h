@@ -34,6 +34,7 @@ struct pl_post {
 struct pool_mux {
     int epoll_fd, wake_fd, timer_fd;                    /* fixed after open */
     bool has_thread;                                    /* fixed: runs on a thread of its own */
+    bool is_forked;                     /* the parent's; this is the child, where it stays so */
     pthread_t thread;
     pl_watch_fn *_Atomic on_watch[PL_WATCH_KINDS];      /* each set once */
     void *extension;                                    /* the pool layer's part */
@@ -45,6 +46,7 @@ struct pool_mux {
     _Atomic bool is_stopped;
     bool ends_itself;                          /* its own thread let go of it last; that thread's */
     _Atomic uint64_t wakeups;
+    struct pl_list process_link;                        /* muxes.h */
     struct {
         struct pl_list posts; /* made by what runs in a batch, to run in the same one */
     } on_mux; /* the dispatching thread's alone */

@@ -31,6 +31,8 @@ enum pool_status pool_mux_post(struct pool_mux *mux, pool_post_fn *run, void *us
 
     if (!mux || !run)
         return POOL_E_ARGUMENT;
+    if (mux->is_forked)
+        return POOL_E_FORKED;
     post = pl_zalloc(sizeof(*post));
     if (!post)
         return POOL_E_MEMORY;
@@ -52,6 +54,8 @@ enum pool_status pool_mux_after(struct pool_mux *mux, uint32_t ms, pool_post_fn 
     if (!mux || !fire || !opened)
         return POOL_E_ARGUMENT;
     *opened = NULL;
+    if (mux->is_forked)
+        return POOL_E_FORKED;
     timer = pl_zalloc(sizeof(*timer));
     if (!timer)
         return POOL_E_MEMORY;
@@ -70,6 +74,8 @@ enum pool_status pool_timer_again(struct pool_timer *timer, uint32_t ms)
 {
     if (!timer)
         return POOL_E_ARGUMENT;
+    if (timer->mux->is_forked)
+        return POOL_E_FORKED;
     pl_mux_timer_arm(timer->mux, &timer->timer, deadline_in(ms));
     return POOL_OK;
 }

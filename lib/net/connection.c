@@ -9,7 +9,12 @@
 #define FD_CHUNK 1024u
 #define FD_CHUNKS 4096u                 /* descriptors up to four million are looked up here */
 
+/* The number that the child's copy of a descriptor has, kept so that no call takes it for a
+ * descriptor. It is its own inverse. */
+#define PARENTS(fd) (-2 - (fd))
+
 static struct pl_arena connections = PL_ARENA_INIT(connections, struct pl_connection, NULL);
+static pthread_mutex_t births = PTHREAD_MUTEX_INITIALIZER; /* of sockets; kept from a fork's middle */
 
 /* For each descriptor number, the slot whose socket it is, plus one. Entries are hints: who follows
  * one compares. */
@@ -72,6 +77,33 @@ void pl_connection_library_end(void)
             pl_os->unmap((void *)(uintptr_t)chunk, FD_CHUNK * sizeof(*chunk));
     }
     pl_arena_release(&connections);
+}
+
+static int open_socket(struct pl_connection *connection, int family)
+{
+    int fd = pl_os->socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0), error;
+
+    if (fd < 0)
+        return -fd;
+    connection->fd = fd;
+    error = -pl_connection_remember(connection);
+    if (!error && !pl_fd_table_set(fd, connection))
+        error = ENOMEM;
+    if (error) {
+        pl_os->close(fd); /* without these nothing could prove later that it is ours, or is not */
+        connection->fd = -1;
+    }
+    return error;
+}
+
+int pl_connection_open_socket(struct pl_connection *connection, int family)
+{
+    int error;
+
+    pthread_mutex_lock(&births);
+    error = open_socket(connection, family);
+    pthread_mutex_unlock(&births);
+    return error;
 }
 
 int pl_connection_remember(struct pl_connection *connection)
@@ -142,6 +174,72 @@ bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, u
 
     return is_last_of_its_number(connection) &&
            pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event) == 0;
+}
+
+/* ---- fork */
+
+void pl_connection_hold(void)
+{
+    pl_arena_hold(&connections);
+    pthread_mutex_lock(&births);
+}
+
+void pl_connection_let_go(void)
+{
+    pthread_mutex_unlock(&births);
+    pl_arena_let_go(&connections);
+}
+
+/* A handle that was good keeps its serial, so that it is known again. */
+static void orphan(void *slot, void *unused)
+{
+    struct pl_connection *connection = slot;
+    uint64_t seen = atomic_load(&connection->word);
+
+    (void)unused;
+    if (pl_word_state(seen) == PL_FREE || pl_word_state(seen) == PL_FORKED)
+        return;
+    pl_word_move(&connection->word, pl_word_is_held(seen) ? pl_word_with(seen, PL_FORKED)
+                                                          : pl_word_handed(seen, PL_FORKED));
+    if (connection->fd >= 0) {
+        pl_fd_table_clear(connection->fd, connection);
+        connection->fd = pl_get(connection->doom) == PL_DOOM_STOLEN ? -1 : PARENTS(connection->fd);
+    }
+    pl_set(connection->doom, PL_DOOM_FORKED);
+}
+
+void pl_connection_orphan(void)
+{
+    pl_arena_visit(&connections, orphan, NULL);
+}
+
+void pl_connection_close_copy(struct pl_connection *connection)
+{
+    pthread_mutex_lock(&births);
+    if (pl_word_state(atomic_load(&connection->word)) == PL_FORKED && connection->fd < -1) {
+        connection->fd = PARENTS(connection->fd);
+        if (pl_connection_is_ours(connection))
+            pl_os->close(connection->fd);
+        connection->fd = -1;
+    }
+    pthread_mutex_unlock(&births);
+}
+
+void pl_connection_visit(void (*visit)(void *connection, void *argument), void *argument)
+{
+    pl_arena_hold(&connections);
+    pl_arena_visit(&connections, visit, argument);
+    pl_arena_let_go(&connections);
+}
+
+enum pool_status pl_connection_refusal(const struct pool_conn *conn)
+{
+    struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
+    uint64_t word = connection ? atomic_load(&connection->word) : 0;
+
+    return connection && pl_word_state(word) == PL_FORKED && pl_word_serial(word) == conn->serial
+               ? POOL_E_FORKED
+               : POOL_E_ARGUMENT;
 }
 
 /* ---- the table of numbers */

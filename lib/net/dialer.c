@@ -162,20 +162,11 @@ int pl_dial_start(struct pl_dial *dial)
     struct pl_connection *connection = dial->connection;
     int family, fd, error = family_of(dial, &family);
 
+    if (!error)
+        error = pl_connection_open_socket(connection, family);
     if (error)
         return error;
-    fd = pl_os->socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return -fd;
-    connection->fd = fd;
-    error = -pl_connection_remember(connection);
-    if (!error && !pl_fd_table_set(fd, connection))
-        error = ENOMEM;
-    if (error) {
-        pl_os->close(fd); /* without these nothing could prove later that it is ours, or is not */
-        connection->fd = -1;
-        return error;
-    }
+    fd = connection->fd;
     if (family != AF_UNIX) {
         set_comforts(dial, fd);
         error = set_demands(dial, fd, family);
@@ -185,6 +176,8 @@ int pl_dial_start(struct pl_dial *dial)
         dial->is_refused_by_hook = true;
         error = EPERM;
     }
+    if (dial->mux->is_forked)
+        return ECANCELED;               /* the hook did, and this is the child */
     if (!error)
         error = begin_connect(dial, fd);
     if (error)

@@ -32,6 +32,7 @@ enum pl_state {
     PL_LENT,                            /* somebody's */
     PL_ENDING,          /* given back while operations were under way: the last of them closes it */
     PL_CLOSING,                         /* its owner is closing it */
+    PL_FORKED,                          /* the parent's; this is the child: nobody's, for ever */
     PL_STATES
 };
 
@@ -68,15 +69,18 @@ static inline bool pl_word_is_legal(enum pl_state from, enum pl_state to)
 {
     static const uint16_t legal[PL_STATES] = {
         [PL_FREE] = 1 << PL_OPENING,
-        [PL_OPENING] = 1 << PL_SETUP | 1 << PL_MUX | 1 << PL_CLOSING,
-        [PL_SETUP] = 1 << PL_IDLE | 1 << PL_LENT | 1 << PL_ENDING | 1 << PL_CLOSING,
-        [PL_IDLE] = 1 << PL_LENT | 1 << PL_MUX | 1 << PL_CLOSING,
-        [PL_PARKED] = 1 << PL_LENT | 1 << PL_MUX | 1 << PL_CLOSING,
-        [PL_MUX] = 1 << PL_IDLE | 1 << PL_PARKED | 1 << PL_HEARD | 1 << PL_LENT | 1 << PL_CLOSING,
-        [PL_HEARD] = 1 << PL_MUX | 1 << PL_ENDING | 1 << PL_CLOSING,
-        [PL_LENT] = 1 << PL_IDLE | 1 << PL_MUX | 1 << PL_LENT | 1 << PL_ENDING | 1 << PL_CLOSING,
-        [PL_ENDING] = 1 << PL_CLOSING,
-        [PL_CLOSING] = 1 << PL_FREE,
+        [PL_OPENING] = 1 << PL_SETUP | 1 << PL_MUX | 1 << PL_CLOSING | 1 << PL_FORKED,
+        [PL_SETUP] = 1 << PL_IDLE | 1 << PL_LENT | 1 << PL_ENDING | 1 << PL_CLOSING |
+                     1 << PL_FORKED,
+        [PL_IDLE] = 1 << PL_LENT | 1 << PL_MUX | 1 << PL_CLOSING | 1 << PL_FORKED,
+        [PL_PARKED] = 1 << PL_LENT | 1 << PL_MUX | 1 << PL_CLOSING | 1 << PL_FORKED,
+        [PL_MUX] = 1 << PL_IDLE | 1 << PL_PARKED | 1 << PL_HEARD | 1 << PL_LENT | 1 << PL_CLOSING |
+                   1 << PL_FORKED,
+        [PL_HEARD] = 1 << PL_MUX | 1 << PL_ENDING | 1 << PL_CLOSING | 1 << PL_FORKED,
+        [PL_LENT] = 1 << PL_IDLE | 1 << PL_MUX | 1 << PL_LENT | 1 << PL_ENDING | 1 << PL_CLOSING |
+                    1 << PL_FORKED,
+        [PL_ENDING] = 1 << PL_CLOSING | 1 << PL_FORKED,
+        [PL_CLOSING] = 1 << PL_FREE | 1 << PL_FORKED,
     };
 
     return from < PL_STATES && (legal[from] & 1u << to);

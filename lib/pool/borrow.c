@@ -295,6 +295,13 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
         borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
     else if (!obtain(borrow, conn))
         status = (enum pool_status)borrow->failure.status;
+    if (pl_pool_is_forked(pool)) {      /* a hook did: nothing of it is ours any more */
+        *conn = (struct pool_conn){ 0 };
+        borrow->failure = pl_failure_make(POOL_E_FORKED, POOL_PHASE_NONE, 0);
+        pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow),
+                        borrow->call.error);
+        return POOL_E_FORKED;
+    }
     if (status) {
         *conn = (struct pool_conn){ 0 };
         pl_borrow_give_up(borrow, status);

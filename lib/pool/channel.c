@@ -87,7 +87,7 @@ static void tell_end(struct pl_channel *channel)
     if (on_event)
         on_event(&gone, has_failed ? POOL_EV_ERROR : POOL_EV_CLOSED, (struct pool_bytes){ 0 },
                  channel->user);
-    if (!on_close)
+    if (!on_close || pl_pool_is_forked(channel->pool))
         return;
     pl_failure_tell(&channel->failure, NULL, NULL, &error);
     on_close(channel->id, has_failed ? &error : NULL, channel->actor.user);
@@ -103,6 +103,8 @@ static void on_end_post(struct pl_post *post)
         return;
     }
     tell_end(channel);
+    if (pl_pool_is_forked(channel->pool))
+        return;
     free_channel(channel); /* posts run in order: the others of this channel have run */
 }
 
@@ -146,12 +148,12 @@ static bool begin_call(struct pl_connection *connection, uint64_t serial, struct
     return true;
 }
 
-/* False: the connection ended in the callback. */
+/* False: the connection ended in the callback; or it forked, and this is the child. */
 static bool end_call(struct pl_connection *connection, struct call *call)
 {
     call->self->callback = call->outer;
     if (!pl_word_unpin(&connection->word))
-        return true;
+        return pl_word_state(atomic_load(&connection->word)) != PL_FORKED;
     pl_peer_finish_close(connection);
     return false;
 }

@@ -27,7 +27,7 @@ static enum pool_status enter_channel(const struct pool_conn *conn, struct pl_ch
 
     *entered = NULL;
     if (!connection || !pl_word_pin(&connection->word, conn->serial))
-        return POOL_E_ARGUMENT;
+        return pl_connection_refusal(conn);
     state = pl_word_state(atomic_load(&connection->word));
     if (may_drive(connection, state)) {
         *entered = pl_channel_make(connection);

@@ -90,7 +90,9 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
 
     *run = (struct run){ .status = POOL_OK };
     if (!pl_word_pin(&connection->word, conn->serial)) {
-        if (answer) {
+        if (pl_connection_refusal(conn) == POOL_E_FORKED) {
+            run->failure = pl_failure_make(POOL_E_FORKED, POOL_PHASE_USE, 0);
+        } else if (answer) {
             run->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_USE, answer);
             run->failure.outcome = POOL_MAYBE_SENT;
         }

@@ -32,7 +32,7 @@ static enum pool_status enter_loan(const struct pool_conn *conn, struct pl_conne
 
     *entered = connection;
     if (!connection)
-        return POOL_E_ARGUMENT;
+        return pl_connection_refusal(conn);
     if (PL_LIKELY(pl_word_state(atomic_load_explicit(&connection->word, memory_order_relaxed)) ==
                   PL_LENT))
         return POOL_OK;
@@ -186,7 +186,7 @@ enum pool_status pool_conn_error(const struct pool_conn *conn, struct pool_error
     struct pl_failure failure;
 
     if (!connection)
-        return POOL_E_ARGUMENT;
+        return error ? pl_connection_refusal(conn) : POOL_E_ARGUMENT;
     failure = pl_failure_unpack(pl_get(connection->failure));
     pl_failure_tell(&failure, NULL, connection->peer->text, error);
     leave(connection);

@@ -61,6 +61,8 @@ static void tell(struct pl_event_queue *queue)
         return;
     while ((event = next_event(queue))) {
         options->on_event(&event->info, options->user);
+        if (pl_pool_is_forked(queue->pool))
+            return;
         pl_os->free(event);
     }
 }
@@ -79,7 +81,7 @@ static void on_post(struct pl_post *post)
 
 void pl_events_tell(struct pool *pool)
 {
-    if (pool->events && !pl_mux_is_dispatching(pool->mux))
+    if (pool->events && !pl_pool_is_forked(pool) && !pl_mux_is_dispatching(pool->mux))
         tell(pool->events);
 }
 
@@ -104,7 +106,8 @@ static bool append(struct pl_event_queue *queue, struct event *event)
 static void note(struct pool *pool, const char *address, struct pool_event_info info)
 {
     size_t size = address ? strlen(address) + 1 : 0;
-    struct event *event = pl_zalloc(sizeof(*event) + size);
+    struct event *event =
+        pl_pool_is_forked(pool) ? NULL : pl_zalloc(sizeof(*event) + size);
 
     if (!event)
         return;
@@ -215,6 +218,8 @@ void pl_events_stop(struct pool *pool)
     if (!queue)
         return;
     tell(queue);
+    if (pl_pool_is_forked(pool))
+        return;
     pthread_mutex_lock(&queue->lock);
     queue->is_stopped = true;
     while (queue->teller && (!self || queue->teller != self->id))

@@ -199,7 +199,7 @@ enum pool_status pool_return(struct pool_conn *conn)
         return POOL_E_ARGUMENT;
     word = atomic_load(&connection->word);
     if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
-        return POOL_E_ARGUMENT;
+        return pl_connection_refusal(conn);
     *conn = (struct pool_conn){ 0 };
     /* What operations left behind is read after the bit was cleared: one that comes meanwhile sets it
      * again, and the swap below fails. */
@@ -226,8 +226,12 @@ enum pool_status pool_discard(struct pool_conn *conn)
     if (!connection)
         return POOL_E_ARGUMENT;
     word = atomic_load(&connection->word);
-    if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
-        return POOL_E_ARGUMENT;
+    if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT) {
+        if (pl_connection_refusal(conn) != POOL_E_FORKED)
+            return POOL_E_ARGUMENT;
+        pl_connection_close_copy(connection);
+        return POOL_E_FORKED;
+    }
     status = return_cold(connection, conn->serial, true);
     if (!status)
         *conn = (struct pool_conn){ 0 };

@@ -102,7 +102,7 @@ enum pool_status pool_target_get(struct pool *pool, const char *address, struct 
     if (!pool || !address)
         return POOL_E_ARGUMENT;
     if (!pl_pool_enter(pool))
-        return POOL_E_CLOSING;
+        return pl_pool_refusal(pool);
     target = pl_zalloc(sizeof(*target));
     status = target ? pl_pool_find_peer(pool, address, &target->peer, NULL) : POOL_E_MEMORY;
     if (status) {
@@ -122,7 +122,7 @@ void pool_target_free(struct pool_target *target)
     if (!target)
         return;
     pool = target->pool;
-    pl_peer_leave(target->peer);
+    pl_peer_leave(target->peer);        /* in a child it does nothing */
     pl_pool_leave(pool);
     pl_os->free(target);
 }

@@ -70,6 +70,8 @@ static void release_supply(struct pl_peer *peer)
 {
     struct pool *pool = peer->pool;
 
+    if (pl_pool_is_forked(pool))
+        return;
     pthread_mutex_lock(&peer->lock);
     peer->shared.holds--;
     pthread_mutex_unlock(&peer->lock);
@@ -106,6 +108,8 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
         pl_peer_close(connection, POOL_CLOSE_POOL);
     else
         pl_peer_close(connection, told.status ? POOL_CLOSE_ERROR : POOL_CLOSE_IDLE);
+    if (pl_pool_is_forked(peer->pool))
+        return;
     if (told.status && is_told)
         pl_peer_fail_waiters(peer, &told, is_hopeless(peer));
     release_supply(peer);
@@ -128,7 +132,7 @@ static bool may_wait_for_room(struct pl_peer *peer)
     peer->shared.was_asked = true;
     pthread_mutex_unlock(&peer->lock);
     may_wait = was_asked || pl_room_ask(peer->pool, options->on_none_removable) == POOL_CONTINUE;
-    if (may_wait)
+    if (may_wait || pl_pool_is_forked(peer->pool))
         return true;
     pthread_mutex_lock(&peer->lock);
     peer->shared.was_asked = false;     /* whoever comes next is asked for anew */
@@ -145,12 +149,16 @@ static void give_up_for_room(struct pl_connection *connection, int error)
     bool may_wait;
 
     failure.status = POOL_E_RESOURCE;
+    if (pl_pool_is_forked(pool))
+        return;
     if (!pl_peer_has_waiters(peer)) {
         give_up(connection, &none);
         return;
     }
     connection->dial->is_begun = false;         /* the program is asked, and may end the pool */
     may_wait = may_wait_for_room(peer);
+    if (pl_pool_is_forked(pool))
+        return;
     if (is_closing(peer))
         failure = closing_failure();
     if (!may_wait || is_closing(peer)) {
@@ -274,6 +282,8 @@ static void try_dial(struct pl_dial *dial)
             break;
         error = pl_dial_start(dial);
     }
+    if (pl_pool_is_forked(pool_of(connection)))
+        return;
     if (is_closing(connection->peer)) {
         failure = closing_failure();
         give_up(connection, &failure);
@@ -435,6 +445,8 @@ static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
     struct pl_dial *dial;
 
     if (!take_share(pool)) {
+        if (pl_pool_is_forked(pool))
+            return false;
         take_back_plan(peer);
         if (may_wait_for_room(peer)) {
             pl_room_want(pool->room, peer, false, 0);
@@ -481,7 +493,7 @@ bool pl_peer_supply(struct pl_peer *peer)
     struct pool *pool = peer->pool;
     bool has_begun = false, may_go_on = true;
 
-    while (may_go_on && plan_one(peer, &pool->settings.options))
+    while (may_go_on && !pl_pool_is_forked(pool) && plan_one(peer, &pool->settings.options))
         may_go_on = open_one(pool, peer, &has_begun);
     return has_begun;
 }

@@ -70,7 +70,7 @@ static uint64_t end_idle(struct pl_room *room, uint64_t now_ns)
         pthread_mutex_unlock(&room->lock);
         if (connection)
             pl_peer_finish_close(connection);
-    } while (connection);
+    } while (connection && !room->mux->is_forked);
     return next_ns;
 }
 
@@ -105,6 +105,8 @@ static uint64_t end_aged(struct pl_room *room, uint64_t now_ns)
     uint64_t next_ns = PL_NEVER;
     struct pl_list aged, *link;
 
+    if (room->mux->is_forked)
+        return PL_NEVER;                /* whatever end_idle() called did */
     pl_list_init(&aged);
     pthread_mutex_lock(&room->lock);
     PL_LIST_EACH(other, &room->pools) {

@@ -47,6 +47,28 @@ void pl_peer_library_end(void)
     pl_arena_release(&peers);
 }
 
+void pl_peers_hold(void)
+{
+    pl_arena_hold(&peers);
+}
+
+void pl_peers_let_go(void)
+{
+    pl_arena_let_go(&peers);
+}
+
+/* A thread that is no more may have been looking whether a free one is still the one it knew. */
+static void renew_lock(void *element, void *unused)
+{
+    (void)unused;
+    pthread_mutex_init(&((struct pl_peer *)element)->lock, NULL);
+}
+
+void pl_peers_orphan(void)
+{
+    pl_arena_visit(&peers, renew_lock, NULL);
+}
+
 static bool is_live(const struct pl_peer *peer)
 {
     return atomic_load(&peer->generation) & 1;
@@ -104,6 +126,8 @@ void pl_peer_leave(struct pl_peer *peer)
     struct pool *pool = peer->pool;
     bool is_last;
 
+    if (pl_pool_is_forked(pool))
+        return;
     pthread_mutex_lock(&peer->lock);
     peer->shared.users--;
     is_last = !is_needed(peer);
@@ -346,6 +370,8 @@ void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection)
     enum give_back_end end;
     bool is_closing;
 
+    if (pl_pool_is_forked(peer->pool))
+        return;
     pthread_mutex_lock(&peer->lock);
     is_closing = atomic_load(&peer->hints) & PL_HINT_CLOSING;
     peer->shared.opening -= connection->is_opening;
@@ -370,6 +396,8 @@ void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure
 {
     struct pl_waiter *waiter;
 
+    if (pl_pool_is_forked(peer->pool))
+        return;
     pthread_mutex_lock(&peer->lock);
     do {
         waiter = first_waiter(peer);
@@ -388,6 +416,8 @@ void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reas
     uint32_t none = PL_DOOM_NONE;
     enum pl_state next;
 
+    if (pl_word_state(seen) == PL_FORKED)
+        return;
     connection->close_reason = (uint8_t)reason;
     do {
         next = seen & PL_PIN_MASK ? PL_ENDING : PL_CLOSING;
@@ -435,6 +465,8 @@ void pl_peer_finish_close(struct pl_connection *connection)
     struct pool *pool = peer->pool;
     bool has_descriptor = connection->fd >= 0;
 
+    if (pl_word_state(atomic_load(&connection->word)) == PL_FORKED)
+        return;
     pl_room_unpark(pool->room, connection);
     pl_stream_drop_input(connection);
     pl_connection_close_fd(connection, pool->mux);

@@ -118,4 +118,9 @@ bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t gener
 struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address);
 void pl_peer_library_end(void);
 
+/* Around fork(); in the child, free ones must be good again. */
+void pl_peers_hold(void);
+void pl_peers_let_go(void);
+void pl_peers_orphan(void);
+
 #endif

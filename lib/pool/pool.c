@@ -5,6 +5,7 @@
 #include "net/address.h"
 #include "pool/channel.h"
 #include "pool/events.h"
+#include "pool/fork.h"
 #include "pool/open.h"
 #include "pool/watch.h"
 
@@ -18,6 +19,39 @@ static void prepare_pool(void *element)
 
 static struct pl_arena pools = PL_ARENA_INIT(pools, struct pool, prepare_pool);
 static pthread_mutex_t creation = PTHREAD_MUTEX_INITIALIZER; /* two on a new mux make one room */
+
+/* ---- fork */
+
+void pl_pools_hold(void)
+{
+    pl_arena_hold(&pools);
+}
+
+void pl_pools_let_go(void)
+{
+    pl_arena_let_go(&pools);
+}
+
+/* Locks that threads which are no more may have held are made anew: a free pool will be a new one,
+ * and whoever comes back from a callback is on his way out of the others. */
+static void orphan(void *element, void *unused)
+{
+    struct pool *pool = element;
+
+    (void)unused;
+    prepare_pool(pool);
+    if (atomic_load(&pool->state) == PL_POOL_NONE || pl_pool_is_forked(pool))
+        return;
+    atomic_store(&pool->state, PL_POOL_FORKED);
+    pthread_mutex_init(&pool->room->lock, NULL);
+    pthread_mutex_init(&pool->room->sweep_lock, NULL);
+}
+
+void pl_pools_orphan(void)
+{
+    pthread_mutex_init(&creation, NULL);
+    pl_arena_visit(&pools, orphan, NULL);
+}
 
 /* ---- references */
 
@@ -188,6 +222,8 @@ static enum pool_status open_mux(struct pool *pool, struct pool_mux *mux)
     enum pool_status status = POOL_OK;
 
     pool->mux = mux;
+    if (mux && mux->is_forked)
+        return POOL_E_FORKED;
     if (mux)
         pl_mux_ref(mux);
     else
@@ -219,7 +255,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     status = pl_settings_make(options, &settings);
     if (status)
         return status;
-    pool = pl_arena_take(&pools);
+    pool = pl_fork_notice() ? pl_arena_take(&pools) : NULL;
     if (!pool || !pl_thread_self()) {
         status = POOL_E_MEMORY;
         goto no_pool;
@@ -366,7 +402,8 @@ static void on_end(struct pl_post *post)
 
     if (pl_mux_is_dispatching(end->pool->mux) && !end->is_inside)
         pl_mux_run_posted_here(end->pool->mux); /* borrows that were granted in this batch */
-    while ((peer = next_peer_that(end->pool, pl_open_has_unready))) {
+    while (!pl_pool_is_forked(end->pool) &&
+           (peer = next_peer_that(end->pool, pl_open_has_unready))) {
         pl_open_abort_all(peer);
         pl_peer_leave(peer);
     }
@@ -386,12 +423,14 @@ static void end_on_mux(struct pool *pool)
             .post = { .run = on_end }, .pool = pool, .thread = self, .is_inside = is_inside
         };
 
+        if (pl_pool_is_forked(pool))
+            return;
         if (is_inside) {
             on_end(&end.post);
             continue;
         }
         pl_mux_post(pool->mux, &end.post);
-        while (!atomic_load(&end.is_done)) {
+        while (!atomic_load(&end.is_done) && !pl_pool_is_forked(pool)) {
             if (pool->mux->has_thread)
                 pl_thread_wait(self, PL_NEVER);
             else if (!pl_mux_run_here(pool->mux))
@@ -431,7 +470,7 @@ static void await_last_calls(struct pool *pool)
     struct pl_thread *self = pl_thread_self();
     bool is_inside = pl_mux_is_dispatching(pool->mux) || pl_workers_are_here(&pool->workers);
 
-    while (self && !is_inside &&
+    while (self && !is_inside && !pl_pool_is_forked(pool) &&
            (atomic_load(&pool->undelivered) || atomic_load(&pool->channels))) {
         end_stragglers(pool);
         if (pool->mux->has_thread || !pl_mux_run_here(pool->mux))
@@ -456,15 +495,24 @@ void pool_destroy(struct pool *pool)
     struct pl_failure failure = pl_failure_make(POOL_E_CLOSING, POOL_PHASE_WAIT, 0);
     struct pl_peer *peer;
 
-    if (!pool || !begin_end(pool))
+    if (!pool)
         return;
-    while ((peer = next_peer(pool))) {
+    if (!begin_end(pool)) {
+        if (pl_pool_is_forked(pool))
+            pl_fork_destroy(pool);
+        return;
+    }
+    while (!pl_pool_is_forked(pool) && (peer = next_peer(pool))) {
         pl_peer_fail_waiters(peer, &failure, true);
         end_connections(peer);
         pl_peer_leave(peer);
     }
     end_on_mux(pool);
     await_last_calls(pool);
+    if (pl_pool_is_forked(pool)) {      /* in one of its last callbacks */
+        pl_fork_destroy(pool);
+        return;
+    }
     pl_event_of_pool(pool, POOL_EVENT_POOL_CLOSED);
     pl_events_stop(pool);
     pl_pool_leave(pool);

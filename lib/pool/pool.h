@@ -60,8 +60,18 @@ struct pool_target {
 bool pl_pool_enter(struct pool *pool) PL_MUST_USE;
 /* What a call that wants a connection is answered in this state; POOL_OK: it may have one. */
 enum pool_status pl_pool_refusal(const struct pool *pool);
+/* It is the parent's, and this is a child of fork(). */
+static inline bool pl_pool_is_forked(const struct pool *pool)
+{
+    return PL_UNLIKELY(atomic_load_explicit(&pool->state, memory_order_relaxed) == PL_POOL_FORKED);
+}
 void pl_pool_ref(struct pool *pool);    /* by somebody who holds one already */
 void pl_pool_leave(struct pool *pool);  /* the last one frees */
+
+/* Around fork(). In the child all pools there are become FORKED. */
+void pl_pools_hold(void);
+void pl_pools_let_go(void);
+void pl_pools_orphan(void);
 
 /* Of max_connections; false: all are taken. */
 bool pl_pool_take_share(struct pool *pool) PL_MUST_USE;

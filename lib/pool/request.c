@@ -129,11 +129,15 @@ static void finish(struct pl_request *request)
     struct pool *pool = borrow->pool;
     struct pool_conn conn = request->conn;
 
+    if (pl_pool_is_forked(pool))
+        return;                         /* a hook on the way here did */
     pl_mux_timer_close(pool->mux, &request->timer);
     if (conn.slot)
         request->on_lent(&conn, NULL, request->user);
     else
         tell_failure(request);
+    if (pl_pool_is_forked(pool))
+        return;
     pl_ticket_unref(borrow->ticket);
     pl_peer_leave(borrow->peer);
     pl_os->free(request);
@@ -166,6 +170,8 @@ static bool queue_again(struct pl_request *request)
     struct pl_waiter *waiter = &request->waiter;
     bool is_closing;
 
+    if (pl_pool_is_forked(request->borrow.pool))
+        return false;
     pthread_mutex_lock(&peer->lock);
     is_closing = atomic_load(&peer->hints) & PL_HINT_CLOSING;
     waiter->connection = is_closing ? NULL : pl_peer_take_idle(peer, false);
@@ -400,6 +406,8 @@ static enum pool_status start_cold(struct pool *pool, struct pl_request *request
     if (pl_pool_enter(pool)) {
         pl_pool_ref(pool);
         status = start_entered(request, ticket);
+        if (pl_pool_is_forked(pool))    /* on_none_removable did; the request is the parent's */
+            return POOL_E_FORKED;
         if (status)
             pl_pool_leave(pool);
         pl_events_tell(pool);
@@ -435,6 +443,8 @@ enum pool_status pool_communicate_async(struct pool *pool, const char *address,
     }
     if (!status)
         return POOL_OK;
+    if (ticket)
+        *ticket = NULL;
     failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
     pl_failure_tell(&failure, NULL, address, error);
     pl_os->free(request);

@@ -311,6 +311,8 @@ bool pl_room_evict(struct pl_room *room, struct pool *pool)
     struct pl_connection *connection = NULL;
     struct pl_list rest;
 
+    if (room->mux->is_forked)
+        return false;
     pl_list_init(&rest);
     pthread_mutex_lock(&room->sweep_lock);
     if (pool || is_parking_even(room))
@@ -385,6 +387,8 @@ void pl_room_want(struct pl_room *room, struct pl_peer *peer, bool wants_descrip
 {
     struct pool *pool = peer->pool;
 
+    if (room->mux->is_forked)
+        return;
     pthread_mutex_lock(&peer->lock);
     peer->shared.is_wanting = true;
     pthread_mutex_lock(&room->lock);
@@ -484,7 +488,8 @@ void pl_room_serve(struct pl_room *room, const struct pool *pool, bool has_freed
     uint64_t generation;
     bool is_used = false;
 
-    while (!is_used && (peer = pop_wanting(room, pool, has_freed_descriptor, &generation))) {
+    while (!is_used && !room->mux->is_forked &&
+           (peer = pop_wanting(room, pool, has_freed_descriptor, &generation))) {
         if (!pl_peer_enter(peer, NULL, generation))
             continue;
         owner = peer->pool;
@@ -507,6 +512,8 @@ static void on_sweep(void *user)
     uint64_t next_ns;
 
     pl_room_sweep(room, false);
+    if (room->mux->is_forked)
+        return;
     next_ns = pl_parked_expire(room, pl_os->now_ns());
     pthread_mutex_lock(&room->lock);
     arm_sweep(room, next_ns);
@@ -519,6 +526,8 @@ static void on_retry(void *user)
     bool is_more;
 
     pl_room_serve(room, NULL, true);
+    if (room->mux->is_forked)
+        return;
     pthread_mutex_lock(&room->lock);
     is_more = !pl_list_is_empty(&room->wanting);
     if (is_more)

@@ -65,7 +65,7 @@ enum pool_status pool_stats(struct pool *pool, struct pool_stats *told)
     if (!pool || !told || told->size < sizeof(size_t) || told->size > LARGEST)
         return POOL_E_ARGUMENT;
     if (!pl_pool_enter(pool))
-        return POOL_E_CLOSING;
+        return pl_pool_refusal(pool);
     pthread_mutex_lock(&pool->lock);
     add_books(&stats, &pool->books);
     PL_LIST_EACH(link, &pool->all_peers)

@@ -14,8 +14,15 @@ enum pool_status pl_ticket_make(struct pool_ticket **made, struct pool_ticket **
     if (!ticket)
         return POOL_E_MEMORY;
     atomic_init(&ticket->refs, 2);
+    ticket->forks = pl_get(pl_forks);
     pthread_mutex_init(&ticket->lock, NULL);
     return POOL_OK;
+}
+
+/* In a child a thread that is no more may have held its lock. */
+static bool is_parents(const struct pool_ticket *ticket)
+{
+    return ticket->forks != pl_get(pl_forks);
 }
 
 void pl_ticket_unref(struct pool_ticket *ticket)
@@ -48,7 +55,7 @@ void pl_ticket_release(struct pool_ticket *ticket)
 
 void pl_ticket_wait_end(struct pool_ticket *ticket)
 {
-    if (!ticket)
+    if (!ticket || is_parents(ticket))
         return;
     pthread_mutex_lock(&ticket->lock);
     ticket->waiter = NULL;
@@ -60,7 +67,7 @@ static bool move_on(struct pool_ticket *ticket, struct pool_conn conn, bool is_o
 {
     bool was_canceled;
 
-    if (!ticket)
+    if (!ticket || is_parents(ticket))
         return true;
     pthread_mutex_lock(&ticket->lock);
     was_canceled = ticket->is_canceled;
@@ -113,7 +120,7 @@ bool pool_ticket_cancel(struct pool_ticket *ticket)
     struct pl_connection *pinned = NULL;
     bool is_in_time;
 
-    if (!ticket)
+    if (!ticket || is_parents(ticket))
         return false;
     pthread_mutex_lock(&ticket->lock);
     is_in_time = !ticket->is_over;

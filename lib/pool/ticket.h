@@ -10,6 +10,7 @@
 
 struct pool_ticket {
     _Atomic uint32_t refs; /* the program's, the call's */
+    uint32_t forks;                     /* pl_forks where it was made: elsewhere it is the parent's */
     pthread_mutex_t lock;
     bool is_canceled, is_over;
     struct pl_peer *peer; /* while the call waits there; the call has entered it */

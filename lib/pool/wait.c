@@ -70,6 +70,8 @@ static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
     bool is_over = false, has_ended;
 
     pl_peer_supply(peer);
+    if (pl_pool_is_forked(borrow->pool))
+        return;                         /* on_none_removable did; pl_borrow_any() sees it, too */
     if (was_told(peer, waiter))
         until_ns = 0; /* on_none_removable may have waited for something, and used up our wake-up */
     do {
@@ -178,6 +180,8 @@ struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
     struct pl_waiter waiter = { .thread = borrow->self };
     enum pool_status status = POOL_E_CANCELED;
 
+    if (pl_pool_is_forked(borrow->pool))
+        return NULL;
     if (pl_ticket_hold(borrow->ticket, peer, &waiter)) {
         pthread_mutex_lock(&peer->lock);
         waiter.connection = pl_wait_join(borrow, &waiter, &status);

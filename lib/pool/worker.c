@@ -39,6 +39,8 @@ static bool step(void *argument)
     }
     if (!pl_borrow_settle_in(&request->borrow, request->waiter.connection, &request->conn))
         request->conn = (struct pool_conn){ 0 };
+    if (pl_pool_is_forked(pool))
+        return false;                   /* `prepare` did and came back: the child's only thread */
     pl_request_prepared(request);
     return true;
 }

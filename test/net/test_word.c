@@ -10,12 +10,12 @@
 #include "support/tests.h"
 
 /* A row for each state that is left, a column for each that is reached, in the order of pl_state:
- * Free Opening Setup Idle Parked Mux Heard Lent Ending Closing. */
+ * Free Opening Setup Idle Parked Mux Heard Lent Ending Closing forKed. */
 static const char moves[PL_STATES][PL_STATES + 1] = {
-    [PL_FREE] = ".o........",    [PL_OPENING] = "..s..m...c", [PL_SETUP] = "...i...lec",
-    [PL_IDLE] = ".....m.l.c",    [PL_PARKED] = ".....m.l.c",  [PL_MUX] = "...ip.hl.c",
-    [PL_HEARD] = ".....m..ec",   [PL_LENT] = "...i.m.lec",    [PL_ENDING] = ".........c",
-    [PL_CLOSING] = "f.........",
+    [PL_FREE] = ".o.........",   [PL_OPENING] = "..s..m...ck", [PL_SETUP] = "...i...leck",
+    [PL_IDLE] = ".....m.l.ck",   [PL_PARKED] = ".....m.l.ck",  [PL_MUX] = "...ip.hl.ck",
+    [PL_HEARD] = ".....m..eck",  [PL_LENT] = "...i.m.leck",    [PL_ENDING] = ".........ck",
+    [PL_CLOSING] = "f.........k", [PL_FORKED] = "...........",
 };
 
 Test(word, only_the_moves_of_the_table_are_legal)
