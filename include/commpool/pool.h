@@ -135,8 +135,9 @@ POOL_API enum pool_status pool_communicate_async(struct pool *pool, const char *
  * in time.
  *
  * true: the call ends with POOL_E_CANCELED; an asynchronous one still calls back, once. A
- * connection that was granted but not delivered goes back to the pool. false: it was too late, and
- * the call ends as it would have. The ticket stays the caller's. Any thread may call it, callbacks
+ * connection that was granted but not delivered goes back to the pool; on one that is in use, the
+ * I/O ends with POOL_E_CANCELED, also after pool_borrow() or on_lent handed it over. false: it was
+ * too late, and the call ends as it would have. The ticket stays the caller's. Any thread may call it, callbacks
  * included; it never waits. It cannot fail; NULL gives false. */
 POOL_API bool pool_ticket_cancel(struct pool_ticket *ticket);
 
