@@ -45,10 +45,12 @@ POOL_API enum pool_status pool_mux_create(struct pool_mux **mux);
 
 /* Ends a mux and frees it.
  *
- * Before it, destroy the pools that use it and cancel the timers that you made on it. Any thread
- * may call it while no thread dispatches; called from a callback of this mux, the memory goes when
- * the batch ends. What was posted and has not run yet runs before the end. The pointer is dead
- * afterwards. It cannot fail; NULL is fine. */
+ * Before it, destroy the pools that use it and cancel the timers that you made on it: a pool or a
+ * timer that is left keeps the mux until it goes, too. Any thread may call it while no thread
+ * dispatches; called from a callback of this mux, the memory goes when the batch ends. What was
+ * posted and has not run yet runs before the end, on this thread, and so does what that posts in
+ * turn; posts that come without end are refused after 1,000 rounds. The pointer is dead afterwards.
+ * It cannot fail; NULL is fine. */
 POOL_API void pool_mux_destroy(struct pool_mux *mux);
 
 /* Answers the descriptor to watch for reading: readable means that pool_mux_dispatch() has
@@ -63,7 +65,9 @@ POOL_API int pool_mux_fd(const struct pool_mux *mux);
  * events of connections, the timers that are due, and what was posted.
  *
  * A timeout of 0 does not wait; POOL_NONE waits for ever. It answers POOL_OK also when nothing
- * happened in time or a signal cut the wait short. The calling thread becomes the mux thread.
+ * happened in time or a signal cut the wait short, and when another thread was ending one of the
+ * pools just then (that moment is waited for, within the timeout). The calling thread becomes the
+ * mux thread.
  * Errors: POOL_E_ARGUMENT when `mux` is NULL or when it is being dispatched already, by another
  * thread or further up on this one; POOL_E_MEMORY; POOL_E_SYSTEM when the kernel refuses to wait.
  * Source: epoll_wait(2). */
@@ -84,8 +88,8 @@ POOL_API void pool_mux_stop(struct pool_mux *mux);
  * itself. Posts of one thread run in the order in which it made them.
  *
  * `user` stays the program's and must be valid until the call. Any thread may call it, callbacks
- * included. Errors: POOL_E_MEMORY and POOL_E_ARGUMENT (`mux` or `post` is NULL); the post is then
- * never called. */
+ * included. Errors: POOL_E_MEMORY; POOL_E_CLOSING while the mux ends, when posts have posted posts
+ * for too long; POOL_E_ARGUMENT (`mux` or `post` is NULL). The post is then never called. */
 POOL_API enum pool_status pool_mux_post(struct pool_mux *mux, pool_post_fn *post, void *user);
 
 /* Makes a timer that calls fire(user) on the mux thread once `ms` milliseconds have passed, never

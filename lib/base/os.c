@@ -235,7 +235,7 @@ static int real_eventfd_add(int fd)
     int saved = errno;
     uint64_t one = 1;
 
-    return (int)answer(write(fd, &one, sizeof(one)), saved);
+    return (int)answer(syscall(SYS_write, fd, &one, sizeof(one)), saved);
 }
 
 static int drain_counter(int fd)

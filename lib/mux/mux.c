@@ -11,6 +11,7 @@
 #define BATCH 256                       /* events taken from the kernel at once */
 #define INDEX_BITS 29
 #define ROUNDS_HERE 256 /* of posts made by posts, in one batch: others want their turn, too */
+#define END_ROUNDS 1000                 /* in which posts may post on while the mux ends */
 #define RECOVERY_NS (20 * PL_MS)        /* between attempts of our own thread while a batch cannot
                                          * even begin */
 
@@ -31,6 +32,11 @@ bool pl_mux_is_dispatching(const struct pool_mux *mux)
     struct pl_thread *self = pl_thread_self();
 
     return self && self->dispatching == mux;
+}
+
+static uint64_t thread_in(uint64_t dispatcher)
+{
+    return dispatcher & ~PL_MUX_VISITOR;
 }
 
 bool pl_mux_is_here(const struct pool_mux *mux)
@@ -84,7 +90,7 @@ void pl_mux_timer_close(struct pool_mux *mux, struct pl_timer *timer)
     pthread_mutex_lock(&mux->shared.lock);
     take_back_locked(mux, timer);
     while (mux->shared.firing == timer && !pl_mux_is_dispatching(mux))
-        pthread_cond_wait(&mux->shared.fired, &mux->shared.lock);
+        pthread_cond_wait(&mux->shared.changed, &mux->shared.lock);
     take_back_locked(mux, timer);       /* its callback may have armed it again */
     pl_timers_unreserve(&mux->shared.timers);
     timers_changed_locked(mux);
@@ -120,7 +126,7 @@ static void fire_one(struct pool_mux *mux, struct pl_timer *timer)
         return;
     pthread_mutex_lock(&mux->shared.lock);
     mux->shared.firing = NULL;
-    pthread_cond_broadcast(&mux->shared.fired);
+    pthread_cond_broadcast(&mux->shared.changed);
     pthread_mutex_unlock(&mux->shared.lock);
 }
 
@@ -172,20 +178,44 @@ void pl_mux_post(struct pool_mux *mux, struct pl_post *post)
         wake(mux);
 }
 
-/* Runs what was posted until now; what these post in turn waits for the next batch. */
-static void run_posts(struct pool_mux *mux)
+/* Those of one owner and nobody's, or (NULL) all of them. */
+static void take_posts(struct pl_list *posts, const void *owner, struct pl_list *taken)
 {
-    struct pl_list now, *link;
+    pl_list_init(taken);
+    if (!owner) {
+        pl_list_move_all(taken, posts);
+        return;
+    }
+    PL_LIST_EACH(link, posts) {
+        const struct pl_post *post = pl_container(link, struct pl_post, link);
 
-    pl_list_init(&now);
-    pthread_mutex_lock(&mux->shared.lock);
-    pl_list_move_all(&now, &mux->shared.posts);
-    pthread_mutex_unlock(&mux->shared.lock);
-    while (!mux->is_forked && (link = pl_list_pop_front(&now))) {
+        if (post->owner && post->owner != owner)
+            continue;
+        pl_list_unlink(link);
+        pl_list_push_back(taken, link);
+    }
+}
+
+static void run_taken(struct pool_mux *mux, struct pl_list *taken)
+{
+    struct pl_list *link;
+
+    while (!mux->is_forked && (link = pl_list_pop_front(taken))) {
         struct pl_post *post = pl_container(link, struct pl_post, link);
 
         post->run(post);
     }
+}
+
+/* Runs what was posted until now; what these post in turn waits for the next batch. */
+static void run_posts(struct pool_mux *mux, const void *owner)
+{
+    struct pl_list now;
+
+    pthread_mutex_lock(&mux->shared.lock);
+    take_posts(&mux->shared.posts, owner, &now);
+    pthread_mutex_unlock(&mux->shared.lock);
+    run_taken(mux, &now);
 }
 
 void pl_mux_post_here(struct pool_mux *mux, struct pl_post *post)
@@ -194,17 +224,24 @@ void pl_mux_post_here(struct pool_mux *mux, struct pl_post *post)
     pl_list_push_back(&mux->on_mux.posts, &post->link);
 }
 
-void pl_mux_run_posted_here(struct pool_mux *mux)
+bool pl_mux_run_posted_here(struct pool_mux *mux, const void *owner)
 {
-    struct pl_list now, *link;
+    struct pl_list now;
+    bool are_any;
 
-    pl_list_init(&now);
-    pl_list_move_all(&now, &mux->on_mux.posts);
-    while (!mux->is_forked && (link = pl_list_pop_front(&now))) {
-        struct pl_post *post = pl_container(link, struct pl_post, link);
+    take_posts(&mux->on_mux.posts, owner, &now);
+    are_any = !pl_list_is_empty(&now);
+    run_taken(mux, &now);
+    return are_any;
+}
 
-        post->run(post);
-    }
+static void run_all_here(struct pool_mux *mux, const void *owner)
+{
+    int round = 0;
+
+    run_posts(mux, owner);
+    while (round < ROUNDS_HERE && !mux->is_forked && pl_mux_run_posted_here(mux, owner))
+        round++;
 }
 
 static bool has_posts(struct pool_mux *mux)
@@ -217,22 +254,19 @@ static bool has_posts(struct pool_mux *mux)
     return has_posts;
 }
 
-/* And what these post in turn: nobody comes after us. */
+/* And what these post in turn, as nobody comes after us; but a post that posts itself for ever is
+ * told that this is the end. */
 static void run_all_posts(struct pool_mux *mux)
 {
-    while (!mux->is_forked && has_posts(mux)) {
-        run_posts(mux);
-        pl_mux_run_posted_here(mux);
+    for (unsigned round = 0; !mux->is_forked && has_posts(mux); round++) {
+        if (round == END_ROUNDS)
+            atomic_store(&mux->refuses_posts, true);
+        run_posts(mux, NULL);
+        pl_mux_run_posted_here(mux, NULL);
     }
 }
 
 /* ---- batches */
-
-static void on_wake(struct pool_mux *mux, uint32_t index, uint32_t birth, uint32_t events)
-{
-    (void)index, (void)birth, (void)events;
-    pl_os->eventfd_drain(mux->wake_fd);
-}
 
 static void on_timer_fd(struct pool_mux *mux, uint32_t index, uint32_t birth, uint32_t events)
 {
@@ -282,9 +316,7 @@ static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_m
     if (!mux->is_forked)
         fire_timers(mux);
     if (!mux->is_forked)
-        run_posts(mux);
-    for (int round = 0; round < ROUNDS_HERE && !pl_list_is_empty(&mux->on_mux.posts) && !mux->is_forked; round++)
-        pl_mux_run_posted_here(mux);
+        run_all_here(mux, NULL);
     if (mux->is_forked)
         return count;                   /* this thread dispatches nothing any more */
     self->dispatching = outer;
@@ -292,18 +324,41 @@ static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_m
     return count;
 }
 
+/* False: the deadline came first. */
+static bool wait_for_visitor(struct pool_mux *mux, uint64_t deadline_ns)
+{
+    bool is_gone;
+
+    pthread_mutex_lock(&mux->shared.lock);
+    while (atomic_load(&mux->dispatcher) & PL_MUX_VISITOR) {
+        if (pl_os->wait_until(&mux->shared.changed, &mux->shared.lock, deadline_ns) == -ETIMEDOUT)
+            break;
+    }
+    is_gone = !(atomic_load(&mux->dispatcher) & PL_MUX_VISITOR);
+    pthread_mutex_unlock(&mux->shared.lock);
+    return is_gone;
+}
+
 static enum pool_status dispatch(struct pool_mux *mux, int timeout_ms)
 {
     struct pl_thread *self = pl_thread_self();
-    uint64_t nobody = 0;
+    uint64_t seen = 0, deadline_ns;
     int count;
 
     if (mux->is_forked)
         return POOL_E_FORKED;
     if (!self)
         return POOL_E_MEMORY;
-    if (!atomic_compare_exchange_strong(&mux->dispatcher, &nobody, self->id))
-        return POOL_E_ARGUMENT;
+    while (!atomic_compare_exchange_strong(&mux->dispatcher, &seen, self->id)) {
+        if (!(seen & PL_MUX_VISITOR) || thread_in(seen) == self->id)
+            return POOL_E_ARGUMENT;
+        deadline_ns = timeout_ms < 0 ? PL_NEVER
+                                     : pl_after(pl_os->now_ns(), (uint64_t)timeout_ms * PL_MS);
+        if (!timeout_ms || !wait_for_visitor(mux, deadline_ns))
+            return POOL_OK;
+        timeout_ms = 0;
+        seen = 0;
+    }
     if (!mux->has_thread)
         atomic_store(&mux->home, self->id);
     count = run_batch(mux, self, timeout_ms);
@@ -313,16 +368,72 @@ static enum pool_status dispatch(struct pool_mux *mux, int timeout_ms)
     return count < 0 && count != -EINTR ? POOL_E_SYSTEM : POOL_OK;
 }
 
-bool pl_mux_run_here(struct pool_mux *mux)
+/* ---- visits */
+
+static void leave(struct pool_mux *mux)
+{
+    pthread_mutex_lock(&mux->shared.lock);
+    atomic_store(&mux->dispatcher, 0);
+    pthread_cond_broadcast(&mux->shared.changed);
+    pthread_mutex_unlock(&mux->shared.lock);
+}
+
+/* With no owner, all that is posted, until nothing is left. */
+static bool visit(struct pool_mux *mux, const void *owner)
 {
     struct pl_thread *self = pl_thread_self();
     uint64_t nobody = 0;
+    void *outer;
 
-    if (!self || !atomic_compare_exchange_strong(&mux->dispatcher, &nobody, self->id))
+    if (!self ||
+        !atomic_compare_exchange_strong(&mux->dispatcher, &nobody, self->id | PL_MUX_VISITOR))
         return false;
-    run_batch(mux, self, 0);
-    atomic_store(&mux->dispatcher, 0);
+    outer = self->dispatching;
+    self->dispatching = mux;
+    if (owner)
+        run_all_here(mux, owner);
+    else
+        run_all_posts(mux);
+    if (mux->is_forked)
+        return true;                    /* as in a batch */
+    self->dispatching = outer;
+    finish_batch(mux);
+    leave(mux);
     return true;
+}
+
+bool pl_mux_visit(struct pool_mux *mux, const void *owner)
+{
+    pl_assert(owner);
+    return visit(mux, owner);
+}
+
+enum pl_mux_stay pl_mux_enter(struct pool_mux *mux)
+{
+    uint64_t seen = 0, id = self_id();
+
+    if (!pl_mux_is_here(mux))
+        return PL_MUX_ELSEWHERE;
+    if (pl_mux_is_dispatching(mux))
+        return PL_MUX_INSIDE;
+    while (!atomic_compare_exchange_strong(&mux->dispatcher, &seen, id | PL_MUX_VISITOR)) {
+        if (thread_in(seen) == id)
+            return PL_MUX_INSIDE;       /* further up, perhaps with another mux between */
+        if (!(seen & PL_MUX_VISITOR))
+            return PL_MUX_ELSEWHERE;
+        wait_for_visitor(mux, PL_NEVER);
+        seen = 0;
+    }
+    pl_mux_ref(mux);
+    return PL_MUX_ENTERED;
+}
+
+void pl_mux_leave(struct pool_mux *mux, enum pl_mux_stay stay)
+{
+    if (stay != PL_MUX_ENTERED || mux->is_forked)
+        return;
+    leave(mux);
+    pl_mux_unref(mux);
 }
 
 /* ---- life */
@@ -339,7 +450,8 @@ static enum pool_status open_descriptors(struct pool_mux *mux)
     mux->timer_fd = pl_os->timerfd_create();
     if (mux->timer_fd < 0)
         goto no_timer;
-    if (pl_mux_add(mux, mux->wake_fd, EPOLLIN, pl_mux_data(PL_WATCH_WAKE, 0, 0)) ||
+    /* Every write to an eventfd is an edge, so its count needs no reading. */
+    if (pl_mux_add(mux, mux->wake_fd, EPOLLIN | EPOLLET, pl_mux_data(PL_WATCH_WAKE, 0, 0)) ||
         pl_mux_add(mux, mux->timer_fd, EPOLLIN, pl_mux_data(PL_WATCH_TIMER, 0, 0)))
         goto no_watch;
     pl_muxes_add(mux);
@@ -390,7 +502,7 @@ static void close_mux(struct pool_mux *mux)
         self->dispatching = outer;
     close_descriptors(mux);
     pl_timers_fini(&mux->shared.timers);
-    pthread_cond_destroy(&mux->shared.fired);
+    pthread_cond_destroy(&mux->shared.changed);
     pthread_mutex_destroy(&mux->shared.lock);
     pl_os->free(mux);
 }
@@ -422,12 +534,11 @@ enum pool_status pl_mux_open(struct pool_mux **opened, bool has_thread)
     mux->has_thread = has_thread;
     atomic_init(&mux->refs, 1);
     pthread_mutex_init(&mux->shared.lock, NULL);
-    pthread_cond_init(&mux->shared.fired, NULL);
+    pthread_cond_init(&mux->shared.changed, NULL);
     pl_list_init(&mux->shared.posts);
     pl_list_init(&mux->shared.due);
     pl_list_init(&mux->on_mux.posts);
     mux->shared.armed_ns = PL_NEVER;
-    atomic_init(&mux->on_watch[PL_WATCH_WAKE], on_wake);
     atomic_init(&mux->on_watch[PL_WATCH_TIMER], on_timer_fd);
     status = POOL_E_MEMORY;
     if (pl_thread_self()) {
@@ -448,7 +559,7 @@ no_thread:
     close_descriptors(mux);
     status = POOL_E_RESOURCE;
 no_descriptors:
-    pthread_cond_destroy(&mux->shared.fired);
+    pthread_cond_destroy(&mux->shared.changed);
     pthread_mutex_destroy(&mux->shared.lock);
     pl_os->free(mux);
     return status;
@@ -496,20 +607,12 @@ void pool_mux_stop(struct pool_mux *mux)
 
 void pool_mux_destroy(struct pool_mux *mux)
 {
-    struct pl_thread *self = pl_thread_self();
-    uint64_t nobody = 0;
-
     if (!mux || mux->is_forked)
         return;
     pool_mux_stop(mux);                 /* whoever runs it comes back, and lets go of it */
     /* What was posted too late for the last batch may hold the pools that hold the mux. */
-    if (self && !self->dispatching &&
-        atomic_compare_exchange_strong(&mux->dispatcher, &nobody, self->id)) {
-        self->dispatching = mux;
-        run_all_posts(mux);
-        self->dispatching = NULL;
-        atomic_store(&mux->dispatcher, 0);
-    }
+    if (!pl_mux_is_dispatching(mux))
+        visit(mux, NULL);
     pl_mux_unref(mux);
 }
 

@@ -22,6 +22,10 @@
 
 enum pl_watch_kind { PL_WATCH_WAKE, PL_WATCH_TIMER, PL_WATCH_CONNECTION, PL_WATCH_KINDS };
 
+/* Marks in pool_mux.dispatcher: the thread is no dispatcher, but has something to do here for a
+ * moment that must not meet a batch. Whoever wants to dispatch waits for its end. */
+#define PL_MUX_VISITOR (UINT64_C(1) << 63)
+
 typedef void pl_watch_fn(struct pool_mux *mux, uint32_t index, uint32_t birth, uint32_t events);
 
 /* Something to run on the mux's thread; belongs to the poster, and is unlinked before `run` is
@@ -29,6 +33,7 @@ typedef void pl_watch_fn(struct pool_mux *mux, uint32_t index, uint32_t birth, u
 struct pl_post {
     struct pl_list link;
     void (*run)(struct pl_post *post);
+    const void *owner;                  /* what a visitor asks for; NULL: every visitor runs it */
 };
 
 struct pool_mux {
@@ -44,6 +49,7 @@ struct pool_mux {
     _Atomic uint64_t dispatcher;                        /* id of the thread in a batch, 0: none */
     _Atomic uint64_t home;                 /* embedded: id of the thread that must not be blocked */
     _Atomic bool is_stopped;
+    _Atomic bool refuses_posts;                /* the program's, that would keep it from ending */
     bool ends_itself;                          /* its own thread let go of it last; that thread's */
     _Atomic uint64_t wakeups;
     struct pl_list process_link;                        /* muxes.h */
@@ -52,8 +58,8 @@ struct pool_mux {
     } on_mux; /* the dispatching thread's alone */
     struct {
         pthread_mutex_t lock;
-        pthread_cond_t fired;                           /* a timer's callback came back while
-                                                         * someone waited for it */
+        pthread_cond_t changed;                         /* a timer's callback came back, or a
+                                                         * visitor left */
         struct pl_list posts;                           /* in order */
         struct pl_timers timers;
         struct pl_list due;          /* popped from the heap, to be fired in this batch, in order */
@@ -77,10 +83,18 @@ void pl_mux_post(struct pool_mux *mux, struct pl_post *post);
 /* The same for the thread that runs a batch: no lock, no wake-up, and still in this batch, unless it
  * has been long already. */
 void pl_mux_post_here(struct pool_mux *mux, struct pl_post *post);
-/* Runs what was posted here until now. */
-void pl_mux_run_posted_here(struct pool_mux *mux);
-/* One batch on this thread; false: another thread is at it. */
-bool pl_mux_run_here(struct pool_mux *mux);
+/* Runs what was posted here until now, for one owner or (NULL) for all; false: nothing was. */
+bool pl_mux_run_posted_here(struct pool_mux *mux, const void *owner);
+
+/* Runs on this thread, which need not be the mux's, what was posted for `owner` and for nobody in
+ * particular; false: another thread is at it. */
+bool pl_mux_visit(struct pool_mux *mux, const void *owner) PL_MUST_USE;
+
+/* For calls that belong on the mux thread: inside a batch there is nothing to do, and between two
+ * of them visitors are kept out, and the mux is kept. Leaving takes what entering answered. */
+enum pl_mux_stay { PL_MUX_ELSEWHERE, PL_MUX_INSIDE, PL_MUX_ENTERED };
+enum pl_mux_stay pl_mux_enter(struct pool_mux *mux) PL_MUST_USE;
+void pl_mux_leave(struct pool_mux *mux, enum pl_mux_stay stay);
 
 enum pool_status pl_mux_add(struct pool_mux *mux, int fd, uint32_t events,
                             uint64_t data) PL_MUST_USE;

@@ -33,10 +33,12 @@ enum pool_status pool_mux_post(struct pool_mux *mux, pool_post_fn *run, void *us
         return POOL_E_ARGUMENT;
     if (mux->is_forked)
         return POOL_E_FORKED;
+    if (atomic_load(&mux->refuses_posts))
+        return POOL_E_CLOSING;
     post = pl_zalloc(sizeof(*post));
     if (!post)
         return POOL_E_MEMORY;
-    *post = (struct public_post){ .post = { .run = run_public }, .run = run, .user = user };
+    *post = (struct public_post){ .post = { .run = run_public, .owner = mux }, run, user };
     pl_mux_post(mux, &post->post);
     return POOL_OK;
 }

@@ -40,9 +40,9 @@ struct pl_channel *pl_channel_make(struct pl_connection *connection)
     channel->high = pool->settings.options.write_high;
     channel->low = pool->settings.options.write_low;
     channel->id = connection->id;
-    channel->ready_post.run = on_ready_post;
-    channel->hear_post.run = on_hear_post;
-    channel->end_post.run = on_end_post;
+    channel->ready_post = (struct pl_post){ .run = on_ready_post, .owner = pool };
+    channel->hear_post = (struct pl_post){ .run = on_hear_post, .owner = pool };
+    channel->end_post = (struct pl_post){ .run = on_end_post, .owner = pool };
     pl_pool_ref(pool);
     atomic_fetch_add(&pool->channels, 1);
     atomic_store(&connection->channel, channel);

@@ -17,6 +17,7 @@ struct pl_channel {
     void *user;
     struct pl_buffer out;
     uint32_t high, low;                 /* watermarks */
+    enum pl_mux_stay stay;              /* of the call that is inside */
     bool is_over_high;
     bool owes_written;                  /* POOL_EV_WRITTEN is due once nothing is queued */
     bool is_half;                       /* its actor stands inside a message */

@@ -11,10 +11,8 @@
 
 static bool may_drive(const struct pl_connection *connection, enum pl_state state)
 {
-    bool is_by_events = state == PL_SETUP || state == PL_HEARD ||
-                        (pl_get(connection->lease.flags) & PL_LEASE_BY_EVENTS);
-
-    return is_by_events && pl_mux_is_here(connection->mux);
+    return state == PL_SETUP || state == PL_HEARD ||
+           (pl_get(connection->lease.flags) & PL_LEASE_BY_EVENTS);
 }
 
 /* The channel of a connection that this thread may drive event by event, pinned; on failure nothing
@@ -23,18 +21,24 @@ static enum pool_status enter_channel(const struct pool_conn *conn, struct pl_ch
 {
     struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
     enum pool_status status = POOL_E_ARGUMENT;
+    enum pl_mux_stay stay;
     enum pl_state state;
 
     *entered = NULL;
     if (!connection || !pl_word_pin(&connection->word, conn->serial))
         return pl_connection_refusal(conn);
+    stay = pl_mux_enter(connection->mux);
     state = pl_word_state(atomic_load(&connection->word));
-    if (may_drive(connection, state)) {
+    if (stay && may_drive(connection, state)) {
         *entered = pl_channel_make(connection);
         status = *entered && (state != PL_LENT || pl_lent_begin(*entered, conn->serial))
                      ? POOL_OK
                      : POOL_E_MEMORY;
     }
+    if (!status)
+        (*entered)->stay = stay;
+    else
+        pl_mux_leave(connection->mux, stay);
     if (status && pl_word_unpin(&connection->word))
         pl_peer_finish_close(connection);
     return status;
@@ -44,6 +48,7 @@ static enum pool_status leave_channel(struct pl_channel *channel, enum pool_stat
 {
     struct pl_connection *connection = channel->connection;
 
+    pl_mux_leave(connection->mux, channel->stay); /* it may go with the connection */
     if (pl_word_unpin(&connection->word))
         pl_peer_finish_close(connection);
     return status;

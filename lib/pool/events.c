@@ -202,7 +202,7 @@ enum pool_status pl_events_open(struct pool *pool)
     if (!queue)
         return POOL_E_MEMORY;
     queue->pool = pool;
-    queue->post.run = on_post;
+    queue->post = (struct pl_post){ .run = on_post, .owner = pool };
     pl_list_init(&queue->events);
     pthread_mutex_init(&queue->lock, NULL);
     pthread_cond_init(&queue->told, NULL);

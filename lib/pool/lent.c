@@ -268,17 +268,21 @@ static void on_let_go(struct pl_post *post)
 
 void pl_lent_end(struct pl_connection *connection, int reason)
 {
+    struct pool_mux *mux = connection->mux;
+    enum pl_mux_stay stay;
     struct pl_channel *channel = pl_channel_of(connection);
 
     if (!channel) { /* the pool's end took it away */
         pl_peer_close(connection, reason < 0 ? POOL_CLOSE_POOL : (enum pool_close_reason)reason);
         return;
     }
-    if (pl_mux_is_here(connection->mux)) {
+    stay = pl_mux_enter(mux);
+    if (stay) {
         let_go(channel, reason);
+        pl_mux_leave(mux, stay);
         return;
     }
-    channel->let_go_post.run = on_let_go;
+    channel->let_go_post = (struct pl_post){ .run = on_let_go, .owner = channel->pool };
     channel->let_go_reason = reason;
     pl_mux_post(connection->mux, &channel->let_go_post);
 }

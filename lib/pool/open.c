@@ -386,7 +386,7 @@ static struct pl_dial *make_dial(struct pool *pool, struct pl_peer *peer)
     dial->connection = pl_connection_take();
     if (!dial->connection)
         goto no_connection;
-    dial->post.run = on_mux;
+    dial->post = (struct pl_post){ .run = on_mux, .owner = pool };
     dial->mux = pool->mux;
     dial->address = peer->address;
     dial->on_socket = options->on_socket;

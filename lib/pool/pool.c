@@ -401,7 +401,8 @@ static void on_end(struct pl_post *post)
     struct pl_peer *peer;
 
     if (pl_mux_is_dispatching(end->pool->mux) && !end->is_inside)
-        pl_mux_run_posted_here(end->pool->mux); /* borrows that were granted in this batch */
+        /* borrows that were granted in this batch */
+        pl_mux_run_posted_here(end->pool->mux, end->pool);
     while (!pl_pool_is_forked(end->pool) &&
            (peer = next_peer_that(end->pool, pl_open_has_unready))) {
         pl_open_abort_all(peer);
@@ -419,9 +420,10 @@ static void end_on_mux(struct pool *pool)
     bool is_inside = pl_mux_is_dispatching(pool->mux);
 
     for (int round = 0; round < 2 && self; round++) {
-        struct end end = {
-            .post = { .run = on_end }, .pool = pool, .thread = self, .is_inside = is_inside
-        };
+        struct end end = { .post = { .run = on_end, .owner = pool },
+                           .pool = pool,
+                           .thread = self,
+                           .is_inside = is_inside };
 
         if (pl_pool_is_forked(pool))
             return;
@@ -433,7 +435,7 @@ static void end_on_mux(struct pool *pool)
         while (!atomic_load(&end.is_done) && !pl_pool_is_forked(pool)) {
             if (pool->mux->has_thread)
                 pl_thread_wait(self, PL_NEVER);
-            else if (!pl_mux_run_here(pool->mux))
+            else if (!pl_mux_visit(pool->mux, pool))
                 pl_thread_wait(self, pl_after(pl_os->now_ns(), PL_MS));
         }
     }
@@ -473,7 +475,8 @@ static void await_last_calls(struct pool *pool)
     while (self && !is_inside && !pl_pool_is_forked(pool) &&
            (atomic_load(&pool->undelivered) || atomic_load(&pool->channels))) {
         end_stragglers(pool);
-        if (pool->mux->has_thread || !pl_mux_run_here(pool->mux))
+        if (pool->mux->has_thread || !pl_mux_visit(pool->mux, pool) ||
+            atomic_load(&pool->undelivered) || atomic_load(&pool->channels))
             pl_thread_wait(self, pl_after(pl_os->now_ns(), PL_MS));
     }
 }

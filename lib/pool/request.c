@@ -101,6 +101,7 @@ static bool start_warm(struct pool *pool, const char *address, pool_lent_fn *on_
     pl_set(pl_connection_of(conn.slot)->lease.flags,
            pl_get(pl_connection_of(conn.slot)->lease.flags) | PL_LEASE_BY_EVENTS);
     delivery->post.run = deliver_warm;
+    delivery->post.owner = pool;
     delivery->conn = conn;
     delivery->on_lent = on_lent;
     delivery->user = user;
@@ -277,6 +278,7 @@ static enum pool_status make_request(struct pool *pool, const char *address,
     request->borrow.pool = pool;
     request->borrow.address = address;
     request->post.run = on_outcome;
+    request->post.owner = pool;
     request->waiter.post = &request->post;
     status = pl_call_read(call, &request->borrow.call);
     if (!status && !address && !request->borrow.call.target)

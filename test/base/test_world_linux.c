@@ -495,6 +495,37 @@ Test(world_linux, counts_and_times_as_linux)
     cr_expect(stage_play(count_and_time));
 }
 
+static void tell_edges(struct stage *stage)
+{
+    int counter = stage->os->eventfd_create(), epoll_fd = stage->os->epoll_create();
+    int outer = stage->os->epoll_create();
+
+    stage->os->eventfd_add(counter);
+    watch(stage, epoll_fd, EPOLL_CTL_ADD, counter, EPOLLIN | EPOLLET);
+    watch(stage, outer, EPOLL_CTL_ADD, epoll_fd, EPOLLIN);
+    for (int i = 0; i < 2; i++) {
+        note_wait(stage, outer, true);
+        note_wait(stage, epoll_fd, true);
+        note_wait(stage, epoll_fd, false);
+        note_wait(stage, outer, false);
+        stage_note(stage, "add", stage->os->eventfd_add(counter));
+        stage_note(stage, "add", stage->os->eventfd_add(counter));
+    }
+    stage_note(stage, "drain", stage->os->eventfd_drain(counter));
+    note_wait(stage, epoll_fd, false);
+    stage_note(stage, "add", stage->os->eventfd_add(counter));
+    note_wait(stage, epoll_fd, true);
+    note_wait(stage, epoll_fd, false);
+    stage->os->close(counter);
+    stage->os->close(epoll_fd);
+    stage->os->close(outer);
+}
+
+Test(world_linux, edges_of_a_counter_are_told_as_linux_does)
+{
+    cr_expect(stage_play(tell_edges));
+}
+
 static void set_options(struct stage *stage)
 {
     int tcp = stage_socket(stage, STAGE_TCP), local = stage_socket(stage, STAGE_UNIX), on = 1,

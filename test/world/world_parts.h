@@ -79,7 +79,7 @@ struct world_file {
     struct pl_list watchers; /* struct watch.file_link: the epoll sets that watch it */
     struct world_socket socket;
     struct pl_list watches; /* FILE_EPOLL: struct watch.epoll_link, in order of addition */
-    uint64_t count; /* FILE_COUNTER */
+    uint64_t count, edges; /* FILE_COUNTER; how often it was added to */
     uint64_t deadline_ns; /* FILE_TIMER; PL_NEVER: not armed */
 };
 
@@ -92,6 +92,7 @@ struct watch {
     uint32_t events; /* 0 when a one-shot entry has fired */
     uint64_t data;
     bool is_armed;
+    uint64_t told; /* EPOLLET: the edges of the counter that were told of */
 };
 
 /* ---- threads of the library */

@@ -26,7 +26,9 @@ static uint32_t ready_events(struct world_file *file, uint32_t wanted)
 
 static bool is_ready(const struct watch *watch)
 {
-    return watch->is_armed && ready_events(watch->file, watch->events);
+    bool is_old = watch->events & EPOLLET && watch->told == watch->file->edges;
+
+    return watch->is_armed && !is_old && ready_events(watch->file, watch->events);
 }
 
 bool world_epoll_is_ready(struct world_file *epoll)
@@ -83,8 +85,9 @@ static struct watch *find_watch(struct world_file *epoll, const struct world_fil
 
 static void set_watch(struct watch *watch, const struct epoll_event *event)
 {
-    if (event->events & EPOLLET)
-        world_fail("edge-triggered watches are not part of this world");
+    if (event->events & EPOLLET && watch->file->kind != FILE_COUNTER)
+        world_fail("edge-triggered watches are not part of this world, but for counters");
+    watch->told = watch->file->edges - 1; /* what was there before is told once */
     watch->events = event->events;
     watch->data = event->data.u64;
     watch->is_armed = true;
@@ -153,6 +156,7 @@ static int collect(struct world_file *epoll, struct epoll_event *events, int cou
             break;
         if (!is_ready(watch))
             continue;
+        watch->told = watch->file->edges;
         events[collected].events = ready_events(watch->file, watch->events);
         events[collected++].data.u64 = watch->data;
         if (watch->events & EPOLLONESHOT)
@@ -306,6 +310,7 @@ int door_eventfd_add(int fd)
     if (!file)
         return error;
     file->count++;
+    file->edges++;
     return sizeof(file->count);
 }
 
