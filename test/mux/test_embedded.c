@@ -268,7 +268,7 @@ Test(embedded, the_home_thread_waits_for_a_visitor_before_it_touches_what_is_the
 struct ends {
     const char *address;
     _Atomic bool is_over;
-    _Atomic unsigned failed, destroyed, strangers;
+    _Atomic unsigned failed, destroyed, strangers, dispatched, seen;
     pthread_t loop;
 };
 
@@ -280,11 +280,37 @@ static void note_thread(void *user)
     called++;
 }
 
-static int say_ready(struct pool_conn *conn, struct pool_actor *actor, void *user)
+static bool has_dispatched(void *user)
 {
-    (void)actor, (void)user;
-    pool_conn_ready(conn, POOL_OK);
-    return POOL_LATER;
+    struct ends *ends = user;
+
+    return ends->dispatched > ends->seen;
+}
+
+/* Lets the loop dispatch beside it; when this is the loop's own thread it cannot. */
+static void linger(uint64_t connection, const struct pool_error *error, void *user)
+{
+    struct ends *ends = user;
+
+    (void)connection, (void)error;
+    ends->seen = ends->dispatched;
+    if (!pthread_equal(pthread_self(), ends->loop))
+        wait_until(has_dispatched, ends, SOON);
+}
+
+static int ignore(struct pool_conn *conn, struct pool_bytes bytes, void *user)
+{
+    (void)conn, (void)bytes, (void)user;
+    return 0;
+}
+
+static int attach_lingerer(struct pool_conn *conn, struct pool_actor *actor, void *user)
+{
+    (void)conn;
+    actor->on_message = ignore;
+    actor->on_close = linger;
+    actor->user = user;
+    return 0;
 }
 
 static int echo(struct pool_conn *conn, void *user)
@@ -309,11 +335,14 @@ static void loop_or_end(unsigned index, void *argument)
 
             poll(&polled, 1, 1);
             ends->failed += pool_mux_dispatch(mux, 0) != POOL_OK;
+            ends->dispatched++;
         }
         return;
     }
     for (unsigned round = 0; round < ROUNDS; round++) {
-        if (pool_create(POOL_OPTIONS(.mux = mux, .on_new_connection = say_ready), &pool))
+        if (pool_create(POOL_OPTIONS(.mux = mux, .on_new_connection = attach_lingerer,
+                                     .user = ends),
+                        &pool))
             abort();
         ends->failed += pool_communicate(pool, ends->address, echo, NULL, NULL) != POOL_OK;
         pool_mux_post(mux, note_thread, ends);
