@@ -120,10 +120,13 @@ POOL_API void pool_timer_cancel(struct pool_timer *timer);
 /* Has on_signal(user) called on the mux thread whenever the signal `signo` arrives, until the mux
  * ends.
  *
- * The signal is blocked in the calling thread and read from a descriptor; block it in all other
- * threads too, else one of them gets it. `user` stays the program's. Any thread may call it.
- * Errors: POOL_E_ARGUMENT for NULL or a signal that cannot be caught; POOL_E_RESOURCE;
- * POOL_E_MEMORY. Source: signalfd(2). */
+ * The signal is blocked in the calling thread, and stays so after the mux; block it in all other
+ * threads, too, else one of them gets it. Several callbacks for one signal are called in the order
+ * in which they were asked for; of several muxes that ask for one signal, each arrival reaches one.
+ * Arrivals of a classic signal that nobody has read yet are one (signal(7)). `user` stays the
+ * program's. Any thread may call it. Errors: POOL_E_ARGUMENT for NULL or a signal that cannot be
+ * caught; POOL_E_RESOURCE; POOL_E_MEMORY; nothing is then blocked or called. Source: signalfd(2).
+ */
 POOL_API enum pool_status pool_mux_signal(struct pool_mux *mux, int signo, pool_post_fn *on_signal,
                                           void *user);
 

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -264,6 +265,31 @@ static int real_timerfd_arm(int fd, uint64_t deadline_ns)
     return (int)answer(timerfd_settime(fd, TFD_TIMER_ABSTIME, &when, NULL), saved);
 }
 
+static int real_signalfd_set(int fd, const sigset_t *signals)
+{
+    int saved = errno, result = signalfd(fd, signals, SFD_CLOEXEC | SFD_NONBLOCK);
+
+    return (int)answer(fd < 0 ? above_stdio(result) : result, saved);
+}
+
+static int real_signalfd_read(int fd)
+{
+    int saved = errno;
+    struct signalfd_siginfo info;
+    ssize_t got = answer(read(fd, &info, sizeof(info)), saved);
+
+    return got < 0 ? (int)got : (int)info.ssi_signo;
+}
+
+static void real_signal_block(int signo)
+{
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, signo);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+}
+
 static int real_random(void *buffer, size_t size)
 {
     int saved = errno;
@@ -406,6 +432,9 @@ const struct pl_os pl_os_real = {
     .timerfd_create = real_timerfd_create,
     .timerfd_arm = real_timerfd_arm,
     .timerfd_drain = drain_counter,
+    .signalfd_set = real_signalfd_set,
+    .signalfd_read = real_signalfd_read,
+    .signal_block = real_signal_block,
     .now_ns = real_now_ns,
     .coarse_ns = real_coarse_ns,
     .coarse_step_ns = real_coarse_step_ns,

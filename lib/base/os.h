@@ -16,6 +16,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -63,6 +64,10 @@ struct pl_os {
     int (*timerfd_create)(void);                                /* non-blocking, CLOCK_MONOTONIC */
     int (*timerfd_arm)(int fd, uint64_t deadline_ns); /* PL_NEVER disarms; past: at once */
     int (*timerfd_drain)(int fd);
+    /* fd -1: a new one, non-blocking; else that one tells of `signals` from now on */
+    int (*signalfd_set)(int fd, const sigset_t *signals);
+    int (*signalfd_read)(int fd);                               /* the number of one signal */
+    void (*signal_block)(int signo);                            /* in this thread */
 
     /* time and chance */
     uint64_t (*now_ns)(void);                                   /* exact; some 25 ns */

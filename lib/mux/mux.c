@@ -46,117 +46,6 @@ bool pl_mux_is_here(const struct pool_mux *mux)
     return !mux->has_thread && atomic_load(&mux->home) == self_id();
 }
 
-/* ---- timers; the lock is held in the functions whose names end in _locked */
-
-static void set_timer_fd_locked(struct pool_mux *mux)
-{
-    uint64_t first_ns = pl_timers_first(&mux->shared.timers);
-
-    if (first_ns == mux->shared.armed_ns)
-        return;
-    mux->shared.armed_ns = first_ns;
-    pl_os->timerfd_arm(mux->timer_fd, first_ns);
-}
-
-/* Inside a batch the end of the batch does it once for all. */
-static void timers_changed_locked(struct pool_mux *mux)
-{
-    if (!pl_mux_is_dispatching(mux))
-        set_timer_fd_locked(mux);
-}
-
-static void take_back_locked(struct pool_mux *mux, struct pl_timer *timer)
-{
-    pl_timers_disarm(&mux->shared.timers, timer);
-    if (pl_list_is_linked(&timer->due_link))
-        pl_list_unlink(&timer->due_link);
-}
-
-bool pl_mux_timer_open(struct pool_mux *mux, struct pl_timer *timer, pl_timer_fn *fire, void *user)
-{
-    bool has_room;
-
-    *timer = (struct pl_timer){ .fire = fire, .user = user };
-    pthread_mutex_lock(&mux->shared.lock);
-    has_room = pl_timers_reserve(&mux->shared.timers);
-    pthread_mutex_unlock(&mux->shared.lock);
-    return has_room;
-}
-
-void pl_mux_timer_close(struct pool_mux *mux, struct pl_timer *timer)
-{
-    if (mux->is_forked)
-        return;
-    pthread_mutex_lock(&mux->shared.lock);
-    take_back_locked(mux, timer);
-    while (mux->shared.firing == timer && !pl_mux_is_dispatching(mux))
-        pthread_cond_wait(&mux->shared.changed, &mux->shared.lock);
-    take_back_locked(mux, timer);       /* its callback may have armed it again */
-    pl_timers_unreserve(&mux->shared.timers);
-    timers_changed_locked(mux);
-    pthread_mutex_unlock(&mux->shared.lock);
-}
-
-void pl_mux_timer_arm(struct pool_mux *mux, struct pl_timer *timer, uint64_t deadline_ns)
-{
-    if (mux->is_forked)
-        return;
-    pthread_mutex_lock(&mux->shared.lock);
-    if (pl_list_is_linked(&timer->due_link))
-        pl_list_unlink(&timer->due_link);
-    pl_timers_arm(&mux->shared.timers, timer, deadline_ns);
-    timers_changed_locked(mux);
-    pthread_mutex_unlock(&mux->shared.lock);
-}
-
-void pl_mux_timer_disarm(struct pool_mux *mux, struct pl_timer *timer)
-{
-    if (mux->is_forked)
-        return;
-    pthread_mutex_lock(&mux->shared.lock);
-    take_back_locked(mux, timer);
-    timers_changed_locked(mux);
-    pthread_mutex_unlock(&mux->shared.lock);
-}
-
-static void fire_one(struct pool_mux *mux, struct pl_timer *timer)
-{
-    timer->fire(timer->user);           /* may close and free the timer */
-    if (mux->is_forked)
-        return;
-    pthread_mutex_lock(&mux->shared.lock);
-    mux->shared.firing = NULL;
-    pthread_cond_broadcast(&mux->shared.changed);
-    pthread_mutex_unlock(&mux->shared.lock);
-}
-
-static struct pl_timer *next_due(struct pool_mux *mux)
-{
-    struct pl_list *link;
-
-    pthread_mutex_lock(&mux->shared.lock);
-    link = pl_list_pop_front(&mux->shared.due);
-    mux->shared.firing = link ? pl_container(link, struct pl_timer, due_link) : NULL;
-    pthread_mutex_unlock(&mux->shared.lock);
-    return link ? pl_container(link, struct pl_timer, due_link) : NULL;
-}
-
-static void fire_timers(struct pool_mux *mux)
-{
-    struct pl_timer *timer;
-    uint64_t now_ns;
-
-    pthread_mutex_lock(&mux->shared.lock);
-    if (pl_timers_first(&mux->shared.timers) != PL_NEVER) {
-        now_ns = pl_os->now_ns();
-        while ((timer = pl_timers_pop_due(&mux->shared.timers, now_ns)))
-            pl_list_push_back(&mux->shared.due, &timer->due_link);
-    }
-    pthread_mutex_unlock(&mux->shared.lock);
-    while (!mux->is_forked && (timer = next_due(mux)))
-        fire_one(mux, timer);
-}
-
 /* ---- posts */
 
 static void wake(struct pool_mux *mux)
@@ -292,7 +181,7 @@ static void finish_batch(struct pool_mux *mux)
     bool is_more;
 
     pthread_mutex_lock(&mux->shared.lock);
-    set_timer_fd_locked(mux);
+    pl_mux_set_timer_locked(mux);
     is_more = !pl_list_is_empty(&mux->shared.posts) || !pl_list_is_empty(&mux->on_mux.posts);
     pthread_mutex_unlock(&mux->shared.lock);
     if (is_more)
@@ -314,7 +203,7 @@ static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_m
     for (int i = 0; i < count && !mux->is_forked; i++)
         hand_out(mux, &events[i]);
     if (!mux->is_forked)
-        fire_timers(mux);
+        pl_mux_fire_timers(mux);
     if (!mux->is_forked)
         run_all_here(mux, NULL);
     if (mux->is_forked)
@@ -471,6 +360,8 @@ static void close_descriptors(struct pool_mux *mux)
 {
     pl_muxes_hold();
     pl_muxes_remove(mux);
+    if (mux->shared.signal_fd >= 0)
+        pl_os->close(mux->shared.signal_fd);
     pl_os->close(mux->timer_fd);
     pl_os->close(mux->wake_fd);
     pl_os->close(mux->epoll_fd);
@@ -501,6 +392,7 @@ static void close_mux(struct pool_mux *mux)
     if (self)
         self->dispatching = outer;
     close_descriptors(mux);
+    pl_mux_signals_end(mux);
     pl_timers_fini(&mux->shared.timers);
     pthread_cond_destroy(&mux->shared.changed);
     pthread_mutex_destroy(&mux->shared.lock);
@@ -538,6 +430,7 @@ enum pool_status pl_mux_open(struct pool_mux **opened, bool has_thread)
     pl_list_init(&mux->shared.posts);
     pl_list_init(&mux->shared.due);
     pl_list_init(&mux->on_mux.posts);
+    pl_mux_signals_begin(mux);
     mux->shared.armed_ns = PL_NEVER;
     atomic_init(&mux->on_watch[PL_WATCH_TIMER], on_timer_fd);
     status = POOL_E_MEMORY;

@@ -11,6 +11,7 @@
 #define PL_MUX_MUX_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,7 +21,13 @@
 #include "commpool/mux.h"
 #include "mux/timer.h"
 
-enum pl_watch_kind { PL_WATCH_WAKE, PL_WATCH_TIMER, PL_WATCH_CONNECTION, PL_WATCH_KINDS };
+enum pl_watch_kind {
+    PL_WATCH_WAKE,
+    PL_WATCH_TIMER,
+    PL_WATCH_CONNECTION,
+    PL_WATCH_SIGNAL,
+    PL_WATCH_KINDS
+};
 
 /* Marks in pool_mux.dispatcher: the thread is no dispatcher, but has something to do here for a
  * moment that must not meet a batch. Whoever wants to dispatch waits for its end. */
@@ -65,6 +72,9 @@ struct pool_mux {
         struct pl_list due;          /* popped from the heap, to be fired in this batch, in order */
         struct pl_timer *firing;
         uint64_t armed_ns;                              /* what timer_fd is set to */
+        int signal_fd;                                  /* -1: no signal was asked for */
+        sigset_t signals;                               /* those that it tells of */
+        struct pl_list listeners;
     } shared;
 };
 
@@ -100,11 +110,18 @@ enum pool_status pl_mux_add(struct pool_mux *mux, int fd, uint32_t events,
                             uint64_t data) PL_MUST_USE;
 uint64_t pl_mux_data(enum pl_watch_kind kind, uint32_t index, uint32_t birth);
 
+void pl_mux_signals_begin(struct pool_mux *mux);
+void pl_mux_signals_end(struct pool_mux *mux);
+
 bool pl_mux_timer_open(struct pool_mux *mux, struct pl_timer *timer, pl_timer_fn *fire,
                        void *user) PL_MUST_USE;
 /* Waits for a running callback, unless in it. */
 void pl_mux_timer_close(struct pool_mux *mux, struct pl_timer *timer);
 void pl_mux_timer_arm(struct pool_mux *mux, struct pl_timer *timer, uint64_t deadline_ns);
 void pl_mux_timer_disarm(struct pool_mux *mux, struct pl_timer *timer);
+
+/* For batches: what is due fires; the kernel is told when the next one is. */
+void pl_mux_fire_timers(struct pool_mux *mux);
+void pl_mux_set_timer_locked(struct pool_mux *mux);
 
 #endif

@@ -48,6 +48,7 @@ static void orphan(struct pool_mux *mux)
     close_copy(&mux->epoll_fd);
     close_copy(&mux->wake_fd);
     close_copy(&mux->timer_fd);
+    close_copy(&mux->shared.signal_fd);
     pthread_mutex_init(&mux->shared.lock, NULL);
     pthread_cond_init(&mux->shared.changed, NULL);
 }

@@ -1,6 +1,7 @@
 /* test_mux_fork.c: in a child of fork() a mux of the parent is refused and quiet, with or without a
  * pool on it, whatever is posted or due; the parent's goes on. */
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "commpool/pool.h"
@@ -32,6 +33,7 @@ static void set_up(struct parent *parent)
     cr_assert_eq(pool_mux_create(&parent->mux), POOL_OK);
     cr_assert_eq(pool_mux_post(parent->mux, on_post, parent), POOL_OK);
     cr_assert_eq(pool_mux_after(parent->mux, 1, on_timer, parent, &parent->timer), POOL_OK);
+    cr_assert_eq(pool_mux_signal(parent->mux, SIGHUP, on_timer, parent), POOL_OK);
 }
 
 static void expect_undisturbed(struct parent *parent)
@@ -57,6 +59,7 @@ static int use_the_mux(void *argument)
     CHILD_NEEDS(pool_mux_post(parent->mux, on_post, parent) == POOL_E_FORKED);
     CHILD_NEEDS(pool_mux_after(parent->mux, 1, on_timer, parent, &timer) == POOL_E_FORKED);
     CHILD_NEEDS(!timer);
+    CHILD_NEEDS(pool_mux_signal(parent->mux, SIGHUP, on_timer, parent) == POOL_E_FORKED);
     CHILD_NEEDS(pool_timer_again(parent->timer, 1) == POOL_E_FORKED);
     CHILD_NEEDS(pool_create(POOL_OPTIONS(.mux = parent->mux), &pool) == POOL_E_FORKED);
     CHILD_NEEDS(!pool && pool_mux_fd(parent->mux) == -1);

@@ -25,7 +25,8 @@ extern const struct scenario scene_prepare, scene_set_up, scene_rejected, scene_
     scene_unasked, scene_observed, scene_marked, scene_stolen_hot, scene_stolen_parked;
 
 /* scenes_mux.c */
-extern const struct scenario scene_shared_mux, scene_end_in_use, scene_end_in_connect,
-    scene_end_in_prepare, scene_end_in_setup, scene_end_queued, scene_end_in_actor;
+extern const struct scenario scene_shared_mux, scene_signals, scene_end_in_use,
+    scene_end_in_connect, scene_end_in_prepare, scene_end_in_setup, scene_end_queued,
+    scene_end_in_actor;
 
 #endif

@@ -1,6 +1,7 @@
 /* scenes_mux.c: one mux for two pools, and pools that end while somebody is at work in them. */
 #include "torture/scenes.h"
 
+#include <signal.h>
 #include <string.h>
 
 #include "mux/mux.h"
@@ -94,6 +95,35 @@ static void share_mux(struct torture *torture)
 }
 
 const struct scenario scene_shared_mux = { "shared-mux", .descriptors = 10, .exercise = share_mux };
+
+/* ---- signals */
+
+static void listen_to_signals(struct torture *torture)
+{
+    static const int signals[] = { SIGHUP, SIGTERM, SIGHUP };
+    enum pool_status statuses[PL_COUNT(signals)];
+    unsigned told[PL_COUNT(signals)] = { 0 };
+    struct loop loop = { 0 };
+
+    if (!start_loop(torture, &loop))
+        return;
+    for (size_t i = 0; i < PL_COUNT(signals); i++) {
+        statuses[i] = pool_mux_signal(loop.mux, signals[i], ring, &told[i]);
+        torture_check_status(torture, statuses[i], "pool_mux_signal");
+    }
+    for (unsigned round = 1; round <= 3; round++) {
+        if (!statuses[0] || !statuses[2])
+            world_signal(torture->world, SIGHUP);
+        if (!statuses[1])
+            world_signal(torture->world, SIGTERM);
+        world_run(torture->world, 5);
+        for (size_t i = 0; i < PL_COUNT(signals); i++)
+            torture_check(torture, told[i] == (statuses[i] ? 0 : round));
+    }
+    stop_loop(torture, &loop);
+}
+
+const struct scenario scene_signals = { "signals", .exercise = listen_to_signals };
 
 /* ---- the end of a pool while somebody waits in it */
 

@@ -41,6 +41,7 @@ static const struct {
     [FAULT_EPOLL_WAIT] = { "epoll_wait", { EINTR + ONCE } },
     [FAULT_EVENTFD] = { "eventfd", { EMFILE, ENFILE, ENOMEM } },
     [FAULT_TIMERFD] = { "timerfd", { EMFILE, ENFILE, ENOMEM } },
+    [FAULT_SIGNALFD] = { "signalfd", { EMFILE, ENFILE, ENOMEM } },
     [FAULT_RANDOM] = { "random", { EINTR + ONCE } },
     [FAULT_MALLOC] = { "malloc", { ENOMEM } },
     [FAULT_REALLOC] = { "realloc", { ENOMEM } },
@@ -381,6 +382,23 @@ static int pass_timerfd_drain(int fd)
     return inner->timerfd_drain(fd);
 }
 
+static int fail_signalfd_set(int fd, const sigset_t *signals)
+{
+    int error = fd < 0 ? verdict(FAULT_SIGNALFD) : 0;
+
+    return error ? -error : inner->signalfd_set(fd, signals);
+}
+
+static int pass_signalfd_read(int fd)
+{
+    return inner->signalfd_read(fd);
+}
+
+static void pass_signal_block(int signo)
+{
+    inner->signal_block(signo);
+}
+
 static uint64_t pass_now_ns(void)
 {
     return inner->now_ns();
@@ -491,6 +509,9 @@ static const struct pl_os fault_table = {
     .timerfd_create = fail_timerfd_create,
     .timerfd_arm = pass_timerfd_arm,
     .timerfd_drain = pass_timerfd_drain,
+    .signalfd_set = fail_signalfd_set,
+    .signalfd_read = pass_signalfd_read,
+    .signal_block = pass_signal_block,
     .now_ns = pass_now_ns,
     .coarse_ns = pass_coarse_ns,
     .coarse_step_ns = pass_coarse_step_ns,

@@ -55,6 +55,8 @@ void world_run(struct world *world, uint64_t ms); /* lets that much time pass */
 void world_settle(struct world *world); /* until no byte is on its way and every thread waits */
 /* in `ms` from now */
 void world_at(struct world *world, uint64_t ms, world_fn *run, void *argument);
+/* A signal that somebody has blocked comes to the process (1 to 63). */
+void world_signal(struct world *world, int signo);
 /* whoever waits beyond this moment waits too long: abort */
 void world_end_at(struct world *world, uint64_t ms);
 

@@ -36,7 +36,7 @@ struct world_event {
 
 /* ---- files */
 
-enum file_kind { FILE_SOCKET, FILE_EPOLL, FILE_COUNTER, FILE_TIMER };
+enum file_kind { FILE_SOCKET, FILE_EPOLL, FILE_COUNTER, FILE_TIMER, FILE_SIGNALS };
 
 enum socket_state {
     SOCKET_NEW, /* TCP_CLOSE, before any connect */
@@ -81,6 +81,7 @@ struct world_file {
     struct pl_list watches; /* FILE_EPOLL: struct watch.epoll_link, in order of addition */
     uint64_t count, edges; /* FILE_COUNTER; how often it was added to */
     uint64_t deadline_ns; /* FILE_TIMER; PL_NEVER: not armed */
+    sigset_t signals; /* FILE_SIGNALS: those that it tells of */
 };
 
 /* An entry of an epoll set. As in the kernel it belongs to a file and the number that named it at
@@ -157,6 +158,7 @@ struct world {
     unsigned port_limit, tcp_connected;
     uint16_t next_port;
     uint64_t last_cookie;
+    uint64_t signals; /* blocked ones that came, a bit for each number */
     uint64_t violations, calls, wakeups;
     size_t allocations, allocated_bytes, maps;
 };
@@ -262,5 +264,8 @@ int door_eventfd_drain(int fd);
 int door_timerfd_create(void);
 int door_timerfd_arm(int fd, uint64_t deadline_ns);
 int door_timerfd_drain(int fd);
+int door_signalfd_set(int fd, const sigset_t *signals);
+int door_signalfd_read(int fd);
+void door_signal_block(int signo);
 
 #endif

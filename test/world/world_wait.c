@@ -1,4 +1,4 @@
-/* world_wait.c: poll, epoll, eventfd and timerfd. Readiness is never stored: it is looked up when
+/* world_wait.c: poll, epoll, eventfd, timerfd and signalfd. Readiness is never stored: it is looked up when
  * somebody asks. */
 #include <errno.h>
 #include <stdlib.h>
@@ -40,6 +40,16 @@ bool world_epoll_is_ready(struct world_file *epoll)
     return false;
 }
 
+/* 0: none */
+static int pending_signal(const struct world_file *file)
+{
+    for (int signo = 1; signo < 64; signo++) {
+        if (file->world->signals >> signo & 1 && sigismember(&file->signals, signo) == 1)
+            return signo;
+    }
+    return 0;
+}
+
 uint32_t world_events_of(struct world_file *file)
 {
     switch (file->kind) {
@@ -49,6 +59,8 @@ uint32_t world_events_of(struct world_file *file)
         return world_epoll_is_ready(file) ? EPOLLIN | EPOLLRDNORM : 0;
     case FILE_COUNTER:
         return EPOLLOUT | (file->count ? EPOLLIN : 0);
+    case FILE_SIGNALS:
+        return pending_signal(file) ? EPOLLIN : 0;
     case FILE_TIMER:
         break;
     }
@@ -282,7 +294,7 @@ int door_poll_until(struct pollfd *polled, nfds_t count, uint64_t deadline_ns)
     return ready;
 }
 
-/* ---- eventfd and timerfd */
+/* ---- eventfd, timerfd and signalfd */
 
 static struct world_file *file_of_kind(int fd, enum file_kind kind, int *error)
 {
@@ -357,4 +369,48 @@ int door_timerfd_drain(int fd)
         return -EAGAIN;
     file->deadline_ns = PL_NEVER;
     return sizeof(uint64_t);
+}
+
+int door_signalfd_set(int fd, const sigset_t *signals)
+{
+    struct world_file *file;
+    int error = fd;
+
+    if (fd < 0) {
+        world_current->calls++;
+        error = fd = world_file_open(world_current, FILE_SIGNALS, &file);
+        if (fd < 0)
+            return fd;
+    } else {
+        file = file_of_kind(fd, FILE_SIGNALS, &error);
+    }
+    if (!file)
+        return error;
+    file->signals = *signals;
+    return fd;
+}
+
+int door_signalfd_read(int fd)
+{
+    int error, signo;
+    struct world_file *file = file_of_kind(fd, FILE_SIGNALS, &error);
+
+    if (!file)
+        return error;
+    signo = pending_signal(file);
+    if (!signo)
+        return -EAGAIN;
+    file->world->signals &= ~(UINT64_C(1) << signo);
+    return signo;
+}
+
+void door_signal_block(int signo)
+{
+    (void)signo;
+    world_current->calls++;
+}
+
+void world_signal(struct world *world, int signo)
+{
+    world->signals |= UINT64_C(1) << signo;
 }
