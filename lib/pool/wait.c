@@ -123,15 +123,13 @@ static enum pool_status may_queue(const struct pl_borrow *borrow, bool would_blo
 
     if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
         return POOL_E_CLOSING;
-    if (would_block)
-        return POOL_E_WOULD_BLOCK;
     if (pl_is_past(pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
         return POOL_E_TIMEOUT; /* no time at all was given: only what is idle could be had */
     if (peer->shared.waiting >= options->max_waiters && !waits_for_opening_only(peer, options))
         return POOL_E_FULL;
     if ((borrow->call.flags & POOL_DONT_WAIT) && peer->shared.count >= options->max_per_address)
         return POOL_E_FULL;
-    return POOL_OK;
+    return would_block ? POOL_E_WOULD_BLOCK : POOL_OK; /* last: the others would not wait */
 }
 
 /* Joins the queue, unless something turns out to be idle after all; peer lock held. */
