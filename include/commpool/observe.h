@@ -23,7 +23,7 @@ extern "C" {
 enum pool_event_kind {
     POOL_EVENT_POOL_CREATED, /* pool_create() made the pool */
     POOL_EVENT_POOL_READY, /* the pool lends connections from now on */
-    POOL_EVENT_POOL_CLEARED, /* all connections of before count as stale (later release) */
+    POOL_EVENT_POOL_CLEARED, /* connections of before count as stale: all, or those to `address` */
     POOL_EVENT_POOL_CLOSED, /* the pool ends; it is the pool's last event */
     POOL_EVENT_CONNECTION_CREATED, /* a connection got its id and is about to be opened */
     POOL_EVENT_CONNECTION_READY, /* it is open and set up, and may be lent */
@@ -39,13 +39,14 @@ enum pool_close_reason {
     POOL_CLOSE_IDLE, /* nobody needed it for idle_ms, or there were more than max_idle */
     POOL_CLOSE_AGE, /* it lived for longer than max_age_ms, or was drained */
     POOL_CLOSE_USES, /* it was borrowed max_uses times */
-    POOL_CLOSE_STALE, /* the pool was cleared since it was opened (later release) */
+    POOL_CLOSE_STALE, /* the pool or its address was cleared since it was opened */
     POOL_CLOSE_EVICTED, /* its descriptor was needed for another connection */
     POOL_CLOSE_ERROR, /* an operation on it failed, or its setup did */
-    POOL_CLOSE_DIRTY, /* its state was one that nobody else may see, such as unread bytes */
+    POOL_CLOSE_DIRTY, /* its state was one that nobody else may see, such as unread bytes; or it was
+                       * killed */
     POOL_CLOSE_PEER, /* the peer closed it */
     POOL_CLOSE_STOLEN, /* its descriptor number is another socket now; that one was left alone */
-    POOL_CLOSE_POOL /* the pool was destroyed */
+    POOL_CLOSE_POOL /* the pool was destroyed, or is closing */
 };
 
 /* One event, as an observer gets it. It and the text in it are the library's and are valid during

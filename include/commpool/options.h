@@ -264,7 +264,8 @@ struct pool_options {
      * ones; no return is then as cheap as a warm one. */
     enum pool_order order;
 
-    /* The pool is born paused. Reserved. */
+    /* The pool is born paused: it lends and opens nothing until pool_ready(). Default: false. Set
+     * it when borrowers may come before the program knows that the peers are there. */
     bool start_paused;
 
     /* Sees each fresh socket before it connects, on the mux thread: the place for socket options of

@@ -81,8 +81,9 @@ POOL_API void pool_destroy(struct pool *pool);
  * POOL_E_USER when `use` or `prepare` answered non-zero without one, or on_new_connection did.
  * Before `use` ran: POOL_E_ADDRESS for a bad address, POOL_E_RESOLVE for a name, POOL_E_REFUSED,
  * POOL_E_CONNECT or POOL_E_ACCESS from connecting, POOL_E_RESOURCE when no descriptor could be had,
- * POOL_E_FULL when too many wait, POOL_E_CLOSING when the pool ends, POOL_E_MEMORY,
- * POOL_E_ARGUMENT, POOL_E_SYSTEM. POOL_E_TIMEOUT when time ran out with nothing sent. */
+ * POOL_E_FULL when too many wait, POOL_E_CLEARED when the pool is paused or was cleared meanwhile,
+ * POOL_E_CLOSING when the pool ends, POOL_E_MEMORY, POOL_E_ARGUMENT, POOL_E_SYSTEM. POOL_E_TIMEOUT
+ * when time ran out with nothing sent. */
 POOL_API enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,
                                            void *user, const struct pool_call *call);
 
@@ -197,9 +198,10 @@ POOL_API void pool_target_free(struct pool_target *target);
  *
  * Errors that all of them have: POOL_E_ARGUMENT for NULL or a stale handle; POOL_E_TIMEOUT when
  * time ran out before anything of this exchange was on the wire, POOL_E_TIMEOUT_IN_TRANSFER when it
- * ran out later; POOL_E_BROKEN when the connection was reset, lost or marked as dead;
- * POOL_E_CLOSING when the pool was destroyed meanwhile; POOL_E_WOULD_BLOCK as above, and always for
- * a handle that on_new_connection or an actor was given: those use the event-driven calls;
+ * ran out later; POOL_E_BROKEN when the connection was reset, lost, killed or marked as dead;
+ * POOL_E_CLEARED when pool_clear() interrupted it; POOL_E_CLOSING when the pool was destroyed
+ * meanwhile, or the patience of pool_close() ended; POOL_E_WOULD_BLOCK as above, and always for a
+ * handle that on_new_connection or an actor was given: those use the event-driven calls;
  * POOL_E_RESOURCE, POOL_E_ACCESS or POOL_E_SYSTEM for other refusals of the kernel. Each comment
  * below adds its own. */
 
@@ -450,11 +452,22 @@ POOL_API int pool_remove_some_connection(struct pool *pool);
 /* Orders to the pool. */
 
 /* Makes room for `count` descriptors of the program's own, by evicting idle connections, and keeps
- * it until the next call.
+ * it until the next call or the pool's end.
+ *
+ * With POOL_OK, `count` more descriptors could be opened under the soft RLIMIT_NOFILE
+ * (getrlimit(2)) when they were counted; idle connections of any pool on the mux were evicted for
+ * that, as few as possible. From then on all pools on the mux together leave this room free:
+ * opening a connection evicts another one, or waits as for any lack of descriptors. The room is the
+ * program's to fill; each call counts anew from what is open then, so it asks for `count`
+ * descriptors beyond those. What several pools on one mux were asked for adds up. When the limit
+ * changes, what the pools may have changes by as much. What the program opens beyond `count`, and
+ * what it takes out of the pool with its descriptor, eats the room; so does a thread that opens
+ * descriptors while they are being counted.
  *
  * pool_reserve_fds(pool, 0) gives the room back. Any thread may call it; it never waits. Errors:
- * POOL_E_RESOURCE when not enough could be evicted; POOL_E_ARGUMENT when `pool` is NULL or the
- * count is impossible. */
+ * POOL_E_RESOURCE when not enough could be evicted: nothing is kept free for this pool then;
+ * POOL_E_CLOSING when the pool ends; POOL_E_ARGUMENT when `pool` is NULL or the count is
+ * impossible. Source: proc(5), /proc/self/fd. */
 POOL_API enum pool_status pool_reserve_fds(struct pool *pool, uint32_t count);
 
 /* Bits for pool_clear(). */
@@ -465,24 +478,32 @@ enum {
 
 /* Begins a new generation of connections to one address, or to all when `address` is NULL.
  *
- * Idle connections close now, lent ones when they are returned, or now with POOL_INTERRUPT; callers
- * that wait get POOL_E_CLEARED. The next borrow opens anew, unless POOL_THEN_PAUSE. Any thread may
- * call it; it never waits. Errors: POOL_E_ADDRESS for a bad address; POOL_E_ARGUMENT for a NULL
- * pool or unknown bits; POOL_E_CLOSING; POOL_E_MEMORY. Source: the specification of connection
- * monitoring and pooling (CMAP), clear. */
+ * Idle connections close now, lent ones when they are returned, or now with POOL_INTERRUPT: their
+ * I/O ends at once, with POOL_E_CLEARED. One whose actor stands inside a message counts as lent to
+ * it. Those that are being opened or set up are given up. Callers that wait get POOL_E_CLEARED. The
+ * next borrow opens anew, unless POOL_THEN_PAUSE, which pauses the whole pool. An address that the
+ * pool has no connection to is no error. Any thread may call it; it never waits. Errors:
+ * POOL_E_ADDRESS for a bad address; POOL_E_ARGUMENT for a NULL pool or unknown bits;
+ * POOL_E_CLOSING; POOL_E_MEMORY. Source: the specification of connection monitoring and pooling
+ * (CMAP), clear. */
 POOL_API enum pool_status pool_clear(struct pool *pool, const char *address, uint32_t flags);
 
 /* Closes one connection by its id, lent or not, and answers whether there was one.
  *
- * A borrower's I/O on it ends at once, with POOL_E_BROKEN. Any thread may call it; it never waits.
- * It cannot fail; for an unknown id or a NULL pool it answers false. */
+ * A borrower's I/O on it ends at once, with POOL_E_BROKEN; an exchange that met no failure counts
+ * as done all the same, and the connection is closed when it is returned. One that is being opened
+ * or set up fails with POOL_E_BROKEN, and so do callers who wait for it. Any thread may call it; it
+ * never waits. It cannot fail; for an unknown id, one that is gone, or a NULL pool it answers
+ * false, and without memory also for one that is not ready yet. */
 POOL_API bool pool_kill(struct pool *pool, uint64_t connection);
 
 /* Ends the I/O on one connection now, as if its deadline had come, and answers whether there was
  * one that is lent.
  *
- * The borrower gets POOL_E_TIMEOUT or POOL_E_TIMEOUT_IN_TRANSFER. Any thread may call it; it never
- * waits. It cannot fail; for an unknown id or a NULL pool it answers false. */
+ * The borrower gets POOL_E_TIMEOUT or POOL_E_TIMEOUT_IN_TRANSFER. An exchange that does no more I/O
+ * ends as it would have; the connection is closed when it is returned. Any thread may call it; it
+ * never waits. It cannot fail; for an unknown id, one that is not lent, or a NULL pool it answers
+ * false. */
 POOL_API bool pool_force_timeout(struct pool *pool, uint64_t connection);
 
 /* Ends a pause: the pool lends and opens connections again.
@@ -493,17 +514,24 @@ POOL_API enum pool_status pool_ready(struct pool *pool);
 
 /* Pauses the pool: it refuses borrows with POOL_E_CLEARED and opens nothing until pool_ready().
  *
- * Connections that are lent go on. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT
- * when `pool` is NULL; POOL_E_CLOSING. */
+ * Connections that are lent go on, and are idle when they come back; callers that wait get
+ * POOL_E_CLEARED. Pausing twice is pausing once. Any thread may call it; it never waits. Errors:
+ * POOL_E_ARGUMENT when `pool` is NULL; POOL_E_CLOSING. */
 POOL_API enum pool_status pool_pause(struct pool *pool);
 
 /* Closes the pool gently: refuses new work with POOL_E_CLOSING, lets the rest finish for at most
  * `drain_ms` milliseconds, then forces what is left.
  *
+ * Those who already wait are still served. Idle connections that nobody waits for close now, and so
+ * do those that come back. Forcing is what pool_destroy() does: callers that wait get
+ * POOL_E_CLOSING, and lent connections are shut down. 0 and POOL_ZERO force at once, POOL_NONE
+ * never does.
+ *
  * on_closed(user) runs once, on the mux thread, when the last connection is gone; it may be NULL.
- * The pool's memory is still the caller's until pool_destroy(). Any thread may call it; it never
- * waits. Errors: POOL_E_ARGUMENT when `pool` is NULL; POOL_E_CLOSING when it is closing already,
- * and on_closed then never runs; POOL_E_MEMORY. */
+ * The pool's memory is still the caller's until pool_destroy(), which may come earlier, and inside
+ * on_closed; on_closed then runs as part of it, or right after it when it is called on the mux
+ * thread. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT when `pool` is NULL;
+ * POOL_E_CLOSING when it is closing already, and on_closed then never runs; POOL_E_MEMORY. */
 POOL_API enum pool_status pool_close(struct pool *pool, uint32_t drain_ms, pool_done_fn *on_closed,
                                      void *user);
 

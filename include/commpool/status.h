@@ -82,7 +82,8 @@ enum pool_status {
     /* Canceled by its owner. (later) */
     POOL_E_CANCELED = -17,
 
-    /* The pool or the address was cleared while this waited. (later) */
+    /* The pool or the address was cleared while this waited, or interrupted by that; or the pool is
+     * paused. */
     POOL_E_CLEARED = -18,
 
     /* The address is backing off after failures. (later) */

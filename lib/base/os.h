@@ -90,6 +90,8 @@ struct pl_os {
 
     /* limits */
     uint64_t (*descriptor_limit)(void);                         /* soft RLIMIT_NOFILE */
+    /* numbers below it that are free; -EMFILE, -ENFILE or -ENOMEM: none is left to look with */
+    int (*free_descriptors)(void);
 };
 
 /* The real door: always the kernel's, whatever stands in front of it. Tests wrap its members. */

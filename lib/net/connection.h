@@ -41,6 +41,7 @@ enum pl_doom {
     PL_DOOM_STALE_COPY,               /* it was given back while an operation on it was under way */
     PL_DOOM_CANCELED,                   /* the call that has it was canceled */
     PL_DOOM_KILLED,                     /* the program wants it closed */
+    PL_DOOM_CLEARED,                    /* its generation was cleared, and not to be waited for */
     PL_DOOM_TIMEOUT,                    /* the program wants its time to be over */
     PL_DOOM_FORKED                      /* it is the parent's; this is the child */
 };
@@ -98,6 +99,7 @@ struct pl_connection {
     _Atomic uint64_t bytes_in, bytes_out;
     const struct pl_limits *limits;     /* its pool's; fixed */
     uint64_t id;                        /* in its pool, from 1 */
+    uint32_t epoch;                     /* its peer's, when its opening began */
     uint64_t opened_ns;
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
     _Atomic bool has_actor;             /* what comes while it is idle is its actor's to hear */

@@ -67,6 +67,8 @@ enum pool_status pl_stream_doom(const struct pl_connection *connection)
         return POOL_E_CANCELED;
     case PL_DOOM_KILLED:
         return POOL_E_BROKEN;
+    case PL_DOOM_CLEARED:
+        return POOL_E_CLEARED;
     case PL_DOOM_TIMEOUT:
         return timed_out(connection);
     case PL_DOOM_FORKED:

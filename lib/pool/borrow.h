@@ -15,6 +15,7 @@ struct pl_borrow {
     struct pl_spent spent;
     struct pl_failure failure;
     struct pool_ticket *ticket; /* counted; NULL: the call cannot be canceled */
+    bool has_waited; /* in the queue: a pool that closes still serves it */
     bool must_look; /* look at the connection closely, whatever the pool's option says */
 };
 

@@ -238,7 +238,7 @@ static void unhear(struct pl_connection *connection)
     pl_channel_stop_watching(connection);       /* the next borrower is not this watcher's */
     if (pl_get(connection->expires_ns) == 0 || (seen & PL_PIN_MASK) ||
         !pl_word_become_state(&connection->word, seen, PL_MUX)) {
-        pl_peer_close(connection, POOL_CLOSE_AGE);
+        pl_peer_close(connection, pl_peer_reason_of_age(connection));
         return;
     }
     pl_room_park_one(channel->pool->room, connection);
@@ -479,8 +479,12 @@ void pl_channel_hear(struct pl_connection *connection)
     uint64_t seen = atomic_load(&connection->word), word = pl_word_handed(seen, PL_HEARD);
     struct pool_conn handle = pl_connection_handle(connection, word);
 
-    if (atomic_load(&connection->peer->hints) & PL_HINT_CLOSING) {
-        pl_peer_close(connection, POOL_CLOSE_POOL);
+    int verdict = pl_peer_verdict(connection);
+
+    if (atomic_load(&connection->peer->hints) & PL_HINT_CLOSING)
+        verdict = POOL_CLOSE_POOL;
+    if (verdict >= 0) {
+        pl_peer_close(connection, (enum pool_close_reason)verdict);
         return;
     }
     /* Time has passed since it was found to be ours. */

@@ -185,6 +185,12 @@ void pl_event_borrow_failed(struct pool *pool, const char *address, enum pool_st
              (struct pool_event_info){ .kind = POOL_EVENT_BORROW_FAILED, .status = status });
 }
 
+void pl_event_cleared(struct pool *pool, const char *address)
+{
+    if (pool->events)
+        note(pool, address, (struct pool_event_info){ .kind = POOL_EVENT_POOL_CLEARED });
+}
+
 void pl_event_of_pool(struct pool *pool, enum pool_event_kind kind)
 {
     if (pool->events)

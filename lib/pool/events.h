@@ -24,6 +24,8 @@ void pl_event_lent(struct pool *pool, const struct pl_connection *connection, ui
 void pl_event_returned(struct pool *pool, const struct pl_connection *connection);
 void pl_event_borrow_started(struct pool *pool, const char *address);
 void pl_event_borrow_failed(struct pool *pool, const char *address, enum pool_status status);
+/* `address` NULL: all of them. */
+void pl_event_cleared(struct pool *pool, const char *address);
 void pl_event_of_pool(struct pool *pool, enum pool_event_kind kind);
 
 /* Tells what is queued, unless another thread is at it; at the end of every public call and of

@@ -12,21 +12,8 @@ static PL_COLD int what_failed(const struct pl_connection *connection, uint32_t 
 {
     struct pl_failure failure = pl_failure_unpack(pl_get(connection->failure));
 
-    switch ((enum pl_doom)doom) {
-    case PL_DOOM_NONE:
-        break;
-    case PL_DOOM_STOLEN:
-        return POOL_CLOSE_STOLEN;
-    case PL_DOOM_POOL:
-    case PL_DOOM_FORKED:
-        return POOL_CLOSE_POOL;
-    case PL_DOOM_TIMEOUT:
-        return POOL_CLOSE_ERROR;
-    case PL_DOOM_STALE_COPY:
-    case PL_DOOM_CANCELED:
-    case PL_DOOM_KILLED:
-        return POOL_CLOSE_DIRTY;
-    }
+    if (doom)
+        return pl_peer_verdict(connection);
     return failure.status == POOL_E_CLOSED ? POOL_CLOSE_PEER : POOL_CLOSE_ERROR;
 }
 
@@ -44,8 +31,8 @@ static int unfitness(struct pl_connection *connection, uint64_t now_ns)
         return POOL_CLOSE_DIRTY;
     if ((marks & PL_MARK_AWAITS) && !(pl_get(connection->lease.flags) & POOL_ONE_WAY))
         return POOL_CLOSE_DIRTY;
-    if (pl_get(connection->expires_ns) <= now_ns)
-        return POOL_CLOSE_AGE;
+    if (PL_UNLIKELY(pl_get(connection->expires_ns) <= now_ns))
+        return (int)pl_peer_reason_of_age(connection);
     if (pl_get(connection->uses) >= pl_get(connection->max_uses))
         return POOL_CLOSE_USES;
     return marks & PL_MARK_EVENTS ? FIT_BUT_WATCHED : FIT;
@@ -74,21 +61,26 @@ static bool end_shared(struct pl_connection *connection, uint64_t serial)
 {
     uint64_t seen;
     uint32_t none = PL_DOOM_NONE;
+    struct pool *pool;
     bool is_mine = false;
 
     if (!pl_word_pin(&connection->word, serial))
         return false;
+    pool = connection->peer->pool;
+    pl_pool_ref(pool);
     atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_STALE_COPY);
     pl_connection_shut(connection);
     for (seen = atomic_load(&connection->word); !is_mine && pl_word_state(seen) == PL_LENT;
          seen = atomic_load(&connection->word))
         is_mine = pl_word_become_state(&connection->word, seen, PL_ENDING);
     if (is_mine) {
-        connection->close_reason = POOL_CLOSE_DIRTY;
-        pl_event_returned(connection->peer->pool, connection);
+        connection->close_reason = (uint8_t)pl_peer_verdict(connection);
+        pl_event_returned(pool, connection);
     }
     if (pl_word_unpin(&connection->word))
         pl_peer_finish_close(connection);
+    pl_events_tell(pool);
+    pl_pool_leave(pool);
     return is_mine;
 }
 

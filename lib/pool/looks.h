@@ -46,7 +46,7 @@ PL_INLINE bool pl_look_has_aged(struct pl_connection *connection, uint64_t now_n
 {
     if (PL_LIKELY(pl_get(connection->expires_ns) > now_ns))
         return false;
-    pl_peer_close(connection, POOL_CLOSE_AGE);
+    pl_peer_close(connection, pl_peer_reason_of_age(connection));
     return true;
 }
 

@@ -25,11 +25,6 @@ static bool is_closing(const struct pl_peer *peer)
     return atomic_load(&peer->hints) & PL_HINT_CLOSING;
 }
 
-static struct pl_failure closing_failure(void)
-{
-    return pl_failure_make(POOL_E_CLOSING, POOL_PHASE_CONNECT, 0);
-}
-
 /* Errors that closing some other connection can cure. */
 static bool is_shortage(int error)
 {
@@ -99,6 +94,7 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
 {
     struct pl_peer *peer = connection->peer;
     struct pl_failure told = *failure;
+    bool is_stale = pl_peer_verdict(connection) == POOL_CLOSE_STALE;
 
     drop_dial(connection);
     pl_set(connection->failure, pl_failure_pack(told));
@@ -106,18 +102,32 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
     hold_supply(peer);
     if (is_closing(peer))
         pl_peer_close(connection, POOL_CLOSE_POOL);
+    else if (is_stale)
+        pl_peer_close(connection, POOL_CLOSE_STALE); /* who waits now waits for another one */
     else
         pl_peer_close(connection, told.status ? POOL_CLOSE_ERROR : POOL_CLOSE_IDLE);
     if (pl_pool_is_forked(peer->pool))
         return;
-    if (told.status && is_told)
+    if (told.status && is_told && !is_stale)
         pl_peer_fail_waiters(peer, &told, is_hopeless(peer));
     release_supply(peer);
 }
 
-static void give_up(struct pl_connection *connection, const struct pl_failure *failure)
+void pl_open_give_up(struct pl_connection *connection, const struct pl_failure *failure)
 {
     end_attempt(connection, failure, true);
+}
+
+/* False: the pool ends, or this one was ordered to; it is closed now. */
+static bool may_go_on(struct pl_connection *connection)
+{
+    struct pl_failure failure;
+
+    if (!is_closing(connection->peer) && pl_peer_verdict(connection) < 0)
+        return true;
+    failure = pl_open_ordered_failure(connection);
+    pl_open_give_up(connection, &failure);
+    return false;
 }
 
 /* Asks the program once for each time that nothing could be removed for this peer; it says whether
@@ -152,7 +162,7 @@ static void give_up_for_room(struct pl_connection *connection, int error)
     if (pl_pool_is_forked(pool))
         return;
     if (!pl_peer_has_waiters(peer)) {
-        give_up(connection, &none);
+        pl_open_give_up(connection, &none);
         return;
     }
     connection->dial->is_begun = false;         /* the program is asked, and may end the pool */
@@ -160,9 +170,9 @@ static void give_up_for_room(struct pl_connection *connection, int error)
     if (pl_pool_is_forked(pool))
         return;
     if (is_closing(peer))
-        failure = closing_failure();
+        failure = pl_open_ordered_failure(connection);
     if (!may_wait || is_closing(peer)) {
-        give_up(connection, &failure);
+        pl_open_give_up(connection, &failure);
         return;
     }
     pl_room_want(pool->room, peer, true, error);
@@ -221,9 +231,11 @@ void pl_open_finish(struct pl_connection *connection, const struct pl_failure *f
     struct pl_failure told = *failure;
 
     if (told.status) {
-        give_up(connection, &told);     /* and whoever watches it is told that it ended */
+        pl_open_give_up(connection, &told); /* and whoever watches it is told that it ended */
         return;
     }
+    if (!may_go_on(connection))
+        return;
     pl_channel_stop_watching(connection);
     if (!pl_connection_is_ours(connection))     /* the hook took its time */
         told = pl_failure_make(POOL_E_BROKEN, POOL_PHASE_SETUP, EBADF);
@@ -232,7 +244,7 @@ void pl_open_finish(struct pl_connection *connection, const struct pl_failure *f
     else if (pl_get(connection->expires_ns) == 0)       /* the hook itself drained it */
         told = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, 0);
     if (told.status) {
-        give_up(connection, &told);
+        pl_open_give_up(connection, &told);
         return;
     }
     become_ready(connection);
@@ -284,11 +296,8 @@ static void try_dial(struct pl_dial *dial)
     }
     if (pl_pool_is_forked(pool_of(connection)))
         return;
-    if (is_closing(connection->peer)) {
-        failure = closing_failure();
-        give_up(connection, &failure);
+    if (!may_go_on(connection))
         return;
-    }
     dial->is_begun = true;
     if (!error)
         return;
@@ -299,7 +308,7 @@ static void try_dial(struct pl_dial *dial)
     failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT);
     if (dial->is_refused_by_hook)
         failure.status = POOL_E_USER;
-    give_up(connection, &failure);
+    pl_open_give_up(connection, &failure);
 }
 
 static void on_setup_timeout(void *user)
@@ -307,7 +316,8 @@ static void on_setup_timeout(void *user)
     struct pl_dial *dial = user;
     struct pl_failure failure = pl_failure_make(POOL_E_TIMEOUT, POOL_PHASE_SETUP, ETIMEDOUT);
 
-    give_up(dial->connection, &failure); /* whoever watches it is told by the connection's end */
+    /* Whoever watches it is told by the connection's end. */
+    pl_open_give_up(dial->connection, &failure);
 }
 
 static void on_dialed(struct pl_dial *dial, int error)
@@ -327,7 +337,7 @@ static void on_dialed(struct pl_dial *dial, int error)
     }
     if (error) {
         failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT);
-        give_up(connection, &failure);
+        pl_open_give_up(connection, &failure);
         return;
     }
     note_birth(connection, now_ns);
@@ -345,17 +355,14 @@ static void on_mux(struct pl_post *post)
     struct pl_dial *dial = pl_container(post, struct pl_dial, post);
     struct pl_connection *connection = dial->connection;
     struct pl_peer *peer = connection->peer;
-    struct pl_failure failure = { 0 };
+    static const struct pl_failure nobody_needs_it;
 
-    if (is_closing(peer)) {
-        failure = closing_failure();
-        give_up(connection, &failure);
-    } else if (!pl_peer_has_waiters(peer)) {
-        /* A connection came back first: nobody needs this one any more. */
-        give_up(connection, &failure);
-    } else {
+    if (!may_go_on(connection))
+        return;
+    if (pl_peer_has_waiters(peer))
         try_dial(dial);
-    }
+    else
+        pl_open_give_up(connection, &nobody_needs_it); /* a connection came back first */
 }
 
 void pl_open_on_event(struct pl_connection *connection, uint32_t events)
@@ -366,11 +373,11 @@ void pl_open_on_event(struct pl_connection *connection, uint32_t events)
 
 /* ---- deciding to open */
 
-/* A share of max_connections, by evicting if need be. */
-static bool take_share(struct pool *pool)
+/* A share of the caps, by evicting if need be. */
+static bool take_share(struct pool *pool, bool *is_reserved)
 {
-    while (!pl_pool_take_share(pool)) {
-        if (!pl_room_evict(pool->room, pool))
+    while (!pl_pool_try_share(pool, is_reserved)) {
+        if (!pl_room_evict(pool->room, *is_reserved ? NULL : pool))
             return false;
     }
     return true;
@@ -423,6 +430,7 @@ static void begin(struct pool *pool, struct pl_peer *peer, struct pl_dial *dial)
     connection->opened_ns = pl_os->now_ns();
     pl_pool_ref(pool);
     pthread_mutex_lock(&peer->lock);
+    connection->epoch = atomic_load(&peer->epoch);
     pl_list_push_back(&peer->shared.all, &connection->all_link);
     pthread_mutex_unlock(&peer->lock);
     pl_event_created(pool, connection);
@@ -443,13 +451,15 @@ static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
 {
     struct pl_failure failure = pl_failure_make(POOL_E_RESOURCE, POOL_PHASE_WAIT, 0);
     struct pl_dial *dial;
+    bool is_reserved;
 
-    if (!take_share(pool)) {
+    if (!take_share(pool, &is_reserved)) {
         if (pl_pool_is_forked(pool))
             return false;
         take_back_plan(peer);
+        failure.cause = is_reserved ? EMFILE : 0;
         if (may_wait_for_room(peer)) {
-            pl_room_want(pool->room, peer, false, 0);
+            pl_room_want(pool->room, peer, is_reserved, failure.cause);
             return false;
         }
         pl_peer_fail_waiters(peer, &failure, false);
@@ -521,41 +531,4 @@ enum pool_phase pl_open_phase(struct pl_peer *peer)
         phase = has_state(peer, PL_SETUP) ? POOL_PHASE_SETUP : POOL_PHASE_CONNECT;
     pthread_mutex_unlock(&peer->lock);
     return phase;
-}
-
-/* What only the mux thread may end: being dialed, set up, or heard by its actor. Peer lock held. */
-static struct pl_connection *find_unready(struct pl_peer *peer)
-{
-    PL_LIST_EACH(link, &peer->shared.all) {
-        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
-        enum pl_state state = pl_word_state(atomic_load(&connection->word));
-
-        if (state == PL_SETUP || state == PL_HEARD ||
-            (state == PL_OPENING && connection->dial->is_begun))
-            return connection;
-    }
-    return NULL;
-}
-
-bool pl_open_has_unready(struct pl_peer *peer)
-{
-    return find_unready(peer) != NULL;
-}
-
-void pl_open_abort_all(struct pl_peer *peer)
-{
-    struct pl_failure failure = closing_failure();
-    struct pl_connection *connection;
-
-    do {
-        pthread_mutex_lock(&peer->lock);
-        connection = find_unready(peer);
-        pthread_mutex_unlock(&peer->lock);
-        if (!connection)
-            break;
-        if (pl_word_state(atomic_load(&connection->word)) == PL_HEARD)
-            pl_peer_close(connection, POOL_CLOSE_POOL);
-        else
-            give_up(connection, &failure);
-    } while (connection);
 }

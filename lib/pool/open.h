@@ -11,9 +11,16 @@ void pl_open_on_event(struct pl_connection *connection, uint32_t events);
 /* on_new_connection is done with it: 0 makes it ready, else `failure` says why not. Mux thread. */
 void pl_open_finish(struct pl_connection *connection, const struct pl_failure *failure);
 
-/* The pool ends: stops what this peer has on the mux. Mux thread. */
-void pl_open_abort_all(struct pl_peer *peer);
-bool pl_open_has_unready(struct pl_peer *peer);         /* is there any? Peer lock held */
+/* Ends the opening of one, and tells who waited for it. Mux thread. */
+void pl_open_give_up(struct pl_connection *connection, const struct pl_failure *failure);
+/* How the opening of one ends that was ordered to: the pool ends, or it was killed, and so it
+ * fails; or it was cleared, of which nobody hears. */
+struct pl_failure pl_open_ordered_failure(const struct pl_connection *connection);
+
+/* Stops what this peer has on the mux: all of it, because the pool ends, or what was cleared or
+ * killed. Mux thread. */
+void pl_open_abort(struct pl_peer *peer, bool is_ordered);
+bool pl_open_has_unready(struct pl_peer *peer, bool is_ordered); /* is there any? Peer lock held */
 
 /* The phase that a caller who waits at this peer is in. */
 enum pool_phase pl_open_phase(struct pl_peer *peer);

@@ -92,7 +92,7 @@ static void take_aged(struct pool *pool, uint64_t now_ns, struct pl_list *aged)
             next_ns = expires_ns < next_ns ? expires_ns : next_ns;
             continue;
         }
-        connection->close_reason = POOL_CLOSE_AGE;
+        connection->close_reason = (uint8_t)pl_peer_reason_of_age(connection);
         pl_list_unlink(link);
         pl_list_push_back(aged, link);
     }

@@ -6,6 +6,7 @@
 #include "commpool/address.h"
 #include "net/stream.h"
 #include "pool/channel.h"
+#include "pool/close.h"
 #include "pool/decide.h"
 #include "pool/events.h"
 #include "pool/open.h"
@@ -36,6 +37,8 @@ struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address)
     peer->address = address;
     peer->text = pool_address_text(address);
     atomic_store(&peer->hints, 0);
+    peer->round = 0;
+    peer->is_ended = false;
     peer->shared.users = 1;
     atomic_fetch_add(&peer->generation, 1);
     pthread_mutex_unlock(&peer->lock);
@@ -137,6 +140,7 @@ void pl_peer_leave(struct pl_peer *peer)
         pl_pool_ref(pool); /* whoever leaves came in through the pool: it is still there */
     }
     pthread_mutex_unlock(&peer->lock);
+    pl_close_look(pool);
     if (!is_last)
         return;
     reclaim(peer, pool);
@@ -293,6 +297,50 @@ static void list_idle(struct pl_peer *peer, struct pl_connection *connection)
         pl_list_push_back(&peer->shared.idle, &connection->idle_link);
 }
 
+int pl_peer_verdict(const struct pl_connection *connection)
+{
+    switch ((enum pl_doom)atomic_load(&connection->doom)) {
+    case PL_DOOM_NONE:
+        break;
+    case PL_DOOM_STOLEN:
+        return POOL_CLOSE_STOLEN;
+    case PL_DOOM_POOL:
+    case PL_DOOM_FORKED:
+        return POOL_CLOSE_POOL;
+    case PL_DOOM_CLEARED:
+        return POOL_CLOSE_STALE;
+    case PL_DOOM_TIMEOUT:
+        return pl_get(connection->failure) ? POOL_CLOSE_ERROR : POOL_CLOSE_DIRTY;
+    case PL_DOOM_STALE_COPY:
+    case PL_DOOM_CANCELED:
+    case PL_DOOM_KILLED:
+        return POOL_CLOSE_DIRTY;
+    }
+    return connection->epoch == atomic_load(&connection->peer->epoch) ? -1 : POOL_CLOSE_STALE;
+}
+
+enum pool_close_reason pl_peer_reason_of_age(const struct pl_connection *connection)
+{
+    int verdict = pl_peer_verdict(connection);
+
+    return verdict < 0 ? POOL_CLOSE_AGE : (enum pool_close_reason)verdict;
+}
+
+static bool is_draining(const struct pl_peer *peer)
+{
+    return atomic_load(&peer->pool->state) == PL_POOL_CLOSING;
+}
+
+/* Why a connection that comes back is neither kept nor lent; -1: it is. Peer lock held. */
+static int why_not_kept(struct pl_peer *peer, const struct pl_connection *connection)
+{
+    if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
+        return POOL_CLOSE_POOL;
+    if (is_draining(peer) && !first_waiter(peer))
+        return POOL_CLOSE_POOL;
+    return pl_peer_verdict(connection);
+}
+
 enum give_back_end { GIVEN, UNFIT, EVICT };
 
 /* The connection becomes idle; peer lock held. It must be in the sweep's list before it can be seen
@@ -349,7 +397,7 @@ static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *
 
     if (!waiter)
         return make_idle(peer, connection);
-    if (!is_new && is_for_all(peer, waiter)) {
+    if (!is_new && !is_draining(peer) && is_for_all(peer, waiter)) {
         waiter = next_untold(peer);
         if (!waiter || waiter->thread) {
             end = make_idle(peer, connection);
@@ -368,22 +416,22 @@ void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection)
     bool is_new = pl_word_state(atomic_load(&connection->word)) == PL_SETUP;
     struct pl_thread *wake = NULL;
     enum give_back_end end;
-    bool is_closing;
+    int reason;
 
     if (pl_pool_is_forked(peer->pool))
         return;
     pthread_mutex_lock(&peer->lock);
-    is_closing = atomic_load(&peer->hints) & PL_HINT_CLOSING;
+    reason = why_not_kept(peer, connection);
     peer->shared.opening -= connection->is_opening;
     connection->is_opening = false;
-    end = is_closing ? UNFIT : give_back(peer, connection, is_new, &wake);
+    end = reason >= 0 ? UNFIT : give_back(peer, connection, is_new, &wake);
     pthread_mutex_unlock(&peer->lock);
     if (wake)
         pl_thread_wake(wake);
     if (end == EVICT)
         pl_peer_close(connection, POOL_CLOSE_EVICTED);
     else if (end == UNFIT)
-        pl_peer_close(connection, is_closing ? POOL_CLOSE_POOL : POOL_CLOSE_DIRTY);
+        pl_peer_close(connection, reason >= 0 ? (enum pool_close_reason)reason : POOL_CLOSE_DIRTY);
 }
 
 void pl_peer_look_again(struct pl_peer *peer, struct pl_connection *connection, uint64_t word)
@@ -444,6 +492,17 @@ static void keep_books(struct pool *pool, const struct pl_connection *connection
     pool->books.bytes_out += pl_get(connection->bytes_out);
 }
 
+void pl_peer_stop_looking(struct pl_peer *peer)
+{
+    if (!(atomic_load(&peer->hints) & PL_HINT_LOOK) || is_draining(peer))
+        return;
+    PL_LIST_EACH(link, &peer->shared.all) {
+        if (pl_peer_verdict(pl_container(link, struct pl_connection, all_link)) >= 0)
+            return;
+    }
+    atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_LOOK);
+}
+
 /* Out of its peer's lists. The peer is entered in exchange for the connection that kept it live. */
 static void remove_from_peer(struct pl_peer *peer, struct pl_connection *connection)
 {
@@ -456,6 +515,7 @@ static void remove_from_peer(struct pl_peer *peer, struct pl_connection *connect
     peer->shared.count--;
     peer->shared.opening -= connection->is_opening;
     peer->shared.users++;
+    pl_peer_stop_looking(peer);
     pthread_mutex_unlock(&peer->lock);
 }
 
@@ -469,7 +529,9 @@ void pl_peer_finish_close(struct pl_connection *connection)
         return;
     pl_room_unpark(pool->room, connection);
     pl_stream_drop_input(connection);
+    pthread_mutex_lock(&pool->room->close_lock);
     pl_connection_close_fd(connection, pool->mux);
+    pthread_mutex_unlock(&pool->room->close_lock);
     pl_channel_end(connection);
     pl_event_closed(pool, connection);
     /* From the living to the books in one step: statistics see it once. */

@@ -29,7 +29,9 @@ struct pool;
 enum {
     PL_HINT_HOT = 1,                    /* the sweep will look at this peer */
     PL_HINT_WAITERS = 2,                /* somebody waits for a connection */
-    PL_HINT_CLOSING = 4                 /* the pool was destroyed */
+    PL_HINT_CLOSING = 4,                /* the pool was destroyed, or is forced to end */
+    PL_HINT_LOOK = 8                    /* some that come back are not to be kept (pl_peer_verdict),
+                                         * or none is: the pool is closing */
 };
 
 enum pl_waiter_state { PL_WAITER_QUEUED, PL_WAITER_SERVED, PL_WAITER_FAILED };
@@ -52,12 +54,15 @@ struct pl_peer {
     struct pl_arena_node node;
     _Atomic uint32_t hints;
     _Atomic uint64_t generation;        /* odd while live */
+    _Atomic uint32_t epoch;             /* one more with each clear; changed under the lock */
     struct pool *pool;                  /* fixed while live, as the next two */
     struct pool_address *address;
     const char *text;
     struct pl_key key;                  /* pool->lock */
     struct pl_table_node table_node;    /* pool->lock */
     struct pl_list pool_link;           /* pool->lock */
+    uint64_t round;                     /* pool->lock: the last round that came by */
+    bool is_ended;                      /* pool->lock: pool_destroy() came by */
     pthread_mutex_t lock;
     struct {
         struct pl_list all;             /* every connection, by birth */
@@ -81,6 +86,14 @@ struct pl_peer {
 /* Takes the first idle connection for the caller, who holds the lock; NULL: there is none. It is
  * LENT then, unchecked. */
 struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepared) PL_MUST_USE;
+
+/* Why a connection must end although nothing is wrong with it: an enum pool_close_reason, by its
+ * doom or because it was cleared; -1: it need not. For its owner, or under the peer lock. */
+int pl_peer_verdict(const struct pl_connection *connection);
+/* Nobody who comes back needs a closer look any more, if that is so. Peer lock held. */
+void pl_peer_stop_looking(struct pl_peer *peer);
+/* Why one whose time is over ends: that, or its age. */
+enum pool_close_reason pl_peer_reason_of_age(const struct pl_connection *connection);
 
 /* Lends a connection that the caller owns (MUX, SETUP, or just taken back) to whoever waits, or
  * makes it idle. */

@@ -4,9 +4,11 @@
 #include "base/os.h"
 #include "net/address.h"
 #include "pool/channel.h"
+#include "pool/close.h"
 #include "pool/events.h"
 #include "pool/fork.h"
 #include "pool/open.h"
+#include "pool/reserve.h"
 #include "pool/watch.h"
 
 static void prepare_pool(void *element)
@@ -15,6 +17,7 @@ static void prepare_pool(void *element)
 
     pthread_mutex_init(&pool->lock, NULL);
     pthread_mutex_init(&pool->workers.lock, NULL);
+    pthread_mutex_init(&pool->round_lock, NULL);
 }
 
 static struct pl_arena pools = PL_ARENA_INIT(pools, struct pool, prepare_pool);
@@ -45,6 +48,7 @@ static void orphan(void *element, void *unused)
     atomic_store(&pool->state, PL_POOL_FORKED);
     pthread_mutex_init(&pool->room->lock, NULL);
     pthread_mutex_init(&pool->room->sweep_lock, NULL);
+    pthread_mutex_init(&pool->room->close_lock, NULL);
 }
 
 void pl_pools_orphan(void)
@@ -89,9 +93,25 @@ enum pool_status pl_pool_refusal(const struct pool *pool)
     return POOL_E_CLOSING;
 }
 
+enum pool_status pl_pool_admission(const struct pool *pool, bool has_waited)
+{
+    if (has_waited && atomic_load(&pool->state) == PL_POOL_CLOSING)
+        return POOL_OK;
+    return pl_pool_refusal(pool);
+}
+
 void pl_pool_ref(struct pool *pool)
 {
     atomic_fetch_add(&pool->refs, 1);
+}
+
+bool pl_pool_try_ref(struct pool *pool)
+{
+    uint32_t refs = atomic_load(&pool->refs);
+
+    while (refs && !atomic_compare_exchange_weak(&pool->refs, &refs, refs + 1))
+        continue;
+    return refs;
 }
 
 /* Every connection, peer and call is gone. */
@@ -116,15 +136,27 @@ void pl_pool_leave(struct pool *pool)
         free_pool(pool);
 }
 
-bool pl_pool_take_share(struct pool *pool)
+bool pl_pool_try_share(struct pool *pool, bool *is_reserved)
 {
     uint32_t total = atomic_load(&pool->total);
 
+    *is_reserved = false;
     do {
         if (total >= pool->settings.options.max_connections)
             return false;
     } while (!atomic_compare_exchange_weak(&pool->total, &total, total + 1));
-    return true;
+    if (pl_reserve_take_share(pool->room))
+        return true;
+    atomic_fetch_sub(&pool->total, 1);
+    *is_reserved = true;
+    return false;
+}
+
+bool pl_pool_take_share(struct pool *pool)
+{
+    bool is_reserved;
+
+    return pl_pool_try_share(pool, &is_reserved);
 }
 
 bool pl_pool_has_share(const struct pool *pool)
@@ -134,6 +166,7 @@ bool pl_pool_has_share(const struct pool *pool)
 
 void pl_pool_give_share(struct pool *pool)
 {
+    pl_reserve_give_share(pool->room);
     atomic_fetch_sub(&pool->total, 1);
 }
 
@@ -177,6 +210,24 @@ static struct pl_peer *find_or_make(struct pool *pool, struct pool_address *addr
     }
     pthread_mutex_unlock(&pool->lock);
     pool_address_unref(address);
+    return peer;
+}
+
+struct pl_peer *pl_pool_look_up(struct pool *pool, const struct pool_address *address)
+{
+    struct pl_key key = pl_key_make(address, &pool->settings.options);
+    struct pl_table_node *node;
+    struct pl_peer *peer = NULL;
+
+    pthread_mutex_lock(&pool->lock);
+    node = pl_table_find(&pool->peers, pl_key_hash(&key), is_peer_of, &key);
+    if (node) {
+        peer = pl_container(node, struct pl_peer, table_node);
+        pthread_mutex_lock(&peer->lock);
+        peer->shared.users++;
+        pthread_mutex_unlock(&peer->lock);
+    }
+    pthread_mutex_unlock(&pool->lock);
     return peer;
 }
 
@@ -272,16 +323,20 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     pl_list_init(&pool->parked);
     pl_workers_init(&pool->workers);
     pool->aged_ns = PL_NEVER;
+    pool->last_round = 0;
+    pool->closing = NULL;
+    pool->reserved = 0;
     pool->books = (struct pl_books){ 0 };
     atomic_store(&pool->total, 0);
     atomic_store(&pool->last_id, 0);
     pl_room_add_pool(pool->room, pool);
     atomic_fetch_add(&pool->refs, 1);
-    atomic_store(&pool->state, PL_POOL_LIVE);
+    atomic_store(&pool->state, settings.options.start_paused ? PL_POOL_PAUSED : PL_POOL_LIVE);
     *created = pool;
     pl_pool_ref(pool);                  /* an observer may end it at once */
     pl_event_of_pool(pool, POOL_EVENT_POOL_CREATED);
-    pl_event_of_pool(pool, POOL_EVENT_POOL_READY);
+    if (!settings.options.start_paused)
+        pl_event_of_pool(pool, POOL_EVENT_POOL_READY);
     pl_events_tell(pool);
     pl_pool_leave(pool);
     return POOL_OK;
@@ -349,9 +404,11 @@ static struct pl_peer *next_peer(struct pool *pool)
     pthread_mutex_lock(&pool->lock);
     if (!pl_list_is_empty(&pool->all_peers)) {
         peer = pl_container(pool->all_peers.next, struct pl_peer, pool_link);
-        if (atomic_fetch_or(&peer->hints, PL_HINT_CLOSING) & PL_HINT_CLOSING) {
+        atomic_fetch_or(&peer->hints, PL_HINT_CLOSING);
+        if (peer->is_ended) {
             peer = NULL;
         } else {
+            peer->is_ended = true;
             pl_list_unlink(&peer->pool_link);
             pl_list_push_back(&pool->all_peers, &peer->pool_link);
             pthread_mutex_lock(&peer->lock);
@@ -385,6 +442,27 @@ static struct pl_peer *next_peer_that(struct pool *pool, bool (*holds)(struct pl
     return found;
 }
 
+static bool has_ordered(struct pl_peer *peer)
+{
+    return pl_open_has_unready(peer, true);
+}
+
+static bool has_unready(struct pl_peer *peer)
+{
+    return pl_open_has_unready(peer, false);
+}
+
+void pl_pool_abort_unready(struct pool *pool, bool is_ordered)
+{
+    struct pl_peer *peer;
+
+    while (!pl_pool_is_forked(pool) &&
+           (peer = next_peer_that(pool, is_ordered ? has_ordered : has_unready))) {
+        pl_open_abort(peer, is_ordered);
+        pl_peer_leave(peer);
+    }
+}
+
 /* The part of the end that only the mux thread may do. */
 struct end {
     struct pl_post post;
@@ -398,16 +476,13 @@ static void on_end(struct pl_post *post)
 {
     struct end *end = pl_container(post, struct end, post);
     struct pl_thread *thread = end->thread;
-    struct pl_peer *peer;
 
     if (pl_mux_is_dispatching(end->pool->mux) && !end->is_inside)
         /* borrows that were granted in this batch */
         pl_mux_run_posted_here(end->pool->mux, end->pool);
-    while (!pl_pool_is_forked(end->pool) &&
-           (peer = next_peer_that(end->pool, pl_open_has_unready))) {
-        pl_open_abort_all(peer);
-        pl_peer_leave(peer);
-    }
+    pl_pool_abort_unready(end->pool, false);
+    if (!pl_pool_is_forked(end->pool))
+        pl_close_end(end->pool);
     atomic_store(&end->is_done, true);
     pl_thread_wake(thread);
 }
@@ -510,6 +585,7 @@ void pool_destroy(struct pool *pool)
         end_connections(peer);
         pl_peer_leave(peer);
     }
+    pl_reserve_end(pool);
     end_on_mux(pool);
     await_last_calls(pool);
     if (pl_pool_is_forked(pool)) {      /* in one of its last callbacks */

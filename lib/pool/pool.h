@@ -37,6 +37,8 @@ struct pool {
     _Atomic uint32_t undelivered;       /* asynchronous calls whose on_lent has not come back */
     _Atomic uint32_t channels;          /* whose last calls have not been made */
     struct pl_workers workers;
+    pthread_mutex_t round_lock;         /* one round at a time (round.h); before the next one */
+    uint64_t last_round;                /* round lock */
     struct pl_settings settings;        /* fixed */
     struct pool_mux *mux;               /* fixed; counted */
     struct pl_room *room;               /* fixed; the mux's */
@@ -48,6 +50,8 @@ struct pool {
     uint64_t aged_ns;                   /* room lock: not before then is one of them too old */
     struct pl_list room_link;           /* room lock */
     struct pl_event_queue *events;      /* NULL: nobody observes */
+    struct pl_closing *closing;         /* lock: by pool_close(), until it was told (close.h) */
+    uint32_t reserved;                  /* room lock: by pool_reserve_fds() */
 };
 
 struct pool_target {
@@ -65,7 +69,11 @@ static inline bool pl_pool_is_forked(const struct pool *pool)
 {
     return PL_UNLIKELY(atomic_load_explicit(&pool->state, memory_order_relaxed) == PL_POOL_FORKED);
 }
+/* The same for a caller at the queue; who has waited there is still served while the pool
+ * closes. */
+enum pool_status pl_pool_admission(const struct pool *pool, bool has_waited);
 void pl_pool_ref(struct pool *pool);    /* by somebody who holds one already */
+bool pl_pool_try_ref(struct pool *pool); /* by anybody else; false: nobody holds one any more */
 void pl_pool_leave(struct pool *pool);  /* the last one frees */
 
 /* Around fork(). In the child all pools there are become FORKED. */
@@ -73,14 +81,23 @@ void pl_pools_hold(void);
 void pl_pools_let_go(void);
 void pl_pools_orphan(void);
 
-/* Of max_connections; false: all are taken. */
+/* Stops what the pool has on the mux: all of it, or what was cleared or killed. Mux thread. */
+void pl_pool_abort_unready(struct pool *pool, bool is_ordered);
+
+/* Of max_connections and of the mux's room (reserve.h); false: all are taken. */
 bool pl_pool_take_share(struct pool *pool) PL_MUST_USE;
+/* The same; when it is false *is_reserved tells which: the room's, so that closing a connection of
+ * any pool on the mux would help. */
+bool pl_pool_try_share(struct pool *pool, bool *is_reserved) PL_MUST_USE;
 void pl_pool_give_share(struct pool *pool);
 bool pl_pool_has_share(const struct pool *pool);        /* is one to be had? */
 
 /* The peer of an address, entered; on failure *peer is NULL and *error, unless NULL, tells why. */
 enum pool_status pl_pool_find_peer(struct pool *pool, const char *address, struct pl_peer **peer,
                                    struct pool_error *error) PL_MUST_USE;
+
+/* The same, where there is one; NULL: there is none. It parses nothing. */
+struct pl_peer *pl_pool_look_up(struct pool *pool, const struct pool_address *address);
 
 #define pl_pool_count(pool, counter, amount)                                                       \
     do {                                                                                           \

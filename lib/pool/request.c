@@ -169,14 +169,16 @@ static bool queue_again(struct pl_request *request)
 {
     struct pl_peer *peer = request->borrow.peer;
     struct pl_waiter *waiter = &request->waiter;
-    bool is_closing;
+    enum pool_status refusal;
 
     if (pl_pool_is_forked(request->borrow.pool))
         return false;
     pthread_mutex_lock(&peer->lock);
-    is_closing = atomic_load(&peer->hints) & PL_HINT_CLOSING;
-    waiter->connection = is_closing ? NULL : pl_peer_take_idle(peer, false);
-    if (!waiter->connection && !is_closing) {
+    refusal = pl_pool_admission(request->borrow.pool, true);
+    if (!refusal && (atomic_load(&peer->hints) & PL_HINT_CLOSING))
+        refusal = POOL_E_CLOSING;
+    waiter->connection = refusal ? NULL : pl_peer_take_idle(peer, false);
+    if (!waiter->connection && !refusal) {
         waiter->state = PL_WAITER_QUEUED;
         pl_list_push_front(&peer->shared.waiters, &waiter->link);
         peer->shared.waiting++;
@@ -191,8 +193,8 @@ static bool queue_again(struct pl_request *request)
     pthread_mutex_unlock(&peer->lock);
     if (waiter->connection)
         return true;
-    if (is_closing)
-        fail(request, POOL_E_CLOSING, 0);
+    if (refusal)
+        fail(request, refusal, 0);
     else
         pl_peer_supply(peer); /* this thread alone ends requests: it is still there */
     return false;
@@ -216,7 +218,7 @@ static void begin_loan(struct pl_request *request)
     }
     if (pl_get(connection->doom)) {
         borrow->failure = pl_failure_make(pl_stream_doom(connection), POOL_PHASE_WAIT, 0);
-        pl_peer_close(connection, POOL_CLOSE_POOL);
+        pl_peer_close(connection, (enum pool_close_reason)pl_peer_verdict(connection));
     } else if (!pl_borrow_settle_in(borrow, connection, &request->conn)) {
         request->conn = (struct pool_conn){ 0 };
     }

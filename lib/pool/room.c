@@ -201,7 +201,8 @@ static void park_all(struct pl_room *room, struct pl_list *taken, struct pl_list
             continue;
         connection->close_reason = TO_GIVE_BACK;
         if (end != WANTED)
-            connection->close_reason = end == STOLEN ? POOL_CLOSE_STOLEN : POOL_CLOSE_AGE;
+            connection->close_reason =
+                (uint8_t)(end == STOLEN ? POOL_CLOSE_STOLEN : pl_peer_reason_of_age(connection));
         pl_list_push_back(rest, &connection->lru_link);
     }
 }
@@ -544,6 +545,7 @@ static void close_room(struct pool_mux *mux)
     pl_mux_timer_close(mux, &room->sweep_timer);
     pl_mux_timer_close(mux, &room->retry_timer);
     pl_request_drop_spares(&room->on_mux.spares);
+    pthread_mutex_destroy(&room->close_lock);
     pthread_mutex_destroy(&room->sweep_lock);
     pthread_mutex_destroy(&room->lock);
     pl_os->free(room);
@@ -568,6 +570,7 @@ enum pool_status pl_room_open(struct pool_mux *mux, struct pl_room **opened)
         goto no_retry;
     pthread_mutex_init(&room->lock, NULL);
     pthread_mutex_init(&room->sweep_lock, NULL);
+    pthread_mutex_init(&room->close_lock, NULL);
     mux->extension = room;
     mux->end_extension = close_room;
     *opened = room;

@@ -31,6 +31,12 @@ struct pl_room {
         struct pl_list spares; /* request.c's */
         uint32_t spare_count;
     } on_mux; /* mux thread only */
+    _Atomic uint32_t shares;            /* connections of all its pools, births minus deaths */
+    uint32_t reserved;                  /* descriptors that its pools were asked to leave free */
+    _Atomic uint64_t left;              /* so many are left to all other code; 0: no such bound
+                                         * (reserve.h) */
+    pthread_mutex_t close_lock;         /* no socket is closed while they are counted; before
+                                         * pool->lock */
     pthread_mutex_t sweep_lock;         /* one sweep at a time; before all other locks */
 };
 

@@ -78,8 +78,8 @@ static bool is_possible(const struct pool_options *options)
 
 static bool is_offered(const struct pool_options *options)
 {
-    return !options->codec && !options->tls && !options->start_paused && !options->on_error &&
-           !options->on_log && !options->on_request && !options->on_orphan;
+    return !options->codec && !options->tls && !options->on_error && !options->on_log &&
+           !options->on_request && !options->on_orphan;
 }
 
 /* What of a struct of `size` bytes this release knows; false: no release wrote it. */

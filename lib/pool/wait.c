@@ -104,6 +104,8 @@ static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
 {
     struct pl_peer *peer = borrow->peer;
 
+    if (pl_pool_admission(borrow->pool, borrow->has_waited))
+        return false;
     return pl_list_is_empty(&peer->shared.waiters) ||
            pl_decide_may_barge(oldest_wait(peer, now_ns), borrow->pool->settings.barge_ns);
 }
@@ -120,7 +122,10 @@ static enum pool_status may_queue(const struct pl_borrow *borrow, bool would_blo
 {
     const struct pl_peer *peer = borrow->peer;
     const struct pool_options *options = &borrow->pool->settings.options;
+    enum pool_status refusal = pl_pool_admission(borrow->pool, borrow->has_waited);
 
+    if (refusal)
+        return refusal; /* paused or closed since the call began */
     if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
         return POOL_E_CLOSING;
     if (pl_is_past(pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
@@ -141,6 +146,7 @@ static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_wait
 
     pl_list_push_back(&peer->shared.waiters, &waiter->link);
     peer->shared.waiting++;
+    borrow->has_waited = true;
     atomic_fetch_or(&peer->hints, PL_HINT_WAITERS);
     /* Whoever returns a connection looks at the hint after its swap; we look at the idle ones after
      * the hint. */

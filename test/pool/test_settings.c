@@ -177,7 +177,7 @@ Test(settings, what_is_reserved_for_a_later_release_is_an_argument_error)
 
     REFUSED(.codec = something);
     REFUSED(.tls = something);
-    REFUSED(.start_paused = true);
+    TAKEN(.start_paused = true);
     REFUSED(.on_error = (pool_error_fn *)nothing_to_do);
     REFUSED(.on_log = (pool_log_fn *)nothing_to_do);
     REFUSED(.on_request = (pool_request_fn *)nothing_to_do);

@@ -14,5 +14,7 @@ const struct scenario *const torture_scenarios[] = {
     &scene_closed_by_others, &scene_prepare, &scene_set_up, &scene_rejected, &scene_actor,
     &scene_unasked, &scene_observed, &scene_marked, &scene_stolen_hot, &scene_stolen_parked,
     &scene_shared_mux, &scene_signals, &scene_end_in_use, &scene_end_in_connect,
-    &scene_end_in_prepare, &scene_end_in_setup, &scene_end_queued, &scene_end_in_actor, NULL
+    &scene_end_in_prepare, &scene_end_in_setup, &scene_end_queued, &scene_end_in_actor,
+    &scene_clear, &scene_clear_connecting, &scene_pause, &scene_kill, &scene_kill_connecting,
+    &scene_kill_setup, &scene_close, &scene_reserve, NULL
 };

@@ -29,4 +29,8 @@ extern const struct scenario scene_shared_mux, scene_signals, scene_end_in_use,
     scene_end_in_connect, scene_end_in_prepare, scene_end_in_setup, scene_end_queued,
     scene_end_in_actor;
 
+/* scenes_orders.c */
+extern const struct scenario scene_clear, scene_clear_connecting, scene_pause, scene_kill,
+    scene_kill_connecting, scene_kill_setup, scene_close, scene_reserve;
+
 #endif

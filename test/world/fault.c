@@ -47,6 +47,7 @@ static const struct {
     [FAULT_REALLOC] = { "realloc", { ENOMEM } },
     [FAULT_MAP] = { "map", { ENOMEM } },
     [FAULT_THREAD] = { "thread_start", { EAGAIN } },
+    [FAULT_FREE_DESCRIPTORS] = { "free_descriptors", { EMFILE, ENFILE, ENOMEM } },
 };
 
 static const struct pl_os *inner;
@@ -484,6 +485,13 @@ static uint64_t pass_descriptor_limit(void)
     return inner->descriptor_limit();
 }
 
+static int fail_free_descriptors(void)
+{
+    int error = verdict(FAULT_FREE_DESCRIPTORS);
+
+    return error ? -error : inner->free_descriptors();
+}
+
 static const struct pl_os fault_table = {
     .socket = fail_socket,
     .connect = fail_connect,
@@ -526,6 +534,7 @@ static const struct pl_os fault_table = {
     .thread_detach = pass_thread_detach,
     .wait_until = pass_wait_until,
     .descriptor_limit = pass_descriptor_limit,
+    .free_descriptors = fail_free_descriptors,
 };
 
 const struct pl_os *fault_os(const struct pl_os *behind)

@@ -44,6 +44,7 @@ enum fault_call {
     FAULT_REALLOC,
     FAULT_MAP,
     FAULT_THREAD,
+    FAULT_FREE_DESCRIPTORS,
     FAULT_CALLS
 };
 

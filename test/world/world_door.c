@@ -142,6 +142,17 @@ static uint64_t door_descriptor_limit(void)
     return world_current->number_limit;
 }
 
+static int door_free_descriptors(void)
+{
+    struct world *world = world_current;
+    int count = 0;
+
+    world->calls++;
+    for (unsigned fd = WORLD_FIRST_FD; fd < world->number_limit; fd++)
+        count += !world->numbers[fd];
+    return count ? count : -EMFILE;
+}
+
 static const struct pl_os world_table = {
     .socket = door_socket,
     .connect = door_connect,
@@ -184,6 +195,7 @@ static const struct pl_os world_table = {
     .thread_detach = door_thread_detach,
     .wait_until = door_wait_until,
     .descriptor_limit = door_descriptor_limit,
+    .free_descriptors = door_free_descriptors,
 };
 
 const struct pl_os *world_os(struct world *world)

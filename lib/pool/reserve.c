@@ -1,0 +1,209 @@
+/* reserve.c: see reserve.h. */
+#include "pool/reserve.h"
+
+#include <errno.h>
+
+#include "base/os.h"
+#include "pool/events.h"
+#include "pool/pool.h"
+
+/* ---- the bound */
+
+static uint64_t bound(const struct pl_room *room)
+{
+    uint64_t left = atomic_load(&room->left), limit;
+
+    if (!left)
+        return UINT64_MAX;
+    limit = pl_os->descriptor_limit();
+    return limit > left ? limit - left : 0;
+}
+
+bool pl_reserve_take_share(struct pl_room *room)
+{
+    uint64_t most = bound(room);
+    uint32_t shares = atomic_load(&room->shares);
+
+    do {
+        if (shares >= most)
+            return false;
+    } while (!atomic_compare_exchange_weak(&room->shares, &shares, shares + 1));
+    return true;
+}
+
+void pl_reserve_give_share(struct pl_room *room)
+{
+    atomic_fetch_sub(&room->shares, 1);
+}
+
+/* ---- counting */
+
+/* The pool behind `pool` in the room, counted; NULL: there is none. `pool` NULL: the first. */
+static struct pool *next_pool(struct pl_room *room, struct pool *pool)
+{
+    struct pl_list *link;
+    struct pool *next = NULL;
+
+    pthread_mutex_lock(&room->lock);
+    for (link = pool ? pool->room_link.next : room->pools.next; !next && link != &room->pools;
+         link = link->next) {
+        next = pl_container(link, struct pool, room_link);
+        if (!pl_pool_try_ref(next))
+            next = NULL; /* about to be freed */
+    }
+    pthread_mutex_unlock(&room->lock);
+    return next;
+}
+
+/* Connections that surely have a socket. Peer lock held. */
+static uint64_t count_at(struct pl_peer *peer)
+{
+    uint64_t count = 0;
+
+    PL_LIST_EACH(link, &peer->shared.all) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
+        enum pl_state state = pl_word_state(atomic_load(&connection->word));
+
+        count += state != PL_OPENING && state != PL_CLOSING && state != PL_FREE;
+    }
+    return count;
+}
+
+static uint64_t count_of(struct pool *pool)
+{
+    uint64_t count = 0;
+
+    pthread_mutex_lock(&pool->lock);
+    PL_LIST_EACH(link, &pool->all_peers) {
+        struct pl_peer *peer = pl_container(link, struct pl_peer, pool_link);
+
+        pthread_mutex_lock(&peer->lock);
+        count += count_at(peer);
+        pthread_mutex_unlock(&peer->lock);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return count;
+}
+
+static uint64_t count_sockets(struct pl_room *room)
+{
+    struct pool *pool = next_pool(room, NULL), *next;
+    uint64_t count = 0;
+
+    while (pool) {
+        count += count_of(pool);
+        next = next_pool(room, pool);
+        pl_pool_leave(pool);
+        pool = next;
+    }
+    return count;
+}
+
+/* ---- reserving */
+
+/* Sets what this pool is to keep free; answers the sum of all pools, and what it was in *before. */
+static uint32_t set_reserved(struct pool *pool, uint32_t count, uint32_t *before)
+{
+    struct pl_room *room = pool->room;
+    uint32_t sum;
+
+    pthread_mutex_lock(&room->lock);
+    *before = pool->reserved;
+    room->reserved += count - *before;
+    pool->reserved = count;
+    sum = room->reserved;
+    if (!sum)
+        atomic_store(&room->left, 0);
+    pthread_mutex_unlock(&room->lock);
+    return sum;
+}
+
+/* Works out anew how much is left to others. Answers how many connections must go before `wanted`
+ * numbers are free, 0 or less for none, or a negative errno in *error. What cannot be known errs on
+ * the safe side: a socket that is opened after they were counted is taken for somebody else's, and
+ * for one that has a share and is not known to have a socket another number must be free. */
+static int64_t work_out(struct pl_room *room, uint32_t wanted, int *error)
+{
+    int64_t limit = (int64_t)pl_os->descriptor_limit(), sockets, shares, free, others, unborn;
+
+    pthread_mutex_lock(&room->close_lock);
+    sockets = (int64_t)count_sockets(room);
+    free = pl_os->free_descriptors();
+    pthread_mutex_unlock(&room->close_lock);
+    *error = free < 0 ? (int)free : 0;
+    if (free < 0)
+        return 0;
+    shares = atomic_load(&room->shares);
+    unborn = shares > sockets ? shares - sockets : 0;
+    others = limit - free - sockets;
+    atomic_store(&room->left, (uint64_t)((others > 0 ? others : 0) + wanted));
+    return (int64_t)wanted + unborn - free;
+}
+
+/* Evicts until `wanted` numbers are free; false: nothing is left to evict. */
+static bool make_room(struct pl_room *room, uint32_t wanted)
+{
+    int64_t missing;
+    int error;
+
+    for (;;) {
+        missing = work_out(room, wanted, &error);
+        if (error)
+            missing = 1; /* not even one to look with: after the next eviction there is */
+        if (missing <= 0)
+            return true;
+        while (missing-- > 0) {
+            if (!pl_room_evict(room, NULL))
+                return false;
+        }
+    }
+}
+
+/* Some of the bound was lifted: those who stood before it try again. */
+static void let_in(struct pool *pool, uint32_t count)
+{
+    while (count-- && pl_room_is_wanted_of(pool->room, pool))
+        pl_room_serve(pool->room, pool, true);
+}
+
+void pl_reserve_end(struct pool *pool)
+{
+    uint32_t before, sum = set_reserved(pool, 0, &before);
+    int error;
+
+    if (sum && before)
+        work_out(pool->room, sum, &error);
+    let_in(pool, before);
+}
+
+static enum pool_status reserve(struct pool *pool, uint32_t count)
+{
+    uint32_t before, sum = set_reserved(pool, count, &before);
+
+    if (!make_room(pool->room, sum)) {
+        if (pl_pool_is_forked(pool))
+            return POOL_E_FORKED;       /* a hook did */
+        pl_reserve_end(pool);
+        return POOL_E_RESOURCE;
+    }
+    if (before > count)
+        let_in(pool, before - count);
+    return POOL_OK;
+}
+
+enum pool_status pool_reserve_fds(struct pool *pool, uint32_t count)
+{
+    enum pool_status status = POOL_OK;
+
+    if (!pool || count > INT32_MAX)
+        return POOL_E_ARGUMENT;
+    if (!pl_pool_enter(pool))
+        return pl_pool_refusal(pool);
+    if (count)
+        status = reserve(pool, count);
+    else
+        pl_reserve_end(pool);
+    pl_events_tell(pool);
+    pl_pool_leave(pool);
+    return status;
+}

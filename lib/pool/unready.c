@@ -1,0 +1,77 @@
+/* unready.c: the end of what is not ready and belongs to the mux: connections that are being dialed
+ * or set up, and those that an actor hears. Runs on the mux thread, but for the looks.
+ */
+#include <errno.h>
+
+#include "net/dialer.h"
+#include "pool/open.h"
+#include "pool/pool.h"
+
+struct pl_failure pl_open_ordered_failure(const struct pl_connection *connection)
+{
+    bool is_dialed = pl_word_state(atomic_load(&connection->word)) == PL_SETUP;
+
+    if (atomic_load(&connection->peer->hints) & PL_HINT_CLOSING)
+        return pl_failure_make(POOL_E_CLOSING, POOL_PHASE_CONNECT, 0);
+    if (atomic_load(&connection->doom) == PL_DOOM_KILLED)
+        return pl_failure_make(POOL_E_BROKEN, is_dialed ? POOL_PHASE_SETUP : POOL_PHASE_CONNECT,
+                               ESHUTDOWN);
+    return (struct pl_failure){ 0 };
+}
+
+/* Must it be ended, of all or of those that were ordered to? What an actor hears it hears to the
+ * end, unless it was doomed. */
+static bool is_meant(const struct pl_connection *connection, bool is_ordered)
+{
+    switch (pl_word_state(atomic_load(&connection->word))) {
+    case PL_OPENING:
+        return connection->dial && connection->dial->is_begun &&
+               (!is_ordered || pl_peer_verdict(connection) >= 0);
+    case PL_SETUP:
+        return !is_ordered || pl_peer_verdict(connection) >= 0;
+    case PL_HEARD:
+        return !is_ordered || atomic_load(&connection->doom);
+    default:
+        return false;
+    }
+}
+
+/* What only the mux thread may end: being dialed, set up, or heard by its actor. Peer lock held. */
+static struct pl_connection *find_unready(struct pl_peer *peer, bool is_ordered)
+{
+    PL_LIST_EACH(link, &peer->shared.all) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
+
+        if (is_meant(connection, is_ordered))
+            return connection;
+    }
+    return NULL;
+}
+
+bool pl_open_has_unready(struct pl_peer *peer, bool is_ordered)
+{
+    return find_unready(peer, is_ordered) != NULL;
+}
+
+static void abort_one(struct pl_connection *connection, bool is_ordered)
+{
+    struct pl_failure failure = pl_open_ordered_failure(connection);
+
+    if (pl_word_state(atomic_load(&connection->word)) != PL_HEARD)
+        pl_open_give_up(connection, &failure);
+    else
+        pl_peer_close(connection, is_ordered ? pl_peer_reason_of_age(connection) : POOL_CLOSE_POOL);
+}
+
+void pl_open_abort(struct pl_peer *peer, bool is_ordered)
+{
+    struct pl_connection *connection;
+
+    do {
+        pthread_mutex_lock(&peer->lock);
+        connection = find_unready(peer, is_ordered);
+        pthread_mutex_unlock(&peer->lock);
+        if (connection)
+            abort_one(connection, is_ordered);
+    } while (connection);
+}
