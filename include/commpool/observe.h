@@ -158,7 +158,8 @@ enum pool_log_level {
 };
 
 /* A receiver of log lines, the type of pool_options.on_log; `line` has no newline at its end and is
- * borrowed for the call. It runs like an observer of events. This release writes no log. */
+ * borrowed for the call. It runs like an observer of events, and in turn with it. The words may
+ * change between releases. */
 typedef void pool_log_fn(enum pool_log_level level, const char *line, void *user);
 
 #ifdef __cplusplus

@@ -198,7 +198,9 @@ struct pool_options {
      * notices a peer's close later. */
     uint32_t park_ms;
 
-    /* Milliseconds after which a loan is reported as a leak. No effect yet. */
+    /* Milliseconds after which a loan is reported to on_log as a leak, once, with the tag of its
+     * call. Default: off, which costs nothing. Set it while you search for a borrow that is never
+     * returned: no return is as cheap then as a warm one. */
     uint32_t leak_ms;
 
     /* Milliseconds that a whole call may take: waiting, connecting, setting up and using. Default:
@@ -295,7 +297,8 @@ struct pool_options {
     /* Observes what happens (observe.h). Default: NULL, which costs nothing. */
     pool_event_fn *on_event;
 
-    /* Receives log lines. Reserved. */
+    /* Receives log lines (observe.h): descriptors that other code replaced, connections closed to
+     * make room, addresses suspended, leaks. Default: NULL, which costs nothing. */
     pool_log_fn *on_log;
 
     /* Receives requests of the peer. Reserved. */
@@ -372,7 +375,8 @@ struct pool_call {
      * POOL_ERROR_INIT, or be all zeros. */
     struct pool_error *error;
 
-    /* A name for this call in reports. No effect yet. */
+    /* A name for this call in reports of leaks. Default: NULL, none. It is read during the call
+     * only, when leak_ms is set, up to 31 bytes. */
     const char *tag;
 
     /* Given to the hooks of this call. As there are none in this release, it is not looked at. */

@@ -58,6 +58,8 @@ void pl_connection_give(struct pl_connection *connection)
     uint64_t word = atomic_load(&connection->word);
 
     pl_assert(!(word & (PL_LISTED | PL_PIN_MASK)));
+    pl_os->free(connection->note);
+    connection->note = NULL;
     pl_word_move(&connection->word, pl_word_handed(word, PL_FREE));
     if (!pl_word_is_used_up(word))
         pl_arena_give(&connections, connection);

@@ -26,6 +26,7 @@ struct pl_peer;
 struct pl_dial;
 struct pl_channel;
 struct pl_input;
+struct pl_loan_note;
 
 /* Bounds that the pool sets on what one connection does, in milliseconds and bytes. POOL_NONE: no
  * bound. */
@@ -116,6 +117,7 @@ struct pl_connection {
     struct pl_dial *dial;               /* while it is being opened */
     struct pl_input *input;             /* bytes read ahead by recv_until; NULL until needed */
     struct pl_channel *_Atomic channel; /* event-driven use and actor; NULL until needed */
+    struct pl_loan_note *note;          /* where leaks are looked for; peer lock; NULL until needed */
 };
 
 struct pl_connection *pl_connection_take(void); /* FREE, owned by the caller; NULL: no memory */

@@ -155,6 +155,8 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
     connection->lease.start_ns = borrow->start_ns;
     pl_set(connection->lease.deadline_ns, borrow->deadline_ns);
     begin_lease(connection, timeout_of(borrow->pool, &borrow->call), borrow->call.flags);
+    if (borrow->pool->settings.leak_ns != PL_NEVER)
+        pl_leak_note(connection, borrow->tag);
     if (pl_get(connection->is_prepared))
         return true;
     begin_ns = pl_os->now_ns();
@@ -194,6 +196,8 @@ enum pool_status pl_borrow_begin(struct pl_borrow *borrow)
         timeout_ms == POOL_NONE ? PL_NEVER : pl_after(borrow->start_ns, timeout_ms * PL_MS);
     if (borrow->call.deadline_ns)
         borrow->deadline_ns = pl_earlier(borrow->deadline_ns, borrow->call.deadline_ns);
+    if (borrow->call.tag && borrow->pool->settings.leak_ns != PL_NEVER)
+        memcpy(borrow->tag, borrow->call.tag, strnlen(borrow->call.tag, PL_TAG - 1));
     borrow->wait_deadline_ns = PL_NEVER;
     if (wait_ms && wait_ms != POOL_NONE)
         borrow->wait_deadline_ns =

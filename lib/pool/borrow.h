@@ -2,6 +2,7 @@
 #ifndef PL_POOL_BORROW_H
 #define PL_POOL_BORROW_H
 
+#include "pool/leak.h"
 #include "pool/pool.h"
 
 /* One borrow of one caller; on its stack. */
@@ -16,6 +17,7 @@ struct pl_borrow {
     struct pl_failure failure;
     struct pool_ticket *ticket; /* counted; NULL: the call cannot be canceled */
     bool has_waited; /* in the queue: a pool that closes still serves it */
+    char tag[PL_TAG]; /* the call's, where leaks are looked for */
     bool must_look; /* look at the connection closely, whatever the pool's option says */
 };
 

@@ -1,18 +1,22 @@
-/* events.c: a queue of copies. Whoever finds nobody telling tells everything; an event noted on the
- * mux's thread is told at the end of the batch. Without an observer nothing is queued. When there
- * is no memory for a copy, that event is left out: observing must not make anything fail.
+/* events.c: a queue of copies of events and log lines. Whoever finds nobody telling tells
+ * everything; what is noted on the mux's thread is told at the end of the batch. Without an observer
+ * nothing is queued. When there is no memory for a copy, it is left out: observing must not make
+ * anything fail.
  */
 #include "pool/events.h"
 
 #include <string.h>
 
 #include "base/os.h"
+#include "pool/log.h"
 #include "pool/pool.h"
 
 struct event {
     struct pl_list link;
     struct pool_event_info info;
-    char address[];
+    enum pool_log_level level;
+    bool is_line;                       /* a line for on_log, not an event */
+    char text[];                        /* the line, or the event's address */
 };
 
 struct pl_event_queue {
@@ -60,7 +64,10 @@ static void tell(struct pl_event_queue *queue)
     if (!become_teller(queue, self ? self->id : UINT64_MAX))
         return;
     while ((event = next_event(queue))) {
-        options->on_event(&event->info, options->user);
+        if (event->is_line)
+            options->on_log(event->level, event->text, options->user);
+        else
+            options->on_event(&event->info, options->user);
         if (pl_pool_is_forked(queue->pool))
             return;
         pl_os->free(event);
@@ -103,24 +110,45 @@ static bool append(struct pl_event_queue *queue, struct event *event)
     return is_due;
 }
 
+static struct event *make_event(const struct pool *pool, const char *text)
+{
+    size_t size = text ? strlen(text) + 1 : 0;
+    struct event *event = pl_pool_is_forked(pool) ? NULL : pl_zalloc(sizeof(*event) + size);
+
+    if (event && text)
+        memcpy(event->text, text, size);
+    return event;
+}
+
+static void append_and_post(struct pool *pool, struct event *event)
+{
+    if (!append(pool->events, event))
+        return;
+    pl_pool_ref(pool);
+    pl_mux_post(pool->mux, &pool->events->post);
+}
+
 static void note(struct pool *pool, const char *address, struct pool_event_info info)
 {
-    size_t size = address ? strlen(address) + 1 : 0;
-    struct event *event =
-        pl_pool_is_forked(pool) ? NULL : pl_zalloc(sizeof(*event) + size);
+    struct event *event = pool->settings.options.on_event ? make_event(pool, address) : NULL;
 
     if (!event)
         return;
     event->info = info;
     event->info.size = sizeof(info);
-    if (address) {
-        memcpy(event->address, address, size);
-        event->info.address = event->address;
-    }
-    if (append(pool->events, event)) {
-        pl_pool_ref(pool);
-        pl_mux_post(pool->mux, &pool->events->post);
-    }
+    event->info.address = address ? event->text : NULL;
+    append_and_post(pool, event);
+}
+
+void pl_event_line(struct pool *pool, enum pool_log_level level, const char *line)
+{
+    struct event *event = pool->settings.options.on_log ? make_event(pool, line) : NULL;
+
+    if (!event)
+        return;
+    event->level = level;
+    event->is_line = true;
+    append_and_post(pool, event);
 }
 
 static uint64_t since(uint64_t start_ns)
@@ -154,6 +182,7 @@ void pl_event_closed(struct pool *pool, const struct pl_connection *connection)
         return;
     if (reason == POOL_CLOSE_ERROR)
         status = (enum pool_status)pl_failure_unpack(pl_get(connection->failure)).status;
+    pl_log_closed(pool, connection);
     note(pool, connection->peer->text,
          OF(connection, .kind = POOL_EVENT_CONNECTION_CLOSED, .reason = reason, .status = status));
 }
@@ -202,7 +231,7 @@ enum pool_status pl_events_open(struct pool *pool)
     struct pl_event_queue *queue;
 
     pool->events = NULL;
-    if (!pool->settings.options.on_event)
+    if (!pool->settings.options.on_event && !pool->settings.options.on_log)
         return POOL_OK;
     queue = pl_zalloc(sizeof(*queue));
     if (!queue)

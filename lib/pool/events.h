@@ -9,7 +9,7 @@
 struct pool;
 struct pl_event_queue;
 
-/* NULL with no on_event: *queue stays NULL and POOL_OK is answered. */
+/* Without on_event and on_log pool->events stays NULL, and POOL_OK is answered. */
 enum pool_status pl_events_open(struct pool *pool) PL_MUST_USE;
 /* Tells what is left, waits for the observer, then tells no more. */
 void pl_events_stop(struct pool *pool);
@@ -27,6 +27,9 @@ void pl_event_borrow_failed(struct pool *pool, const char *address, enum pool_st
 /* `address` NULL: all of them. */
 void pl_event_cleared(struct pool *pool, const char *address);
 void pl_event_of_pool(struct pool *pool, enum pool_event_kind kind);
+
+/* A line for on_log, told in turn with the events; log.h has who makes them. */
+void pl_event_line(struct pool *pool, enum pool_log_level level, const char *line);
 
 /* Tells what is queued, unless another thread is at it; at the end of every public call and of
  * every batch. */

@@ -326,6 +326,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     pool->last_round = 0;
     pool->closing = NULL;
     pool->reserved = 0;
+    atomic_store(&pool->leak_ns, PL_NEVER);
     pool->books = (struct pl_books){ 0 };
     atomic_store(&pool->total, 0);
     atomic_store(&pool->last_id, 0);

@@ -48,6 +48,7 @@ struct pool {
     struct pl_books books;              /* lock */
     struct pl_list parked;              /* room lock: least recently used first */
     uint64_t aged_ns;                   /* room lock: not before then is one of them too old */
+    _Atomic uint64_t leak_ns;           /* not before then has a loan lasted for too long */
     struct pl_list room_link;           /* room lock */
     struct pl_event_queue *events;      /* NULL: nobody observes */
     struct pl_closing *closing;         /* lock: by pool_close(), until it was told (close.h) */

@@ -11,6 +11,7 @@
 #include "net/stream.h"
 #include "pool/channel.h"
 #include "pool/events.h"
+#include "pool/leak.h"
 #include "pool/parked.h"
 #include "pool/pool.h"
 #include "pool/request.h"
@@ -232,7 +233,6 @@ static void sweep_locked(struct pl_room *room, bool all, struct pl_list *rest)
     pl_list_init(&taken);
     pthread_mutex_lock(&room->lock);
     pl_list_move_all(&hot, &room->hot);
-    room->sweep_ns = PL_NEVER;
     pthread_mutex_unlock(&room->lock);
     while ((peer = pop_hot(room, &hot)))
         take_hot(peer, room, all ? PL_NEVER : now_ns, &taken);
@@ -505,19 +505,38 @@ void pl_room_serve(struct pl_room *room, const struct pool *pool, bool has_freed
     }
 }
 
+/* ---- loans */
+
+/* A look for leaks sets the time to never before it reads the notes: whoever still reads the old
+ * time here has written its note before that. */
+void pl_room_note_loan(struct pl_room *room, struct pool *pool, uint64_t due_ns)
+{
+    if (due_ns >= atomic_load(&pool->leak_ns))
+        return;
+    pthread_mutex_lock(&room->lock);
+    if (due_ns < atomic_load(&pool->leak_ns))
+        atomic_store(&pool->leak_ns, due_ns);
+    arm_sweep(room, due_ns);
+    pthread_mutex_unlock(&room->lock);
+}
+
 /* ---- timers */
 
 static void on_sweep(void *user)
 {
     struct pl_room *room = user;
-    uint64_t next_ns;
+    uint64_t expire_ns, leak_ns;
 
+    pthread_mutex_lock(&room->lock);
+    room->sweep_ns = PL_NEVER;
+    pthread_mutex_unlock(&room->lock);
     pl_room_sweep(room, false);
     if (room->mux->is_forked)
         return;
-    next_ns = pl_parked_expire(room, pl_os->now_ns());
+    expire_ns = pl_parked_expire(room, pl_os->now_ns());
+    leak_ns = pl_leak_look(room, pl_os->now_ns());
     pthread_mutex_lock(&room->lock);
-    arm_sweep(room, next_ns);
+    arm_sweep(room, expire_ns < leak_ns ? expire_ns : leak_ns);
     pthread_mutex_unlock(&room->lock);
 }
 

@@ -79,6 +79,9 @@ void pl_room_sweep(struct pl_room *room, bool all);
 /* Parks one that the caller owns (MUX), or gives it to whoever waits for it. */
 void pl_room_park_one(struct pl_room *room, struct pl_connection *connection);
 
+/* A loan of the pool lasts for too long if it has not come back by then; PL_NEVER: none will. */
+void pl_room_note_loan(struct pl_room *room, struct pool *pool, uint64_t due_ns);
+
 /* The connection is being closed: out of the list of parked ones. */
 void pl_room_unpark(struct pl_room *room, struct pl_connection *connection);
 

@@ -78,7 +78,7 @@ static bool is_possible(const struct pool_options *options)
 
 static bool is_offered(const struct pool_options *options)
 {
-    return !options->codec && !options->tls && !options->on_error && !options->on_log &&
+    return !options->codec && !options->tls && !options->on_error &&
            !options->on_request && !options->on_orphan;
 }
 
@@ -115,8 +115,11 @@ enum pool_status pl_settings_make(const struct pool_options *given, struct pl_se
     settings->limits = (struct pl_limits){ options->read_ms, options->write_ms, options->max_line };
     settings->park_ns = options->park_ms * PL_MS;
     settings->barge_ns = options->barge_ms == POOL_NONE ? PL_NEVER : options->barge_ms * PL_MS;
-    settings->is_plain =
-        !options->on_event && options->max_idle == POOL_NONE && options->order == POOL_LIFO;
+    settings->leak_ns = !options->leak_ms || options->leak_ms == POOL_NONE
+                            ? PL_NEVER
+                            : options->leak_ms * PL_MS;
+    settings->is_plain = !options->on_event && options->max_idle == POOL_NONE &&
+                         options->order == POOL_LIFO && settings->leak_ns == PL_NEVER;
     return POOL_OK;
 }
 

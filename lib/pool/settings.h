@@ -9,6 +9,7 @@ struct pl_settings {
     struct pool_options options;        /* with defaults; POOL_ZERO has become 0, POOL_NONE stays */
     struct pl_limits limits;            /* what each connection is told */
     uint64_t park_ns, barge_ns;
+    uint64_t leak_ns;                   /* PL_NEVER: leaks are not looked for */
     bool is_plain;              /* a return may take the short way: nothing observes or bounds it */
 };
 

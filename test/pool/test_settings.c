@@ -179,7 +179,6 @@ Test(settings, what_is_reserved_for_a_later_release_is_an_argument_error)
     REFUSED(.tls = something);
     TAKEN(.start_paused = true);
     REFUSED(.on_error = (pool_error_fn *)nothing_to_do);
-    REFUSED(.on_log = (pool_log_fn *)nothing_to_do);
     REFUSED(.on_request = (pool_request_fn *)nothing_to_do);
     REFUSED(.on_orphan = (pool_orphan_fn *)nothing_to_do);
     TAKEN(.user = something);
@@ -198,6 +197,13 @@ Test(settings, a_return_may_take_the_short_way_only_when_nothing_observes_or_bou
     cr_expect_not(settings.is_plain);
     TAKEN(.order = POOL_FIFO);
     cr_expect_not(settings.is_plain);
+    TAKEN(.leak_ms = 5);
+    cr_expect_not(settings.is_plain);
+    cr_expect_eq(settings.leak_ns, 5 * PL_MS);
+    TAKEN(.leak_ms = POOL_ZERO);
+    cr_expect(settings.is_plain, "off");
+    TAKEN(.on_log = (pool_log_fn *)nothing_to_do);
+    cr_expect(settings.is_plain);
     TAKEN(.max_per_address = 5);
     cr_expect(settings.is_plain);
 }
