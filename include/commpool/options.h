@@ -245,16 +245,22 @@ struct pool_options {
     /* Bytes of one message of a codec. No effect yet. */
     uint32_t max_message;
 
-    /* The first pause, in milliseconds, after a failure to connect. No effect yet. */
+    /* After a failure to connect to an address, the next attempt waits: a time by chance, at most so
+     * many milliseconds after the first failure, twice as long after each one more. Callers wait
+     * meanwhile, until their deadlines. Default: 100. POOL_ZERO: no pause. Raise it for peers that
+     * take long to come back. */
     uint32_t backoff_first_ms;
 
-    /* The longest such pause, in milliseconds. No effect yet. */
+    /* The longest such pause, in milliseconds. Default: 10,000. */
     uint32_t backoff_max_ms;
 
-    /* Failures in a row after which an address is suspended. No effect yet. */
+    /* Failures in a row after which an address is suspended: who needs a new connection gets
+     * POOL_E_SUSPENDED at once. Attempts that were under way together count as one; success, or
+     * ten seconds without an attempt, begins anew. Default: 5. POOL_ZERO and POOL_NONE: never. */
     uint32_t suspend_after;
 
-    /* Milliseconds for which it is. No effect yet. */
+    /* Milliseconds for which it is. Then one attempt is made, for the next caller, and when it fails
+     * the address is suspended again. Default: 1,000. */
     uint32_t suspend_ms;
 
     /* How closely connections are looked at before reuse. Default: POOL_CHECK_ALWAYS, two short

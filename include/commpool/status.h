@@ -86,7 +86,8 @@ enum pool_status {
      * paused. */
     POOL_E_CLEARED = -18,
 
-    /* The address is backing off after failures. (later) */
+    /* The address is suspended after failures to connect; the cause of the last one is in
+     * pool_error.cause. */
     POOL_E_SUSPENDED = -19,
 
     /* The pool is being destroyed, or is closed. */

@@ -1,6 +1,8 @@
 /* decide.c: see decide.h. */
 #include "pool/decide.h"
 
+#define DICE_BITS 16                    /* how finely a pause is thrown */
+
 static uint32_t room(uint32_t used, uint32_t limit)
 {
     return used < limit ? limit - used : 0;
@@ -24,4 +26,37 @@ uint32_t pl_decide_dials(const struct pl_view *view)
 bool pl_decide_may_barge(uint64_t oldest_wait_ns, uint64_t barge_ns)
 {
     return oldest_wait_ns < barge_ns;
+}
+
+/* ---- after failures */
+
+bool pl_decide_backs_off(const struct pl_backoff_rules *rules)
+{
+    return rules->first_ns || (rules->suspend_after && rules->suspend_ns);
+}
+
+uint64_t pl_decide_pause(const struct pl_backoff_rules *rules, uint32_t failures, uint64_t dice)
+{
+    uint64_t span_ns = rules->first_ns;
+
+    for (uint32_t i = 1; i < failures && span_ns < rules->longest_ns && span_ns; i++)
+        span_ns = span_ns > UINT64_MAX / 2 ? UINT64_MAX : span_ns * 2;
+    if (span_ns > rules->longest_ns)
+        span_ns = rules->longest_ns;
+    return (span_ns >> DICE_BITS) * (dice >> (64 - DICE_BITS));
+}
+
+void pl_decide_backoff(struct pl_backoff *backoff, const struct pl_backoff_rules *rules,
+                       struct pl_miss miss)
+{
+    uint64_t pause_ns;
+
+    if (backoff->failures && miss.begun_ns < backoff->noted_ns)
+        return;
+    backoff->failures += backoff->failures < UINT32_MAX;
+    backoff->noted_ns = miss.now_ns;
+    backoff->is_suspended = rules->suspend_after && backoff->failures >= rules->suspend_after;
+    pause_ns = backoff->is_suspended ? rules->suspend_ns
+                                     : pl_decide_pause(rules, backoff->failures, miss.dice);
+    backoff->until_ns = pause_ns > UINT64_MAX - miss.now_ns ? UINT64_MAX : miss.now_ns + pause_ns;
 }

@@ -21,4 +21,36 @@ uint32_t pl_decide_dials(const struct pl_view *view);
  * quicker than whoever must be woken. After that those who wait come first. */
 bool pl_decide_may_barge(uint64_t oldest_wait_ns, uint64_t barge_ns);
 
+/* ---- after failures */
+
+struct pl_backoff_rules {
+    uint64_t first_ns, longest_ns;      /* the first pause, and the longest one */
+    uint32_t suspend_after;             /* failures in a row; 0: never */
+    uint64_t suspend_ns;
+};
+
+/* How it stands with a peer that cannot be reached. */
+struct pl_backoff {
+    uint32_t failures;                  /* in a row; 0: all is well */
+    uint64_t until_ns;                  /* nothing is dialed before then */
+    uint64_t noted_ns;                  /* when the last failure was counted */
+    bool is_suspended;
+};
+
+/* A dial that failed: when it was begun, when it ended, and a throw of the dice. */
+struct pl_miss {
+    uint64_t begun_ns, now_ns, dice;
+};
+
+/* Do these rules ask for anything? */
+bool pl_decide_backs_off(const struct pl_backoff_rules *rules);
+
+/* The pause after so many failures: by chance between nothing and a span that doubles with each, so
+ * that callers who failed together do not come back together. */
+uint64_t pl_decide_pause(const struct pl_backoff_rules *rules, uint32_t failures, uint64_t dice);
+
+/* One more failure. Dials that were under way together failed for one reason, and count as one. */
+void pl_decide_backoff(struct pl_backoff *backoff, const struct pl_backoff_rules *rules,
+                       struct pl_miss miss);
+
 #endif

@@ -132,7 +132,7 @@ static void put_openmetrics(struct text *text, const struct pool_stats *stats)
 typedef void writer_fn(struct text *text, const struct pool_stats *stats);
 
 static enum pool_status export(struct pool *pool, struct text text, size_t *needed,
-                               writer_fn *write)
+                               writer_fn *put_all)
 {
     struct pool_stats stats = { .size = sizeof(stats) };
     enum pool_status status;
@@ -142,7 +142,7 @@ static enum pool_status export(struct pool *pool, struct text text, size_t *need
     status = pool_stats(pool, &stats);
     if (status)
         return status;
-    write(&text, &stats);
+    put_all(&text, &stats);
     *needed = text.used + 1;
     return *needed <= text.size ? POOL_OK : POOL_E_FULL;
 }

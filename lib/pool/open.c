@@ -7,6 +7,7 @@
 
 #include "base/os.h"
 #include "net/dialer.h"
+#include "pool/backoff.h"
 #include "pool/channel.h"
 #include "pool/decide.h"
 #include "pool/events.h"
@@ -95,6 +96,7 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
     struct pl_peer *peer = connection->peer;
     struct pl_failure told = *failure;
     bool is_stale = pl_peer_verdict(connection) == POOL_CLOSE_STALE;
+    uint64_t begun_ns = connection->opened_ns;
 
     drop_dial(connection);
     pl_set(connection->failure, pl_failure_pack(told));
@@ -108,8 +110,10 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
         pl_peer_close(connection, told.status ? POOL_CLOSE_ERROR : POOL_CLOSE_IDLE);
     if (pl_pool_is_forked(peer->pool))
         return;
-    if (told.status && is_told && !is_stale)
+    if (told.status && is_told && !is_stale) {
+        pl_backoff_fail(peer, begun_ns, &told);
         pl_peer_fail_waiters(peer, &told, is_hopeless(peer));
+    }
     release_supply(peer);
 }
 
@@ -210,6 +214,7 @@ static void become_ready(struct pl_connection *connection)
     drop_dial(connection);
     pl_os->set_nonblocking(connection->fd, false);
     note_outcome(peer, &none);
+    pl_backoff_succeed(peer);
     pl_pool_count(pool, opened, 1);
     pl_event_ready(pool, connection);
     pl_channel_settle(connection);
@@ -490,7 +495,10 @@ static bool plan_one(struct pl_peer *peer, const struct pool_options *options)
     view.waiting = peer->shared.waiting;
     view.count = peer->shared.count;
     view.opening = peer->shared.opening;
-    view.is_closing = is_closing(peer) || peer->shared.is_wanting || peer->shared.holds;
+    view.is_closing = is_closing(peer) || peer->shared.is_wanting || peer->shared.holds ||
+                      pl_backoff_is_pausing(peer);
+    if (peer->shared.backoff.failures)
+        view.max_opening = 1;           /* one tries for all */
     is_wanted = pl_decide_dials(&view) > 0;
     peer->shared.count += is_wanted;
     peer->shared.opening += is_wanted;

@@ -40,6 +40,7 @@ struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address)
     peer->round = 0;
     peer->is_ended = false;
     peer->shared.users = 1;
+    peer->shared.backoff = (struct pl_backoff){ 0 };
     atomic_fetch_add(&peer->generation, 1);
     pthread_mutex_unlock(&peer->lock);
     return peer;
@@ -96,7 +97,11 @@ bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t gener
 /* Peer lock held. */
 static bool is_needed(struct pl_peer *peer)
 {
-    return peer->shared.users || peer->shared.count || !pl_list_is_empty(&peer->shared.waiters);
+    bool is_remembered =
+        peer->shared.backoff.failures && !(atomic_load(&peer->hints) & PL_HINT_CLOSING);
+
+    return peer->shared.users || peer->shared.count || is_remembered ||
+           !pl_list_is_empty(&peer->shared.waiters);
 }
 
 /* Gives the peer back to the arena when nobody needs it. The pool's lock keeps new users away. */

@@ -21,6 +21,7 @@
 #include "base/table.h"
 #include "base/thread.h"
 #include "net/connection.h"
+#include "pool/decide.h"
 #include "pool/key.h"
 
 struct pool;
@@ -74,12 +75,16 @@ struct pl_peer {
         uint32_t holds;                 /* while there are any, nothing is opened */
         bool was_asked;                 /* on_none_removable ran, and nothing was opened since */
         bool is_wanting;              /* waits for room: nothing is opened until the room says so */
+        struct pl_backoff backoff;
+        struct pl_failure last_failure; /* why it is backing off */
     } shared;
     struct {                            /* room lock */
         struct pl_list hot_link;
         struct pl_list want_link;       /* waits for a descriptor or for the pool's cap */
         bool wants_descriptor;          /* a connection of any pool would do */
         int cause;                      /* the errno that said so */
+        struct pl_list tend_link;       /* to be tended at a certain time (tend.h) */
+        uint64_t tend_ns;
     } room;
 };
 

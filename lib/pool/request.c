@@ -359,17 +359,20 @@ static void drop(struct pl_request *request, bool has_ticket)
     pl_peer_leave(borrow->peer);
 }
 
-/* A request that never calls back: canceled or out of time before it could queue, it does. */
+/* A request that never calls back: canceled, out of time before it could queue, or suspended, it
+ * does. */
 static bool is_told_later(enum pool_status status)
 {
-    return status == POOL_E_TIMEOUT || status == POOL_E_CANCELED;
+    return status == POOL_E_TIMEOUT || status == POOL_E_CANCELED || status == POOL_E_SUSPENDED;
 }
 
 static void fail_later(struct pl_request *request, enum pool_status status)
 {
     request->waiter.state = PL_WAITER_FAILED;
-    request->waiter.failure =
-        pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
+    request->waiter.failure = request->borrow.failure;
+    if (!request->waiter.failure.status)
+        request->waiter.failure =
+            pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
     pl_mux_post(request->borrow.pool->mux, &request->post);
 }
 

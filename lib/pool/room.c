@@ -15,6 +15,7 @@
 #include "pool/parked.h"
 #include "pool/pool.h"
 #include "pool/request.h"
+#include "pool/tend.h"
 
 #define RETRY_NS (100 * PL_MS)          /* how often one is tried for while none can be evicted */
 #define TO_GIVE_BACK 0xff               /* as a close_reason, in a sweep: not to be closed */
@@ -354,6 +355,8 @@ void pl_room_forget_peer(struct pl_room *room, struct pl_peer *peer)
     pthread_mutex_lock(&room->lock);
     if (pl_list_is_linked(&peer->room.hot_link))
         pl_list_unlink(&peer->room.hot_link);
+    if (pl_list_is_linked(&peer->room.tend_link))
+        pl_list_unlink(&peer->room.tend_link);
     atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_HOT);
     pthread_mutex_unlock(&room->lock);
     pl_room_stop_wanting(room, peer);
@@ -364,7 +367,9 @@ bool pl_room_peer_is_listed(struct pl_room *room, struct pl_peer *peer)
     bool is_listed;
 
     pthread_mutex_lock(&room->lock);
-    is_listed = pl_list_is_linked(&peer->room.hot_link) || pl_list_is_linked(&peer->room.want_link);
+    is_listed = pl_list_is_linked(&peer->room.hot_link) ||
+                pl_list_is_linked(&peer->room.want_link) ||
+                pl_list_is_linked(&peer->room.tend_link);
     pthread_mutex_unlock(&room->lock);
     return is_listed;
 }
@@ -563,6 +568,7 @@ static void close_room(struct pool_mux *mux)
 
     pl_mux_timer_close(mux, &room->sweep_timer);
     pl_mux_timer_close(mux, &room->retry_timer);
+    pl_mux_timer_close(mux, &room->tend_timer);
     pl_request_drop_spares(&room->on_mux.spares);
     pthread_mutex_destroy(&room->close_lock);
     pthread_mutex_destroy(&room->sweep_lock);
@@ -578,8 +584,9 @@ enum pool_status pl_room_open(struct pool_mux *mux, struct pl_room **opened)
     if (!room)
         return POOL_E_MEMORY;
     room->mux = mux;
-    room->sweep_ns = PL_NEVER;
+    room->sweep_ns = room->tend_ns = PL_NEVER;
     pl_list_init(&room->pools);
+    pl_list_init(&room->tended);
     pl_list_init(&room->hot);
     pl_list_init(&room->wanting);
     pl_list_init(&room->on_mux.spares);
@@ -587,6 +594,8 @@ enum pool_status pl_room_open(struct pool_mux *mux, struct pl_room **opened)
         goto no_sweep;
     if (!pl_mux_timer_open(mux, &room->retry_timer, on_retry, room))
         goto no_retry;
+    if (!pl_mux_timer_open(mux, &room->tend_timer, pl_tend_on_timer, room))
+        goto no_tend;
     pthread_mutex_init(&room->lock, NULL);
     pthread_mutex_init(&room->sweep_lock, NULL);
     pthread_mutex_init(&room->close_lock, NULL);
@@ -595,6 +604,8 @@ enum pool_status pl_room_open(struct pool_mux *mux, struct pl_room **opened)
     *opened = room;
     return POOL_OK;
 
+no_tend:
+    pl_mux_timer_close(mux, &room->retry_timer);
 no_retry:
     pl_mux_timer_close(mux, &room->sweep_timer);
 no_sweep:

@@ -37,6 +37,9 @@ struct pl_room {
                                          * (reserve.h) */
     pthread_mutex_t close_lock;         /* no socket is closed while they are counted; before
                                          * pool->lock */
+    struct pl_list tended;              /* peers to be tended at a certain time, in no order */
+    struct pl_timer tend_timer;         /* for the first of them */
+    uint64_t tend_ns;
     pthread_mutex_t sweep_lock;         /* one sweep at a time; before all other locks */
 };
 

@@ -76,6 +76,21 @@ static bool is_possible(const struct pool_options *options)
            options->order <= POOL_FIFO;
 }
 
+static uint64_t span_of(uint32_t ms)
+{
+    return ms == POOL_NONE ? PL_NEVER : ms * PL_MS;
+}
+
+static struct pl_backoff_rules backoff_of(const struct pool_options *options)
+{
+    return (struct pl_backoff_rules){
+        .first_ns = span_of(options->backoff_first_ms),
+        .longest_ns = span_of(options->backoff_max_ms),
+        .suspend_after = options->suspend_after == POOL_NONE ? 0 : options->suspend_after,
+        .suspend_ns = span_of(options->suspend_ms),
+    };
+}
+
 static bool is_offered(const struct pool_options *options)
 {
     return !options->codec && !options->tls && !options->on_error &&
@@ -113,6 +128,7 @@ enum pool_status pl_settings_make(const struct pool_options *given, struct pl_se
     if (!is_possible(options))
         return POOL_E_ARGUMENT;
     settings->limits = (struct pl_limits){ options->read_ms, options->write_ms, options->max_line };
+    settings->backoff = backoff_of(options);
     settings->park_ns = options->park_ms * PL_MS;
     settings->barge_ns = options->barge_ms == POOL_NONE ? PL_NEVER : options->barge_ms * PL_MS;
     settings->leak_ns = !options->leak_ms || options->leak_ms == POOL_NONE

@@ -4,9 +4,11 @@
 
 #include "commpool/options.h"
 #include "net/connection.h"
+#include "pool/decide.h"
 
 struct pl_settings {
     struct pool_options options;        /* with defaults; POOL_ZERO has become 0, POOL_NONE stays */
+    struct pl_backoff_rules backoff;
     struct pl_limits limits;            /* what each connection is told */
     uint64_t park_ns, barge_ns;
     uint64_t leak_ns;                   /* PL_NEVER: leaks are not looked for */

@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "base/os.h"
+#include "pool/backoff.h"
 #include "pool/decide.h"
 #include "pool/open.h"
 #include "pool/ticket.h"
@@ -14,16 +15,18 @@
 struct pl_failure pl_wait_out_of_time(struct pl_peer *peer)
 {
     enum pool_phase phase = pl_open_phase(peer);
+    struct pl_failure failure = pl_failure_make(POOL_E_TIMEOUT, phase, ETIMEDOUT);
     bool is_alone;
     int cause;
 
     pthread_mutex_lock(&peer->lock);
     is_alone = peer->shared.count == 0;
+    pl_backoff_blame(peer, &failure);
     pthread_mutex_unlock(&peer->lock);
     if (is_alone && pl_room_wants(peer->pool->room, peer, &cause))
         return pl_failure_make(POOL_E_RESOURCE, cause ? POOL_PHASE_CONNECT : POOL_PHASE_WAIT,
                                cause);
-    return pl_failure_make(POOL_E_TIMEOUT, phase, ETIMEDOUT);
+    return failure;
 }
 
 /* Nobody waits at the peer any more: it needs no room either. Peer lock held. */
@@ -118,7 +121,7 @@ static bool waits_for_opening_only(const struct pl_peer *peer, const struct pool
 }
 
 /* May this caller queue? Peer lock held. */
-static enum pool_status may_queue(const struct pl_borrow *borrow, bool would_block)
+static enum pool_status may_queue(struct pl_borrow *borrow, bool would_block)
 {
     const struct pl_peer *peer = borrow->peer;
     const struct pool_options *options = &borrow->pool->settings.options;
@@ -128,6 +131,8 @@ static enum pool_status may_queue(const struct pl_borrow *borrow, bool would_blo
         return refusal; /* paused or closed since the call began */
     if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
         return POOL_E_CLOSING;
+    if (peer->shared.count == 0 && pl_backoff_refuses(peer, &borrow->failure))
+        return POOL_E_SUSPENDED;
     if (pl_is_past(pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
         return POOL_E_TIMEOUT; /* no time at all was given: only what is idle could be had */
     if (peer->shared.waiting >= options->max_waiters && !waits_for_opening_only(peer, options))
@@ -186,16 +191,17 @@ struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
 
     if (pl_pool_is_forked(borrow->pool))
         return NULL;
+    borrow->failure = (struct pl_failure){ 0 };
     if (pl_ticket_hold(borrow->ticket, peer, &waiter)) {
         pthread_mutex_lock(&peer->lock);
         waiter.connection = pl_wait_join(borrow, &waiter, &status);
         pthread_mutex_unlock(&peer->lock);
         pl_ticket_release(borrow->ticket);
     }
-    if (status)
+    if (status && !borrow->failure.status)
         borrow->failure =
             pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
-    else if (!waiter.connection)
+    else if (!status && !waiter.connection)
         wait_in_queue(borrow, &waiter);
     pl_ticket_wait_end(borrow->ticket);
     return waiter.connection;

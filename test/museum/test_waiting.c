@@ -152,7 +152,7 @@ static int must_not_run(struct pool_conn *conn, void *user)
 Test(museum_waiting, libtnet_refused_port_counted_as_connected)
 {
     struct peer *peer = PEER();
-    struct pool *pool = MAKE_POOL();
+    struct pool *pool = MAKE_POOL(.backoff_first_ms = POOL_ZERO, .suspend_after = POOL_NONE);
     bool has_run = false;
 
     peer_down(peer);

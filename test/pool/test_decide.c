@@ -64,3 +64,80 @@ Test(decide, newcomers_pass_a_waiter_until_it_has_waited_for_barge_ms)
     cr_expect_not(pl_decide_may_barge(0, 0), "POOL_ZERO: strictly in order");
     cr_expect(pl_decide_may_barge(UINT64_MAX - 1, UINT64_MAX), "POOL_NONE: always");
 }
+
+/* ---- after failures */
+
+static const struct pl_backoff_rules rules = {
+    .first_ns = 100000000, .longest_ns = 1000000000, .suspend_after = 5, .suspend_ns = 700000000
+};
+
+Test(decide, a_pause_lies_between_nothing_and_a_span_that_doubles_up_to_the_longest)
+{
+    static const uint64_t spans_ms[] = { 100, 200, 400, 800, 1000, 1000, 1000 };
+
+    for (uint32_t i = 0; i < sizeof(spans_ms) / sizeof(*spans_ms); i++) {
+        uint64_t span_ns = spans_ms[i] * 1000000;
+
+        cr_expect_eq(pl_decide_pause(&rules, i + 1, 0), 0);
+        cr_expect_leq(pl_decide_pause(&rules, i + 1, UINT64_MAX), span_ns);
+        cr_expect_geq(pl_decide_pause(&rules, i + 1, UINT64_MAX), span_ns - span_ns / 1000);
+        cr_expect_leq(pl_decide_pause(&rules, i + 1, UINT64_MAX / 2), span_ns / 2);
+        cr_expect_geq(pl_decide_pause(&rules, i + 1, UINT64_MAX / 2), span_ns / 2 - span_ns / 500);
+    }
+}
+
+Test(decide, the_largest_pauses_overflow_nothing)
+{
+    struct pl_backoff_rules endless = { .first_ns = UINT64_MAX / 3, .longest_ns = UINT64_MAX };
+    struct pl_backoff backoff = { 0 };
+
+    cr_expect_geq(pl_decide_pause(&endless, UINT32_MAX, UINT64_MAX), UINT64_MAX - UINT64_MAX / 1000);
+    endless.first_ns = UINT64_MAX;
+    pl_decide_backoff(&backoff, &endless, (struct pl_miss){ 4, UINT64_MAX / 2, UINT64_MAX });
+    cr_expect_eq(backoff.until_ns, UINT64_MAX);
+    endless.first_ns = 0;
+    cr_expect_eq(pl_decide_pause(&endless, UINT32_MAX, UINT64_MAX), 0);
+}
+
+Test(decide, dials_that_were_under_way_together_count_as_one_failure)
+{
+    struct pl_backoff backoff = { 0 };
+
+    pl_decide_backoff(&backoff, &rules, (struct pl_miss){ 10, 20, 0 });
+    cr_expect_eq(backoff.failures, 1);
+    pl_decide_backoff(&backoff, &rules, (struct pl_miss){ 11, 30, UINT64_MAX });
+    cr_expect_eq(backoff.failures, 1);
+    cr_expect_eq(backoff.until_ns, 20, "and the pause stays as it is");
+    pl_decide_backoff(&backoff, &rules, (struct pl_miss){ 21, 30, 0 });
+    cr_expect_eq(backoff.failures, 2);
+}
+
+Test(decide, so_many_failures_in_a_row_suspend_and_each_one_more_does_so_again)
+{
+    struct pl_backoff backoff = { 0 };
+
+    for (uint32_t i = 1; i <= 8; i++) {
+        pl_decide_backoff(&backoff, &rules, (struct pl_miss){ i * 10, i * 10 + 5, 0 });
+        cr_expect_eq(backoff.failures, i);
+        cr_expect_eq(backoff.is_suspended, i >= 5, "%u", i);
+        cr_expect_eq(backoff.until_ns, i * 10 + 5 + (i >= 5 ? rules.suspend_ns : 0), "%u", i);
+    }
+}
+
+Test(decide, rules_that_ask_for_no_suspension_get_none)
+{
+    struct pl_backoff_rules never = rules;
+    struct pl_backoff backoff = { 0 };
+
+    never.suspend_after = 0;
+    for (uint32_t i = 1; i <= 100; i++)
+        pl_decide_backoff(&backoff, &never, (struct pl_miss){ i * 10, i * 10 + 5, 0 });
+    cr_expect_not(backoff.is_suspended);
+    cr_expect(pl_decide_backs_off(&never));
+    never.first_ns = 0;
+    cr_expect_not(pl_decide_backs_off(&never));
+    never.suspend_after = 1;
+    cr_expect(pl_decide_backs_off(&never));
+    never.suspend_ns = 0;
+    cr_expect_not(pl_decide_backs_off(&never));
+}
