@@ -46,7 +46,7 @@ enum pool_order {
     POOL_FIFO /* the one idle for longest */
 };
 
-/* What a deciding hook wants. */
+/* What a deciding hook wants. Any other number counts as POOL_ABORT. */
 enum pool_decision {
     POOL_ABORT, /* let the call fail now */
     POOL_CONTINUE, /* go on: wait, or try again */
@@ -114,8 +114,23 @@ typedef int pool_new_connection_fn(struct pool_conn *conn, struct pool_actor *ac
 /* "Not finished yet", the answer of on_new_connection and of an actor. */
 #define POOL_LATER 1
 
-/* Decides whether a failed attempt is made again. No hook of this type is called in this
- * release. */
+/* Decides whether a failed attempt of pool_communicate() or pool_borrow() is made again.
+ *
+ * It is told of each attempt that fails, whether it got no connection or `use` failed on it, on the
+ * thread of the call and inside it; `error` is borrowed for the call. The call's hook is told
+ * first, then the pool's; the answer of the last one that there is counts.
+ *
+ * POOL_CONTINUE makes another attempt, at most eight times in one call and within its deadline, after
+ * a pause as the back-off of the options has it; only after a reused connection has failed there is
+ * none. A pause that would pass the deadline, or would have to be spent on the mux thread, is not
+ * begun. `use` runs again only when nothing was sent, or with POOL_SAFE_TO_REPEAT. Where
+ * POOL_CONTINUE cannot be obeyed, the call fails with its error. POOL_ABORT and POOL_FATAL let the
+ * call fail now; both keep the pool from replacing a reused connection by itself, too.
+ *
+ * Failures of the caller's own are told but never repeated: POOL_E_ARGUMENT, POOL_E_ADDRESS,
+ * POOL_E_WOULD_BLOCK, POOL_E_CANCELED, POOL_E_CLOSING, POOL_E_FORKED, and POOL_E_FULL when the
+ * thread itself holds every connection. A call without a pool, or whose settings cannot be read,
+ * fails untold; a pool that has ended is not asked any more. */
 typedef enum pool_decision pool_error_fn(const struct pool_error *error, void *user);
 
 /* Decides what happens when room is needed and no idle connection is left to evict. POOL_CONTINUE
@@ -292,7 +307,9 @@ struct pool_options {
      * none. */
     pool_use_fn *prepare;
 
-    /* Decides whether a failed attempt is made again. Reserved. */
+    /* Decides whether a failed attempt is made again; after the hook of the call, and with the last
+     * word. Default: NULL, none: pool_communicate() then replaces a reused connection that failed
+     * before anything was sent, once. */
     pool_error_fn *on_error;
 
     /* Decides what happens when room is needed and nothing is idle. Default, NULL: as
@@ -374,7 +391,8 @@ struct pool_call {
      * belong to the same pool. */
     struct pool_target *target;
 
-    /* Decides whether a failed attempt is made again. Reserved. */
+    /* Decides whether a failed attempt is made again, before the hook of the pool. Default: NULL,
+     * none. */
     pool_error_fn *on_error;
 
     /* Where to write the details of a failure. Default: NULL, nowhere. It must be initialised with
@@ -385,7 +403,7 @@ struct pool_call {
      * only, when leak_ms is set, up to 31 bytes. */
     const char *tag;
 
-    /* Given to the hooks of this call. As there are none in this release, it is not looked at. */
+    /* Given to the hook of this call; belongs to the program. Default: NULL. */
     void *user;
 };
 

@@ -70,7 +70,9 @@ POOL_API void pool_destroy(struct pool *pool);
  * connection that fails before anything was sent is replaced and `use` runs again from its start,
  * once; with POOL_SAFE_TO_REPEAT also after something was sent. So `use` must bear to be begun
  * again. Nesting is allowed: inside `use` another call borrows another connection, under the same
- * limits.
+ * limits; when this thread itself holds every connection that could serve it, in calls around this
+ * one, that call gets POOL_E_FULL at once, with EDEADLK in pool_error.cause. on_error (options.h)
+ * may decide otherwise about what is tried again.
  *
  * `call` may be NULL. Its timeout bounds the whole: waiting, connecting, setting up, and the I/O
  * that `use` does through the functions below; what else `use` does is not interrupted. Any thread

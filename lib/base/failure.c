@@ -141,6 +141,13 @@ static void write_cause(const struct pl_failure *failure, char *text, size_t siz
     snprintf(text, size, " (%s)", name ? name : "unknown errno");
 }
 
+static const char *words_for(const struct pl_failure *failure)
+{
+    if (failure->status == POOL_E_FULL && failure->cause == EDEADLK)
+        return "this thread itself holds every connection that could serve the call";
+    return pool_status_text((enum pool_status)failure->status);
+}
+
 static void write_sentence(const struct pl_failure *failure, const char *address,
                            struct pool_error *error)
 {
@@ -149,21 +156,35 @@ static void write_sentence(const struct pl_failure *failure, const char *address
     write_spent(error, spent, sizeof(spent));
     write_cause(failure, cause, sizeof(cause));
     snprintf(text, sizeof(text), "%.80s: %s%s%s%s, %s; %s", address && *address ? address : "pool",
-             pool_status_text(error->status), cause, failure->phase ? " while " : "",
+             words_for(failure), cause, failure->phase ? " while " : "",
              phase_names[failure->phase], outcome_texts[failure->outcome], spent);
     text[sizeof(error->text) - 1] = '\0';
     memcpy(error->text, text, sizeof(error->text));
+}
+
+void pl_failure_copy(const struct pool_error *told, struct pool_error *error)
+{
+    struct pool_error copy = *told;
+    size_t size;
+
+    if (!error)
+        return;
+    size = error->size ? error->size : sizeof(copy);
+    copy.size = error->size;
+    if (size > sizeof(copy))
+        size = sizeof(copy);
+    if (size > offsetof(struct pool_error, text))
+        ((char *)&copy)[size - 1] = '\0';
+    memcpy(error, &copy, size);
 }
 
 void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *spent,
                      const char *address, struct pool_error *error)
 {
     struct pool_error told = { .size = sizeof(told) };
-    size_t size;
 
     if (!error)
         return;
-    size = error->size ? error->size : sizeof(told);
     told.status = (enum pool_status)failure->status;
     told.phase = (enum pool_phase)failure->phase;
     told.outcome = (enum pool_outcome)failure->outcome;
@@ -171,10 +192,5 @@ void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *sp
     for (size_t i = 0; spent && i < PL_COUNT(told.spent_ms); i++)
         told.spent_ms[i] = (uint32_t)(spent->ns[i] / PL_MS);
     write_sentence(failure, address, &told);
-    told.size = error->size;
-    if (size > sizeof(told))
-        size = sizeof(told);
-    if (size > offsetof(struct pool_error, text))
-        ((char *)&told)[size - 1] = '\0';
-    memcpy(error, &told, size);
+    pl_failure_copy(&told, error);
 }

@@ -45,4 +45,7 @@ struct pl_failure pl_failure_make(enum pool_status status, enum pool_phase phase
 void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *spent,
                      const char *address, struct pool_error *error);
 
+/* Copies *told, as far as the size of *error says; `error` NULL does nothing. */
+void pl_failure_copy(const struct pool_error *told, struct pool_error *error);
+
 #endif

@@ -47,6 +47,7 @@ struct pl_thread *pl_thread_register(void)
     thread->stamp_ns = 0;
     thread->dispatching = NULL;
     thread->callback = NULL;
+    thread->loans = 0;
     thread->next_recent = 0;
     memset(thread->recent, 0, sizeof(thread->recent));
     if (!has_key || pthread_setspecific(key, thread)) {

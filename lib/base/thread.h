@@ -39,6 +39,7 @@ struct pl_thread {
     uint64_t stamp_ns;
     void *dispatching;                  /* the mux whose batch this thread is running, or NULL */
     void *callback;                     /* the connection whose event it is handling, or NULL */
+    uint32_t loans;                     /* connections that it has through pool_communicate() */
     unsigned next_recent;
     struct pl_recent recent[PL_RECENT];
 };

@@ -14,6 +14,7 @@
 #include "pool/events.h"
 #include "pool/looks.h"
 #include "pool/recent.h"
+#include "pool/retry.h"
 #include "pool/ticket.h"
 #include "pool/wait.h"
 
@@ -52,7 +53,7 @@ static bool is_simple(const struct pool *pool, const struct pool_call *call)
     return pool && pool->settings.is_plain &&
            atomic_load_explicit(&pool->state, memory_order_relaxed) == PL_POOL_LIVE &&
            (call->size == sizeof(*call) || !call->size) && !call->deadline_ns && !call->ticket &&
-           !call->on_part && !call->on_error &&
+           !call->on_part &&
            !(call->flags & ~(uint32_t)(POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY));
 }
 
@@ -373,7 +374,9 @@ static PL_COLD enum pool_status borrow_cold_by_hand(struct pool *pool, const cha
                                                     struct pool_conn *conn)
 {
     struct pl_borrow borrow = { .pool = pool, .address = address };
-    enum pool_status status = borrow_cold(&borrow, call, conn);
+    enum pool_status status = pl_retry_is_asked(pool, call)
+                                  ? pl_retry_borrow(&borrow, call, conn)
+                                  : borrow_cold(&borrow, call, conn);
 
     if (borrow.ticket && status)
         return pl_borrow_end_ticket(&borrow, status);

@@ -18,6 +18,7 @@ struct pl_borrow {
     struct pool_ticket *ticket; /* counted; NULL: the call cannot be canceled */
     bool has_waited; /* in the queue: a pool that closes still serves it */
     char tag[PL_TAG]; /* the call's, where leaks are looked for */
+    bool holds_pool; /* its thread itself has every connection that there may be */
     bool must_look; /* look at the connection closely, whatever the pool's option says */
 };
 

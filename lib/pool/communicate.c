@@ -3,6 +3,7 @@
 #include "net/stream.h"
 #include "pool/borrow.h"
 #include "pool/events.h"
+#include "pool/retry.h"
 #include "pool/ticket.h"
 
 /* How one run of `use` ended. */
@@ -11,7 +12,8 @@ struct run {
     struct pl_failure failure;
     bool was_reused, was_sent, was_received;
     bool has_failed; /* an operation did: the connection's return will say why it is closed */
-    bool is_to_repeat;
+    bool may_repeat; /* nothing was sent, or it does no harm */
+    bool is_to_repeat; /* the pool itself decides, and it is */
 };
 
 /* Does what the connection says win over what `use` answered? The peer's end does, unless it is the
@@ -77,6 +79,20 @@ static void note_canceled(struct run *run)
     run->status = POOL_E_CANCELED;
 }
 
+/* While it runs, the connection is this thread's own: calls inside it can tell. */
+static int call_use(const struct pool_conn *conn, pool_use_fn *use, void *user)
+{
+    struct pl_thread *self = pl_thread_current;
+    struct pool_conn lent = *conn;
+    int answer;
+
+    pl_set(pl_connection_of(conn->slot)->lease.holder, self->id);
+    self->loans++;
+    answer = use(&lent, user);
+    self->loans--;
+    return answer;
+}
+
 /* `use` had the connection; it may have given it away itself. */
 static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, void *user,
                     struct pool_ticket *ticket)
@@ -84,8 +100,7 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
     struct pl_connection *connection = pl_connection_of(conn->slot);
     bool may_repeat = run->is_to_repeat;
     uint32_t flags = connection->lease.flags;
-    struct pool_conn lent = *conn;
-    int answer = use(&lent, user);
+    int answer = call_use(conn, use, user);
     bool was_canceled = !pl_ticket_let_go(ticket);
 
     *run = (struct run){ .status = POOL_OK };
@@ -103,6 +118,7 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
     if (was_canceled)
         note_canceled(run);
     run->is_to_repeat = may_repeat && !was_canceled && is_worth_repeating(run, flags);
+    run->may_repeat = !run->was_sent || (flags & POOL_SAFE_TO_REPEAT);
     keep_count(connection, run);
     if (pl_word_unpin(&connection->word)) {
         pl_peer_finish_close(connection);
@@ -112,29 +128,6 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
         pool_discard(conn);
     else
         pool_return(conn);
-}
-
-static enum pool_status tell_failure(const char *address, const struct pool_call *call,
-                                     const struct run *run, const struct pl_spent *spent)
-{
-    const char *text = address ? address : call && call->target ? call->target->peer->text : NULL;
-
-    pl_failure_tell(&run->failure, spent, text, call ? call->error : NULL);
-    return run->status;
-}
-
-/* The second run has what is left of the first one's time. */
-static enum pool_status borrow_again(struct pl_borrow *borrow, const struct pool_call *call,
-                                     uint64_t deadline_ns, struct pool_conn *conn)
-{
-    enum pool_status status = pl_call_read(call, &borrow->call);
-
-    if (status)
-        return status;
-    if (!borrow->call.deadline_ns || borrow->call.deadline_ns > deadline_ns)
-        borrow->call.deadline_ns = deadline_ns;
-    borrow->must_look = true;
-    return pl_borrow_any(borrow, conn);
 }
 
 /* What the call took so far belongs to `use`, but for what the ways to a connection took. */
@@ -148,38 +141,101 @@ static void account_use(struct pl_spent *spent, uint64_t begin_ns)
     spent->ns[POOL_PHASE_USE] = rest_ns;
 }
 
-static enum pool_status communicate(struct pl_borrow *borrow, pool_use_fn *use, void *user,
-                                    const struct pool_call *call)
-{
-    uint64_t begin_ns = pl_os->now_ns(), deadline_ns;
-    struct pool_conn conn;
-    enum pool_status status;
-    struct run run;
+/* One pool_communicate(). */
+struct job {
+    struct pl_borrow borrow;
+    const struct pool_call *call;       /* as each attempt is made */
+    struct pl_retry *retry;             /* NULL: nobody is asked about failures */
+    pool_use_fn *use;
+    void *user;
+    uint64_t begin_ns;
+};
 
-    status = pl_borrow_first(borrow, call, &conn);
-    for (int repeats = 0; !status; repeats++) {
-        deadline_ns = pl_stream_deadline(pl_connection_of(conn.slot), begin_ns); /* exact now */
-        run.is_to_repeat = repeats == 0;
-        run_use(&run, &conn, use, user, borrow->ticket);
-        if (!run.status)
-            return POOL_OK;
-        account_use(&borrow->spent, begin_ns);
-        if (!run.is_to_repeat)
-            return tell_failure(borrow->address, call, &run, &borrow->spent);
-        borrow->peer = NULL;
-        status = borrow_again(borrow, call, deadline_ns, &conn);
+static void tell_failure(const struct job *job, const struct run *run)
+{
+    const struct pool_call *call = job->call;
+    const char *text = job->borrow.address;
+
+    if (!text && call && call->target)
+        text = call->target->peer->text;
+    pl_failure_tell(&run->failure, &job->borrow.spent, text, call ? call->error : NULL);
+}
+
+/* `use` on what was borrowed. With a failure, *attempt says what there is to decide. */
+static enum pool_status use_once(struct job *job, struct pool_conn *conn, bool may_replace,
+                                 struct pl_attempt *attempt)
+{
+    struct run run = { .is_to_repeat = may_replace && !job->retry };
+
+    attempt->deadline_ns =
+        pl_stream_deadline(pl_connection_of(conn->slot), job->begin_ns); /* exact now */
+    run_use(&run, conn, job->use, job->user, job->borrow.ticket);
+    if (!run.status)
+        return POOL_OK;
+    account_use(&job->borrow.spent, job->begin_ns);
+    attempt->failure = run.failure;
+    attempt->may_repeat = job->retry ? run.may_repeat : run.is_to_repeat;
+    attempt->was_reused = run.was_reused;
+    if (job->retry || !run.is_to_repeat)
+        tell_failure(job, &run);
+    return run.status;
+}
+
+/* Where nobody is asked, a connection that died of age is replaced, and nothing else is. */
+static bool is_wanted_again(struct job *job, enum pool_status status, bool has_run,
+                            struct pl_attempt *attempt)
+{
+    if (!has_run && !job->retry)
+        return false;
+    if (!has_run)
+        *attempt = pl_retry_failed_borrow(&job->borrow, status);
+    return job->retry ? pl_retry_wants(job->retry, &job->borrow, attempt) : attempt->may_repeat;
+}
+
+static enum pool_status communicate(struct job *job)
+{
+    struct pl_attempt attempt = { 0 };
+    struct pool_conn conn;
+    enum pool_status status = pl_borrow_first(&job->borrow, job->call, &conn);
+    bool has_run;
+
+    for (int repeats = 0;; repeats++) {
+        has_run = !status;
+        if (has_run)
+            status = use_once(job, &conn, repeats == 0, &attempt);
+        if (!status || !is_wanted_again(job, status, has_run, &attempt))
+            return status;
+        status = pl_retry_borrow_again(&job->borrow, job->call, attempt.deadline_ns, &conn);
     }
+}
+
+/* The same where somebody is asked about failures; out of the way of those who ask nobody. */
+static PL_COLD enum pool_status communicate_asking(struct job *job)
+{
+    struct pl_retry retry;
+    enum pool_status status;
+
+    if (!pl_retry_begin(&retry, job->call))
+        return communicate(job);
+    job->call = &retry.call;
+    job->retry = &retry;
+    status = communicate(job);
+    pl_retry_end(&retry, &job->borrow, status);
     return status;
 }
 
 enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,
                                   void *user, const struct pool_call *call)
 {
-    struct pl_borrow borrow = { .pool = pool, .address = address };
+    struct job job = { .borrow = { .pool = pool, .address = address },
+                       .call = call,
+                       .use = use,
+                       .user = user,
+                       .begin_ns = pl_os->now_ns() };
     enum pool_status status;
 
     if (!use)
         return POOL_E_ARGUMENT;
-    status = communicate(&borrow, use, user, call);
-    return borrow.ticket ? pl_borrow_end_ticket(&borrow, status) : status;
+    status = pl_retry_is_asked(pool, call) ? communicate_asking(&job) : communicate(&job);
+    return job.borrow.ticket ? pl_borrow_end_ticket(&job.borrow, status) : status;
 }

@@ -30,6 +30,17 @@ bool pl_decide_may_barge(uint64_t oldest_wait_ns, uint64_t barge_ns)
 
 /* ---- after failures */
 
+bool pl_decide_again(const struct pl_votes *votes, uint32_t repeats)
+{
+    enum pool_decision last = POOL_ABORT;
+
+    if (votes->call_ran)
+        last = votes->call_says;
+    if (votes->pool_ran)
+        last = votes->pool_says;
+    return last == POOL_CONTINUE && repeats < PL_REPEATS;
+}
+
 bool pl_decide_backs_off(const struct pl_backoff_rules *rules)
 {
     return rules->first_ns || (rules->suspend_after && rules->suspend_ns);

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "commpool/options.h"
+
 struct pl_view {
     uint32_t waiting;       /* callers in the queue, those already promised a connection left out */
     uint32_t count, max_count;  /* connections of the peer in any state, and how many it may have */
@@ -22,6 +24,17 @@ uint32_t pl_decide_dials(const struct pl_view *view);
 bool pl_decide_may_barge(uint64_t oldest_wait_ns, uint64_t barge_ns);
 
 /* ---- after failures */
+
+#define PL_REPEATS 8                    /* so often is an attempt made again in one call */
+
+/* What on_error of each level said to a failed attempt; a level without one did not run. */
+struct pl_votes {
+    bool call_ran, pool_ran;
+    enum pool_decision call_says, pool_says;
+};
+
+/* Is the attempt to be made again? The last one that ran decides. */
+bool pl_decide_again(const struct pl_votes *votes, uint32_t repeats);
 
 struct pl_backoff_rules {
     uint64_t first_ns, longest_ns;      /* the first pause, and the longest one */

@@ -193,6 +193,8 @@ enum pool_status pool_return(struct pool_conn *conn)
     if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
         return pl_connection_refusal(conn);
     *conn = (struct pool_conn){ 0 };
+    if (PL_UNLIKELY(pl_get(connection->lease.holder)))
+        pl_set(connection->lease.holder, 0);
     /* What operations left behind is read after the bit was cleared: one that comes meanwhile sets it
      * again, and the swap below fails. */
     if ((word & PL_TOUCHED) && pl_word_become(&connection->word, word, word & ~PL_TOUCHED))

@@ -9,6 +9,7 @@
 #include "pool/fork.h"
 #include "pool/open.h"
 #include "pool/reserve.h"
+#include "pool/retry.h"
 #include "pool/watch.h"
 
 static void prepare_pool(void *element)
@@ -321,6 +322,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     pl_table_init(&pool->peers);
     pl_list_init(&pool->all_peers);
     pl_list_init(&pool->parked);
+    pl_list_init(&pool->pausing);
     pl_workers_init(&pool->workers);
     pool->aged_ns = PL_NEVER;
     pool->last_round = 0;
@@ -581,6 +583,7 @@ void pool_destroy(struct pool *pool)
             pl_fork_destroy(pool);
         return;
     }
+    pl_retry_wake_all(pool);
     while (!pl_pool_is_forked(pool) && (peer = next_peer(pool))) {
         pl_peer_fail_waiters(peer, &failure, true);
         end_connections(peer);

@@ -93,7 +93,7 @@ static struct pl_backoff_rules backoff_of(const struct pool_options *options)
 
 static bool is_offered(const struct pool_options *options)
 {
-    return !options->codec && !options->tls && !options->on_error &&
+    return !options->codec && !options->tls &&
            !options->on_request && !options->on_orphan;
 }
 
@@ -148,7 +148,7 @@ enum pool_status pl_call_read(const struct pool_call *call, struct pool_call *co
         return POOL_E_ARGUMENT;
     if (!call->size)
         memcpy(copy, call, sizeof(*copy));
-    if ((copy->flags & ~(uint32_t)FLAGS) || copy->on_part || copy->on_error)
+    if ((copy->flags & ~(uint32_t)FLAGS) || copy->on_part)
         return POOL_E_ARGUMENT;
     return POOL_OK;
 }

@@ -87,6 +87,19 @@ bool pl_ticket_let_go(struct pool_ticket *ticket)
     return move_on(ticket, (struct pool_conn){ 0 }, false);
 }
 
+bool pl_ticket_pause(struct pool_ticket *ticket, struct pl_thread *thread)
+{
+    bool was_canceled;
+
+    if (!ticket || is_parents(ticket))
+        return true;
+    pthread_mutex_lock(&ticket->lock);
+    was_canceled = ticket->is_canceled;
+    ticket->pausing = thread;
+    pthread_mutex_unlock(&ticket->lock);
+    return !was_canceled;
+}
+
 bool pl_ticket_end(struct pool_ticket *ticket)
 {
     return move_on(ticket, (struct pool_conn){ 0 }, true);
@@ -130,6 +143,8 @@ bool pool_ticket_cancel(struct pool_ticket *ticket)
     }
     if (is_in_time && ticket->waiter)
         end_wait(ticket->peer, ticket->waiter);
+    if (is_in_time && ticket->pausing)
+        pl_thread_wake(ticket->pausing);
     ticket->is_canceled = ticket->is_canceled || is_in_time;
     pthread_mutex_unlock(&ticket->lock);
     if (pinned && pl_word_unpin(&pinned->word))

@@ -15,6 +15,7 @@ struct pool_ticket {
     bool is_canceled, is_over;
     struct pl_peer *peer; /* while the call waits there; the call has entered it */
     struct pl_waiter *waiter;
+    struct pl_thread *pausing; /* the call's thread, between two attempts */
     struct pool_conn conn; /* while the call has it; it may be stale */
 };
 
@@ -38,6 +39,10 @@ bool pl_ticket_take(struct pool_ticket *ticket, const struct pool_conn *conn) PL
 
 /* The call has no connection any more, but may get another one. False: it was canceled. */
 bool pl_ticket_let_go(struct pool_ticket *ticket) PL_MUST_USE;
+
+/* Its thread pauses between two attempts, until it is woken; NULL: no more. False: it was
+ * canceled. */
+bool pl_ticket_pause(struct pool_ticket *ticket, struct pl_thread *thread);
 
 /* The call is over: canceling comes too late from now on. False: it came before. */
 bool pl_ticket_end(struct pool_ticket *ticket) PL_MUST_USE;

@@ -8,6 +8,7 @@
 #include "base/os.h"
 #include "pool/backoff.h"
 #include "pool/decide.h"
+#include "pool/nested.h"
 #include "pool/open.h"
 #include "pool/ticket.h"
 
@@ -113,6 +114,12 @@ static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
            pl_decide_may_barge(oldest_wait(peer, now_ns), borrow->pool->settings.barge_ns);
 }
 
+/* A blocking caller must not stop the mux that it waits for; an asynchronous one does not. */
+static bool would_block(const struct pl_borrow *borrow, const struct pl_waiter *waiter)
+{
+    return waiter->thread && pl_mux_is_here(borrow->pool->mux);
+}
+
 /* Where nobody may wait for what others have, one may still be opened. Peer lock held. */
 static bool waits_for_opening_only(const struct pl_peer *peer, const struct pool_options *options)
 {
@@ -120,10 +127,11 @@ static bool waits_for_opening_only(const struct pl_peer *peer, const struct pool
            peer->shared.waiting < options->max_connecting;
 }
 
-/* May this caller queue? Peer lock held. */
-static enum pool_status may_queue(struct pl_borrow *borrow, bool would_block)
+/* May this caller queue? Where a refusal is more than its status, borrow->failure says it. Peer lock
+ * held. */
+static enum pool_status may_queue(struct pl_borrow *borrow, const struct pl_waiter *waiter)
 {
-    const struct pl_peer *peer = borrow->peer;
+    struct pl_peer *peer = borrow->peer;
     const struct pool_options *options = &borrow->pool->settings.options;
     enum pool_status refusal = pl_pool_admission(borrow->pool, borrow->has_waited);
 
@@ -139,7 +147,12 @@ static enum pool_status may_queue(struct pl_borrow *borrow, bool would_block)
         return POOL_E_FULL;
     if ((borrow->call.flags & POOL_DONT_WAIT) && peer->shared.count >= options->max_per_address)
         return POOL_E_FULL;
-    return would_block ? POOL_E_WOULD_BLOCK : POOL_OK; /* last: the others would not wait */
+    if (waiter->thread && (borrow->holds_pool || pl_nested_holds_peer(peer, waiter->thread))) {
+        borrow->failure = pl_failure_make(POOL_E_FULL, POOL_PHASE_WAIT, EDEADLK);
+        return POOL_E_FULL;
+    }
+    /* Last: the others would not wait. */
+    return would_block(borrow, waiter) ? POOL_E_WOULD_BLOCK : POOL_OK;
 }
 
 /* Joins the queue, unless something turns out to be idle after all; peer lock held. */
@@ -161,25 +174,18 @@ static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_wait
     return connection;
 }
 
-/* A blocking caller must not stop the mux that it waits for; an asynchronous one does not. */
-static bool would_block(const struct pl_borrow *borrow, const struct pl_waiter *waiter)
-{
-    return waiter->thread && pl_mux_is_here(borrow->pool->mux);
-}
-
 struct pl_connection *pl_wait_join(struct pl_borrow *borrow, struct pl_waiter *waiter,
                                    enum pool_status *status)
 {
     struct pl_connection *connection = NULL;
-    bool would = would_block(borrow, waiter);
 
     *status = POOL_OK;
     waiter->queued_ns = pl_os->now_ns();
     if (may_take_idle(borrow, waiter->queued_ns))
-        connection = pl_peer_take_idle(borrow->peer, would);
+        connection = pl_peer_take_idle(borrow->peer, would_block(borrow, waiter));
     if (connection)
         return connection;
-    *status = may_queue(borrow, would);
+    *status = may_queue(borrow, waiter);
     return *status ? NULL : join_queue(borrow, waiter);
 }
 
@@ -192,6 +198,7 @@ struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
     if (pl_pool_is_forked(borrow->pool))
         return NULL;
     borrow->failure = (struct pl_failure){ 0 };
+    borrow->holds_pool = pl_nested_holds_pool(borrow->pool, borrow->self);
     if (pl_ticket_hold(borrow->ticket, peer, &waiter)) {
         pthread_mutex_lock(&peer->lock);
         waiter.connection = pl_wait_join(borrow, &waiter, &status);

@@ -67,6 +67,38 @@ Test(decide, newcomers_pass_a_waiter_until_it_has_waited_for_barge_ms)
 
 /* ---- after failures */
 
+#define ABSENT 9
+
+/* What on_error of the call and of the pool say, and whether the attempt is made again. */
+static const struct {
+    int call, pool;
+    bool again;
+} votes[] = {
+    { POOL_ABORT, POOL_ABORT, false },    { POOL_ABORT, POOL_CONTINUE, true },
+    { POOL_ABORT, POOL_FATAL, false },    { POOL_CONTINUE, POOL_ABORT, false },
+    { POOL_CONTINUE, POOL_CONTINUE, true }, { POOL_CONTINUE, POOL_FATAL, false },
+    { POOL_FATAL, POOL_ABORT, false },    { POOL_FATAL, POOL_CONTINUE, true },
+    { POOL_FATAL, POOL_FATAL, false },    { ABSENT, POOL_ABORT, false },
+    { ABSENT, POOL_CONTINUE, true },      { ABSENT, POOL_FATAL, false },
+    { POOL_ABORT, ABSENT, false },        { POOL_CONTINUE, ABSENT, true },
+    { POOL_FATAL, ABSENT, false },        { ABSENT, ABSENT, false },
+    { POOL_CONTINUE, 77, false },
+};
+
+Test(decide, the_last_level_that_ran_decides_about_another_attempt)
+{
+    for (size_t i = 0; i < sizeof(votes) / sizeof(*votes); i++) {
+        struct pl_votes said = { .call_ran = votes[i].call != ABSENT,
+                                 .pool_ran = votes[i].pool != ABSENT,
+                                 .call_says = (enum pool_decision)votes[i].call,
+                                 .pool_says = (enum pool_decision)votes[i].pool };
+
+        for (uint32_t repeats = 0; repeats < 20; repeats++)
+            cr_expect_eq(pl_decide_again(&said, repeats), votes[i].again && repeats < 8,
+                         "%d, %d, %u", votes[i].call, votes[i].pool, repeats);
+    }
+}
+
 static const struct pl_backoff_rules rules = {
     .first_ns = 100000000, .longest_ns = 1000000000, .suspend_after = 5, .suspend_ns = 700000000
 };

@@ -40,20 +40,6 @@ Test(pool_misuse, impossible_settings_make_no_pool)
     cr_expect_eq(count_descriptors(), before);
 }
 
-static enum pool_decision decide(const struct pool_error *error, void *user)
-{
-    (void)error;
-    (void)user;
-    return POOL_ABORT;
-}
-
-static void log_line(enum pool_log_level level, const char *line, void *user)
-{
-    (void)level;
-    (void)line;
-    (void)user;
-}
-
 static void on_request(struct pool_responder *responder, struct pool_bytes request, void *user)
 {
     (void)responder;
@@ -77,8 +63,6 @@ Test(pool_misuse, settings_of_a_later_release_make_no_pool)
     cr_expect_eq(make(POOL_OPTIONS(.codec = (const struct pool_codec *)(void *)&anything)),
                  POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.tls = (struct pool_tls *)(void *)&anything)), POOL_E_ARGUMENT);
-    cr_expect_eq(make(POOL_OPTIONS(.on_error = decide)), POOL_E_ARGUMENT);
-    cr_expect_eq(make(POOL_OPTIONS(.on_log = log_line)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.on_request = on_request)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.on_orphan = on_orphan)), POOL_E_ARGUMENT);
 }
@@ -157,7 +141,6 @@ static void refuse_calls(struct pool *pool, const char *address)
     expect_refused(pool, address, POOL_CALL(.flags = POOL_ORDERED), "POOL_ORDERED");
     expect_refused(pool, address, POOL_CALL(.flags = 1u << 20), "an unknown flag");
     expect_refused(pool, address, POOL_CALL(.on_part = part), "on_part");
-    expect_refused(pool, address, POOL_CALL(.on_error = decide), "on_error");
 }
 
 Test(pool_misuse, impossible_calls_are_refused_cold_and_warm)

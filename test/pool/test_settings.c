@@ -178,7 +178,7 @@ Test(settings, what_is_reserved_for_a_later_release_is_an_argument_error)
     REFUSED(.codec = something);
     REFUSED(.tls = something);
     TAKEN(.start_paused = true);
-    REFUSED(.on_error = (pool_error_fn *)nothing_to_do);
+    TAKEN(.on_error = (pool_error_fn *)nothing_to_do);
     REFUSED(.on_request = (pool_request_fn *)nothing_to_do);
     REFUSED(.on_orphan = (pool_orphan_fn *)nothing_to_do);
     TAKEN(.user = something);
@@ -281,7 +281,7 @@ Test(settings, a_call_may_ask_only_for_what_this_release_has)
     for (uint32_t bit = POOL_ONE_SHOT; bit; bit <<= 1)
         cr_expect_eq(CALL(.size = size, .flags = bit), POOL_E_ARGUMENT, "%x", bit);
     cr_expect_eq(CALL(.size = size, .on_part = (pool_part_fn *)nothing_to_do), POOL_E_ARGUMENT);
-    cr_expect_eq(CALL(.size = size, .on_error = (pool_error_fn *)nothing_to_do), POOL_E_ARGUMENT);
+    cr_expect_eq(CALL(.size = size, .on_error = (pool_error_fn *)nothing_to_do), POOL_OK);
     cr_expect_eq(CALL(.size = size, .tag = "tag", .user = something), POOL_OK);
 }
 
