@@ -1,0 +1,93 @@
+// redis.cpp: what the bindings' test asks of every language, in C++ (examples/python/redis.py is its
+// twin and prints the same lines).
+//
+//     redis tcp://127.0.0.1:6379
+#include "commpool.hpp"
+
+#include <atomic>
+#include <iostream>
+#include <thread>
+#include <vector>
+
+using commpool::connection;
+
+static std::string ask(connection &redis, const std::string &command)
+{
+    redis.send(command + "\r\n");
+    std::string line(redis.receive_until("\r\n"));
+
+    if (line[0] != '$')
+        return line.substr(0, line.size() - 2);
+    std::string bytes = redis.receive_exactly(std::stoul(line.substr(1)) + 2);
+    return bytes.substr(0, bytes.size() - 2);
+}
+
+template <typename Try> static std::string name_of_failure(Try &&attempt)
+{
+    try {
+        attempt();
+    } catch (const commpool::error &failure) {
+        return failure.name();
+    }
+    return "none";
+}
+
+static pool_options two_at_most()
+{
+    pool_options options;
+
+    pool_options_init(&options);
+    options.max_per_address = 2;
+    return options;
+}
+
+int main(int argc, char **argv)
+{
+    const char *address = argc > 1 ? argv[1] : "tcp://127.0.0.1:6379";
+    pool_options options = two_at_most();
+    commpool::pool pool(&options);
+    std::atomic<int> right{ 0 };
+    std::vector<std::thread> threads;
+    pool_call hasty;
+
+    std::cout << "ping: " << pool.communicate(address, [](connection &r) { return ask(r, "PING"); })
+              << "\n";
+    pool.communicate(address, [](connection &r) { ask(r, "SET commpool:key value"); });
+    for (int i = 0; i < 4; i++)
+        threads.emplace_back([&] {
+            for (int j = 0; j < 100; j++)
+                right += pool.communicate(address, [](connection &r) {
+                    return ask(r, "GET commpool:key");
+                }) == "value";
+        });
+    for (auto &thread : threads)
+        thread.join();
+    std::cout << "threads: " << right << " right, at most 2 connections: "
+              << (pool.stats().total <= 2 ? "yes" : "no") << "\n";
+    std::cout << "refused: " << name_of_failure([&] { pool.borrow("tcp://127.0.0.1:1"); }) << "\n";
+    std::cout << "address: " << name_of_failure([&] { pool.borrow("nowhere"); }) << "\n";
+
+    uint64_t before = pool.stats().total;
+    try {
+        pool.communicate(address, [](connection &) { throw std::runtime_error("mine"); });
+    } catch (const std::runtime_error &mine) {
+        std::cout << "exception: " << mine.what() << ", connections closed: "
+                  << before - pool.stats().total << "\n";
+    }
+    std::cout << "nested: " << pool.communicate(address, [&](connection &outer) {
+        uint64_t inner = pool.communicate(address, [](connection &r) { return r.id(); });
+        return inner != outer.id() ? "another connection" : "the same connection";
+    }) << "\n";
+    std::cout << "stale: " << name_of_failure([&] {
+        commpool::loan loan = pool.borrow(address);
+        connection copy(*loan.handle());
+        loan.give_back();
+        copy.send("PING\r\n");
+    }) << "\n";
+    pool_call_init(&hasty);
+    hasty.timeout_ms = 200;
+    std::cout << "deadline: " << name_of_failure([&] {
+        pool.communicate(address, [](connection &r) { ask(r, "BLPOP commpool:none 0"); }, &hasty);
+    }) << "\n";
+    return 0;
+}

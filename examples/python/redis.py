@@ -1,0 +1,96 @@
+"""What the bindings' test asks of every language, in Python (examples/cpp/redis.cpp is its twin and prints the same
+lines), and the same once more in an event loop.
+
+    redis.py tcp://127.0.0.1:6379
+"""
+import asyncio
+import sys
+import threading
+
+import commpool
+
+
+def ask(redis, command):
+    line = redis.ask(command.encode() + b"\r\n", b"\r\n")
+    if line[:1] != b"$":
+        return line[:-2].decode()
+    return redis.receive_exactly(int(line[1:]) + 2)[:-2].decode()
+
+
+def name_of_failure(attempt):
+    try:
+        attempt()
+    except commpool.Error as failure:
+        return failure.name
+    return "none"
+
+
+def borrow_and_let_go(pool, address):
+    with pool.borrow(address):
+        pass
+
+
+def use_after_return(pool, address):
+    with pool.borrow(address) as redis:
+        copy = redis.copy()
+        redis.give_back()
+        copy.send(b"PING\r\n")
+
+
+def raise_mine(_):
+    raise RuntimeError("mine")
+
+
+def blocking(address):
+    right = []
+    with commpool.Pool(max_per_address=2) as pool:
+        print("ping:", pool.communicate(address, lambda redis: ask(redis, "PING")))
+        pool.communicate(address, lambda redis: ask(redis, "SET commpool:key value"))
+
+        def work():
+            for _ in range(100):
+                right.append(pool.communicate(address, lambda redis: ask(redis, "GET commpool:key")) == "value")
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(f"threads: {sum(right)} right, at most 2 connections: {'yes' if pool.total() <= 2 else 'no'}")
+        print("refused:", name_of_failure(lambda: borrow_and_let_go(pool, "tcp://127.0.0.1:1")))
+        print("address:", name_of_failure(lambda: borrow_and_let_go(pool, "nowhere")))
+        before = pool.total()
+        try:
+            pool.communicate(address, raise_mine)
+        except RuntimeError as mine:
+            print(f"exception: {mine}, connections closed: {before - pool.total()}")
+        print("nested:", pool.communicate(address, lambda outer: "another connection" if pool.communicate(
+            address, lambda inner: inner.id) != outer.id else "the same connection"))
+        print("stale:", name_of_failure(lambda: use_after_return(pool, address)))
+        print("deadline:", name_of_failure(lambda: pool.communicate(
+            address, lambda redis: ask(redis, "BLPOP commpool:none 0"), timeout_ms=200)))
+
+
+async def in_a_loop(address):
+    async with commpool.AsyncPool(max_per_address=4) as pool:
+        async def work():
+            async with pool.borrow(address) as redis:
+                return await redis.ask(b"GET commpool:key\r\n", b"value\r\n")
+
+        answers = await asyncio.gather(*(work() for _ in range(200)))
+        print("asyncio:", sum(answer == b"$5\r\nvalue\r\n" for answer in answers), "right")
+        try:
+            async with pool.borrow("tcp://127.0.0.1:1"):
+                pass
+        except commpool.Error as failure:
+            print("asyncio refused:", failure.name)
+        try:
+            async with pool.borrow(address, timeout_ms=200) as redis:
+                await redis.ask(b"BLPOP commpool:none 0\r\n", b"\r\n")
+        except commpool.Error as failure:
+            print("asyncio deadline:", failure.name)
+
+
+if __name__ == "__main__":
+    blocking(sys.argv[1])
+    asyncio.run(in_a_loop(sys.argv[1]))
