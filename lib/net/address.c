@@ -163,7 +163,7 @@ static enum pool_status tell_fault(struct pool_error *error, const struct pl_dra
     for (size_t i = 0; i < size; i++)
         quoted[i] = draft->text[i] < ' ' || draft->text[i] > '~' ? '?' : draft->text[i];
     quoted[size] = '\0';
-    snprintf(text, sizeof(text), "%s%s: %s at character %zu", quoted,
+    snprintf(text, sizeof(text), "%s%s: %s at character %zu", size ? quoted : "\"\"",
              size < draft->size ? "..." : "", draft->wrong, draft->wrong_at + 1);
     return tell(error, POOL_E_ADDRESS, text);
 }

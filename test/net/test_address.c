@@ -167,7 +167,7 @@ Test(address, parameters_come_out_in_one_order_and_one_encoding)
 Test(address, a_wrong_scheme_or_peer_is_refused_at_its_character)
 {
     static const struct bad bads[] = {
-        { "", 1, "scheme missing" },
+        { "", 1, "\"\": scheme missing" },
         { "localhost:80", 1, "scheme missing" },
         { "tcp:/h:1", 1, "scheme missing" },
         { "udp://h:1", 1, "none of tcp" },
@@ -186,13 +186,14 @@ Test(address, a_wrong_scheme_or_peer_is_refused_at_its_character)
         { "tcp://host:80#f", 14, "percent-encoded" },
         { "tcp://a:1,b:2,c:3", 10, "several peers" },
         { "tcp://a:1,", 10, "several peers" },
-        { "tcp://user@host:1", 11, "cannot stand in a host name" },
+        { "tcp://user@host:1", 11, "user info is not part" },
         { "tcp://ho%73t:1", 9, "cannot stand in a host name" },
         { "tcp://b\xc3\xbc"
           "cher:1",
           8, "xn--" },
         { "tcp://a b:1", 8, "cannot stand in a host name" },
-        { "tcp://a@b:1", 8, "cannot stand in a host name" },
+        { "tcp://a@b:1", 8, "user info is not part" },
+        { "tcp://user:pw@host:1", 14, "user info is not part" },
         { "tcp://a^b:1", 8, "cannot stand in a host name" },
         { "tcp://a`b:1", 8, "cannot stand in a host name" },
         { "tcp://a{b:1", 8, "cannot stand in a host name" },
