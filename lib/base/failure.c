@@ -2,11 +2,14 @@
 #include "base/failure.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/os.h"
+
+#define ADDRESS_MAX 80 /* bytes of an address that a sentence repeats */
 
 static const char *const phase_names[] = {
     "", "waiting", "resolving", "connecting", "securing", "setting up", "in use",
@@ -16,7 +19,37 @@ static const char *const spent_names[] = {
     "none", "wait", "resolve", "connect", "tls", "setup", "use", "reply",
 };
 static const char *const outcome_texts[] = {
-    "nothing was sent", "the peer may have seen the request", "the peer had answered",
+    "the request was not sent", "the peer may have seen the request", "the peer had answered",
+};
+
+/* What each reason stands for, and says; a text of NULL: what the status says. */
+static const struct {
+    enum pool_status status;
+    bool tells_cause, tells_phase;
+    const char *text;
+} reasons[] = {
+    [PL_REASON_NONE] = { POOL_OK, true, true, NULL },
+    [PL_REASON_DEADLINE] = { POOL_E_TIMEOUT, false, true, NULL },
+    [PL_REASON_QUEUE] = { POOL_E_TIMEOUT, false, false,
+                          "out of time while waiting for a free connection" },
+    [PL_REASON_CAP] = { POOL_E_RESOURCE, false, false,
+                        "no room: max_connections is reached and nothing is idle" },
+    [PL_REASON_BIND] = { POOL_E_ADDRESS, true, true, "bind= is no address of this machine" },
+    [PL_REASON_ZONE] = { POOL_E_ADDRESS, true, true,
+                         "a link-local address needs a zone, as in [fe80::1%eth0]" },
+    [PL_REASON_PATH] = { POOL_E_REFUSED, true, true, "no socket stands at this path" },
+    [PL_REASON_NAME] = { POOL_E_RESOLVE, false, false,
+                         "host names are not looked up in this release: write a numeric address" },
+    [PL_REASON_TLS] = { POOL_E_ADDRESS, false, false, "this release has no TLS" },
+    [PL_REASON_LINE] = { POOL_E_PROTOCOL, false, false, "no delimiter came within max_line bytes" },
+    [PL_REASON_USE] = { POOL_E_USER, true, false, "`use` answered" },
+    [PL_REASON_PREPARE] = { POOL_E_USER, true, false, "`prepare` answered" },
+    [PL_REASON_UNCLEAN] = { POOL_E_USER, false, false,
+                            "`prepare` answered 0, but the connection was not clean" },
+    [PL_REASON_HOOK] = { POOL_E_USER, true, false, "on_new_connection answered" },
+    [PL_REASON_DRAINED] = { POOL_E_USER, false, false,
+                            "on_new_connection drained the connection that it set up" },
+    [PL_REASON_SOCKET] = { POOL_E_USER, true, false, "on_socket answered" },
 };
 
 static const struct {
@@ -99,14 +132,26 @@ enum pool_status pl_status_of_errno(int error, enum pool_phase phase)
 
 struct pl_failure pl_failure_of_errno(int error, enum pool_phase phase)
 {
-    return pl_failure_make(pl_status_of_errno(error, phase), phase, error);
+    struct pl_failure failure = pl_failure_make(pl_status_of_errno(error, phase), phase, error);
+
+    if (error == ENOENT && failure.status == POOL_E_REFUSED)
+        failure.reason = PL_REASON_PATH;
+    return failure;
 }
 
 struct pl_failure pl_failure_make(enum pool_status status, enum pool_phase phase, int cause)
 {
     return (struct pl_failure){
-        .status = (int16_t)status, .phase = (uint8_t)phase, .cause = cause
+        .status = (int8_t)status, .phase = (uint8_t)phase, .cause = cause
     };
+}
+
+struct pl_failure pl_failure_because(enum pl_reason reason, enum pool_phase phase, int cause)
+{
+    struct pl_failure failure = pl_failure_make(reasons[reason].status, phase, cause);
+
+    failure.reason = (uint8_t)reason;
+    return failure;
 }
 
 /* "500 ms: wait 471, connect 27", only what took any time. */
@@ -126,15 +171,27 @@ static void write_spent(const struct pool_error *error, char *text, size_t size)
     }
 }
 
+/* Whoever changes the status of a failure need not think of its reason. */
+static enum pl_reason reason_of(const struct pl_failure *failure)
+{
+    bool is_late = failure->reason == PL_REASON_DEADLINE &&
+                   failure->status == POOL_E_TIMEOUT_IN_TRANSFER;
+
+    return is_late || failure->status == reasons[failure->reason].status
+               ? (enum pl_reason)failure->reason
+               : PL_REASON_NONE;
+}
+
 static void write_cause(const struct pl_failure *failure, char *text, size_t size)
 {
+    enum pl_reason reason = reason_of(failure);
     const char *name;
 
     *text = '\0';
-    if (!failure->cause)
+    if (!reasons[reason].tells_cause || (!failure->cause && !reason))
         return;
     if (failure->status == POOL_E_USER) {
-        snprintf(text, size, " (%d)", failure->cause);
+        snprintf(text, size, reason ? " %d" : " (%d)", failure->cause);
         return;
     }
     name = strerrorname_np(failure->cause);
@@ -151,13 +208,23 @@ static const char *words_for(const struct pl_failure *failure)
 static void write_sentence(const struct pl_failure *failure, const char *address,
                            struct pool_error *error)
 {
+    enum pl_reason reason = reason_of(failure);
+    const char *what = reasons[reason].text, *phase = phase_names[failure->phase];
     char spent[128], cause[48], text[512] = "";
+    bool is_cut;
 
+    if (!what)
+        what = words_for(failure);
+    if (!reasons[reason].tells_phase)
+        phase = "";
+    if (!address || !*address)
+        address = "pool";
+    is_cut = strnlen(address, ADDRESS_MAX + 1) > ADDRESS_MAX;
     write_spent(error, spent, sizeof(spent));
     write_cause(failure, cause, sizeof(cause));
-    snprintf(text, sizeof(text), "%.80s: %s%s%s%s, %s; %s", address && *address ? address : "pool",
-             words_for(failure), cause, failure->phase ? " while " : "",
-             phase_names[failure->phase], outcome_texts[failure->outcome], spent);
+    snprintf(text, sizeof(text), "%.*s%s: %s%s%s%s, %s; %s", ADDRESS_MAX, address,
+             is_cut ? "..." : "", what, cause, *phase ? " while " : "", phase,
+             outcome_texts[failure->outcome], spent);
     text[sizeof(error->text) - 1] = '\0';
     memcpy(error->text, text, sizeof(error->text));
 }

@@ -8,8 +8,31 @@
 
 #include "commpool/status.h"
 
+/* What more there is to say than a status and an errno can; it chooses the words of the sentence, and
+ * nothing else. */
+enum pl_reason {
+    PL_REASON_NONE,
+    PL_REASON_DEADLINE,                 /* one of ours came, the kernel said nothing */
+    PL_REASON_QUEUE,                    /* the same, and others had all that could be had */
+    PL_REASON_CAP,                      /* max_connections */
+    PL_REASON_BIND,                     /* bind= is not of this machine */
+    PL_REASON_ZONE,                     /* a link-local host without one */
+    PL_REASON_PATH,                     /* of a unix socket: nothing is there */
+    PL_REASON_NAME,                     /* a host that would have to be looked up */
+    PL_REASON_TLS,
+    PL_REASON_LINE,                     /* max_line */
+    /* What the program's own functions answered, or left behind. */
+    PL_REASON_USE,
+    PL_REASON_PREPARE,
+    PL_REASON_UNCLEAN,
+    PL_REASON_HOOK,
+    PL_REASON_DRAINED,
+    PL_REASON_SOCKET
+};
+
 struct pl_failure {
-    int16_t status;                     /* enum pool_status; POOL_OK: nothing failed */
+    int8_t status;                      /* enum pool_status; POOL_OK: nothing failed */
+    uint8_t reason;                     /* enum pl_reason */
     uint8_t phase;                      /* enum pool_phase */
     uint8_t outcome;                    /* enum pool_outcome */
     int32_t cause;                      /* errno, or what `use` answered */
@@ -39,6 +62,8 @@ static inline struct pl_failure pl_failure_unpack(uint64_t packed)
 enum pool_status pl_status_of_errno(int error, enum pool_phase phase);
 struct pl_failure pl_failure_of_errno(int error, enum pool_phase phase);
 struct pl_failure pl_failure_make(enum pool_status status, enum pool_phase phase, int cause);
+/* With the status that the reason stands for. */
+struct pl_failure pl_failure_because(enum pl_reason reason, enum pool_phase phase, int cause);
 
 /* Fills *error, as far as its size says, with one sentence that names `address`; `error` NULL does
  * nothing. */

@@ -24,7 +24,7 @@ static const struct {
     { "POOL_E_PROTOCOL", "the peer's bytes make no sense or pass a limit" },
     { "POOL_E_RESOURCE", "descriptors, ports or buffers ran out" },
     { "POOL_E_FULL", "a limit of the pool is reached" },
-    { "POOL_E_WOULD_BLOCK", "it would have to wait, and must not here" },
+    { "POOL_E_WOULD_BLOCK", "waiting is not allowed on this thread, the mux thread" },
     { "POOL_E_CANCELED", "canceled" },
     { "POOL_E_CLEARED", "the address was cleared or the pool is paused" },
     { "POOL_E_SUSPENDED", "the address is backing off after failures" },

@@ -42,7 +42,7 @@ static void set_comforts(const struct pl_dial *dial, int fd)
 }
 
 /* What the address asks for must be had. */
-static int set_demands(const struct pl_dial *dial, int fd, int family)
+static int set_demands(struct pl_dial *dial, int fd, int family)
 {
     const char *interface = pl_address_bind_interface(dial->address);
     struct sockaddr_storage local;
@@ -60,6 +60,8 @@ static int set_demands(const struct pl_dial *dial, int fd, int family)
     if (error == 0 && size && family != AF_UNIX) {
         set_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
         error = pl_os->bind(fd, (struct sockaddr *)&local, size);
+        if (error == -EADDRNOTAVAIL)
+            dial->reason = PL_REASON_BIND;      /* no port is asked for: it cannot mean a shortage */
     }
     return -error;
 }
@@ -90,6 +92,15 @@ static int watch(struct pl_dial *dial, int fd)
     return pl_mux_add(dial->mux, fd, EPOLLOUT | EPOLLONESHOT, data) ? ENOSPC : 0;
 }
 
+/* Of a link-local host the kernel has to know the link, by a zone or by an interface of bind=. */
+static bool lacks_zone(const struct sockaddr_storage *peer)
+{
+    const struct sockaddr_in6 *ipv6 = (const struct sockaddr_in6 *)peer;
+
+    return ipv6->sin6_family == AF_INET6 && !ipv6->sin6_scope_id &&
+           IN6_IS_ADDR_LINKLOCAL(&ipv6->sin6_addr);
+}
+
 /* 0: connected or on the way; else a positive errno. */
 static int begin_connect(struct pl_dial *dial, int fd)
 {
@@ -106,6 +117,8 @@ static int begin_connect(struct pl_dial *dial, int fd)
                          again_ns < dial->deadline_ns ? again_ns : dial->deadline_ns);
         return 0;
     }
+    if (error == -EINVAL && lacks_zone(&peer))
+        dial->reason = PL_REASON_ZONE;
     if (error && error != -EINPROGRESS && error != -EINTR)
         return -error;
     pl_mux_timer_arm(dial->mux, &dial->timer, dial->deadline_ns);
@@ -121,6 +134,7 @@ static void on_timer(void *user)
     int error;
 
     if (pl_os->now_ns() >= dial->deadline_ns) {
+        dial->reason = PL_REASON_DEADLINE;
         finish(dial, ETIMEDOUT);
         return;
     }
@@ -162,6 +176,7 @@ int pl_dial_start(struct pl_dial *dial)
     struct pl_connection *connection = dial->connection;
     int family, fd, error = family_of(dial, &family);
 
+    dial->reason = PL_REASON_NONE;
     if (!error)
         error = pl_connection_open_socket(connection, family);
     if (error)
@@ -171,10 +186,10 @@ int pl_dial_start(struct pl_dial *dial)
         set_comforts(dial, fd);
         error = set_demands(dial, fd, family);
     }
-    if (!error && dial->on_socket &&
-        dial->on_socket(fd, pool_address_text(dial->address), dial->user)) {
-        dial->is_refused_by_hook = true;
-        error = EPERM;
+    if (!error && dial->on_socket) {
+        dial->answer = dial->on_socket(fd, pool_address_text(dial->address), dial->user);
+        dial->reason = dial->answer ? PL_REASON_SOCKET : PL_REASON_NONE;
+        error = dial->answer ? EPERM : 0;
     }
     if (dial->mux->is_forked)
         return ECANCELED;               /* the hook did, and this is the child */

@@ -4,6 +4,7 @@
 #ifndef PL_NET_DIALER_H
 #define PL_NET_DIALER_H
 
+#include "base/failure.h"
 #include "mux/mux.h"
 #include "net/connection.h"
 
@@ -23,7 +24,8 @@ struct pl_dial {
     void (*on_end)(struct pl_dial *dial, int error);
     struct pl_timer timer;
     bool is_begun;                   /* for the caller: under way, and nothing of it on the stack */
-    bool is_refused_by_hook;
+    enum pl_reason reason;              /* for the caller: more about the error that it was told */
+    int answer;                         /* of on_socket */
 };
 
 bool pl_dial_open(struct pl_dial *dial) PL_MUST_USE;    /* false: no memory */

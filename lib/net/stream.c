@@ -95,16 +95,28 @@ static void mark(struct pl_connection *connection, uint32_t set, uint32_t clear)
     } while (next != seen && !atomic_compare_exchange_weak(&connection->lease.marks, &seen, next));
 }
 
-enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status,
-                                int cause)
+static enum pool_status fail(struct pl_connection *connection, struct pl_failure failure)
 {
-    enum pool_phase phase = connection->is_prepared ? POOL_PHASE_USE : POOL_PHASE_SETUP;
-    struct pl_failure failure = pl_failure_make(status, phase, cause);
-
+    failure.phase = connection->is_prepared ? POOL_PHASE_USE : POOL_PHASE_SETUP;
     failure.outcome = (uint8_t)outcome_of(pl_get(connection->lease.marks));
     pl_set(connection->failure, pl_failure_pack(failure));
     mark(connection, PL_MARK_FAILED, 0);
-    return status;
+    return (enum pool_status)failure.status;
+}
+
+enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status,
+                                int cause)
+{
+    return fail(connection, pl_failure_make(status, POOL_PHASE_USE, cause));
+}
+
+/* For want of time, by a deadline of ours. */
+static enum pool_status fail_too_late(struct pl_connection *connection)
+{
+    struct pl_failure failure = pl_failure_because(PL_REASON_DEADLINE, POOL_PHASE_USE, ETIMEDOUT);
+
+    failure.status = (int8_t)timed_out(connection);
+    return fail(connection, failure);
 }
 
 /* The errno that stands for the connection's doom; 0: none does. */
@@ -122,17 +134,25 @@ static int doom_cause(const struct pl_connection *connection)
     }
 }
 
+static enum pool_status fail_doomed(struct pl_connection *connection, enum pool_status doom)
+{
+    int cause = doom_cause(connection);
+
+    return cause == ETIMEDOUT ? fail_too_late(connection)
+                              : pl_stream_fail(connection, doom, cause);
+}
+
 /* `error` is a positive errno of the door, or ETIME for our own deadline. */
 enum pool_status pl_stream_fail_errno(struct pl_connection *connection, int error)
 {
     enum pool_status doom = pl_stream_doom(connection);
 
     if (doom)
-        return pl_stream_fail(connection, doom, doom_cause(connection));
+        return fail_doomed(connection, doom);
     if (error == EAGAIN)
         return POOL_E_WOULD_BLOCK; /* on the mux's thread: nothing failed, it may be tried again */
     if (error == ETIME)
-        return pl_stream_fail(connection, timed_out(connection), ETIMEDOUT);
+        return fail_too_late(connection);
     return pl_stream_fail(connection, pl_status_of_errno(error, POOL_PHASE_USE), error);
 }
 
@@ -141,7 +161,7 @@ enum pool_status pl_stream_fail_at_end(struct pl_connection *connection, bool is
     enum pool_status doom = pl_stream_doom(connection);
 
     if (doom)
-        return pl_stream_fail(connection, doom, doom_cause(connection));
+        return fail_doomed(connection, doom);
     return pl_stream_fail(connection, is_inside_message ? POOL_E_BROKEN : POOL_E_CLOSED, 0);
 }
 
@@ -444,7 +464,7 @@ enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct p
         status = read_ahead(connection);
     }
     if (!status && (!length || length > max_line))
-        status = pl_stream_fail(connection, POOL_E_PROTOCOL, 0);
+        status = fail(connection, pl_failure_because(PL_REASON_LINE, POOL_PHASE_USE, 0));
     if (!status) {
         *bytes = (struct pool_bytes){ input->data + input->start, length };
         input->start += length;

@@ -100,8 +100,11 @@ void pl_backoff_blame(const struct pl_peer *peer, struct pl_failure *failure)
     if (!peer->shared.backoff.failures || peer->shared.count)
         return;
     failure->phase = POOL_PHASE_CONNECT;
-    if (peer->shared.last_failure.cause)
-        failure->cause = peer->shared.last_failure.cause;
+    failure->reason = PL_REASON_DEADLINE;
+    if (!peer->shared.last_failure.cause)
+        return;
+    failure->cause = peer->shared.last_failure.cause;
+    failure->reason = peer->shared.last_failure.reason;
 }
 
 uint64_t pl_backoff_tend(struct pl_peer *peer, uint64_t now_ns)

@@ -20,7 +20,11 @@
 
 const char *pl_borrow_text(const struct pl_borrow *borrow)
 {
-    return borrow->address ? borrow->address : borrow->peer ? borrow->peer->text : NULL;
+    const struct pool_target *target = borrow->call.target;
+
+    if (borrow->peer && (target || !borrow->address))
+        return borrow->peer->text;
+    return target ? target->peer->text : borrow->address;
 }
 
 /* ---- a lease */
@@ -164,13 +168,14 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
     answer = options->prepare(&(struct pool_conn){ conn->slot, conn->serial }, options->user);
     borrow->spent.ns[POOL_PHASE_SETUP] += pl_os->now_ns() - begin_ns;
     if (!pl_word_pin(&connection->word, conn->serial)) {
-        borrow->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);
+        borrow->failure = pl_failure_because(PL_REASON_PREPARE, POOL_PHASE_SETUP, answer);
         return false; /* it threw the connection away */
     }
     borrow->failure = pl_failure_unpack(pl_get(connection->failure));
     if (!borrow->failure.status &&
         (answer || (pl_get(connection->lease.marks) & (PL_MARK_DIRT | PL_MARK_AWAITS))))
-        borrow->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);
+        borrow->failure = pl_failure_because(answer ? PL_REASON_PREPARE : PL_REASON_UNCLEAN,
+                                             POOL_PHASE_SETUP, answer);
     borrow->failure.phase = POOL_PHASE_SETUP;
     pl_set(connection->is_prepared, true);
     pl_set(connection->lease.marks, 0);
@@ -284,11 +289,11 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     if (!pl_pool_enter(pool)) {
         status = pl_pool_refusal(pool);
         borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
-        pl_failure_tell(&borrow->failure, &borrow->spent, borrow->address, borrow->call.error);
+        pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow),
+                        borrow->call.error);
         return status;
     }
-    pl_event_borrow_started(pool,
-                            borrow->address ? borrow->address : borrow->call.target->peer->text);
+    pl_event_borrow_started(pool, pl_borrow_text(borrow));
     status = pl_pool_refusal(pool);
     if (!status && borrow->call.ticket && !borrow->ticket)
         status = pl_ticket_make(&borrow->ticket, borrow->call.ticket);
@@ -331,6 +336,19 @@ bool pl_borrow_warm(struct pool *pool, const char *address, const struct pool_ca
            lend_warm(pool, read, connection, conn);
 }
 
+PL_COLD enum pool_status pl_borrow_refuse(const char *address, const struct pool_call *call,
+                                          enum pool_status status)
+{
+    struct pl_borrow borrow = { .address = address };
+    struct pl_failure failure;
+
+    if (pl_call_read(call, &borrow.call))
+        status = POOL_E_ARGUMENT;
+    failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
+    pl_failure_tell(&failure, NULL, pl_borrow_text(&borrow), borrow.call.error);
+    return status;
+}
+
 static PL_COLD enum pool_status borrow_cold(struct pl_borrow *borrow, const struct pool_call *call,
                                             struct pool_conn *conn)
 {
@@ -343,9 +361,7 @@ static PL_COLD enum pool_status borrow_cold(struct pl_borrow *borrow, const stru
         status = POOL_E_ARGUMENT;
     if (!status)
         return pl_borrow_any(borrow, conn);
-    borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
-    pl_failure_tell(&borrow->failure, NULL, borrow->address, call ? call->error : NULL);
-    return status;
+    return pl_borrow_refuse(borrow->address, call, status);
 }
 
 enum pool_status pl_borrow_first(struct pl_borrow *borrow, const struct pool_call *call,
@@ -404,7 +420,7 @@ enum pool_status pool_borrow(struct pool *pool, const char *address, const struc
     struct pl_connection *connection;
 
     if (!conn)
-        return POOL_E_ARGUMENT;
+        return pl_borrow_refuse(address, call, POOL_E_ARGUMENT);
     connection = take_warm(pool, address, read);
     if (!connection)
         return borrow_cold_by_hand(pool, address, call, conn);

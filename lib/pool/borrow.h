@@ -8,7 +8,7 @@
 /* One borrow of one caller; on its stack. */
 struct pl_borrow {
     struct pool *pool;
-    const char *address; /* as given; NULL with a target */
+    const char *address; /* as given; with a target it is not looked at */
     struct pool_call call;
     struct pl_thread *self;
     struct pl_peer *peer; /* entered */
@@ -60,7 +60,11 @@ bool pl_give_back_claim(struct pl_connection *connection, uint64_t serial) PL_MU
  * canceled after all. */
 enum pool_status pl_borrow_end_ticket(struct pl_borrow *borrow, enum pool_status status);
 
-/* The text by which errors name this borrow's peer. */
+/* Tells `error` of the call why there is no borrow, and answers that. */
+enum pool_status pl_borrow_refuse(const char *address, const struct pool_call *call,
+                                  enum pool_status status);
+
+/* The text by which errors name this borrow's peer; NULL: none was given. */
 const char *pl_borrow_text(const struct pl_borrow *borrow);
 
 #endif

@@ -206,7 +206,7 @@ static void end_of_stream(struct pl_channel *channel, struct pool_conn handle, i
         enum pool_status told = (enum pool_status)atomic_load(&channel->ready_status);
 
         if (atomic_load(&channel->is_ready_told) && told)
-            failure.status = (int16_t)told;
+            failure.status = (int8_t)told;
         pl_open_finish(connection, &failure);
     } else {
         pl_peer_close(connection, error ? POOL_CLOSE_ERROR : POOL_CLOSE_PEER);

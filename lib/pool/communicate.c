@@ -40,7 +40,7 @@ static void judge(struct run *run, struct pl_connection *connection, int answer)
     else if (!connection_decides(&run->failure, marks, answer))
         run->failure = (struct pl_failure){ 0 };
     if (!run->failure.status && answer) {
-        run->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_USE, answer);
+        run->failure = pl_failure_because(PL_REASON_USE, POOL_PHASE_USE, answer);
         run->failure.outcome = run->was_received ? POOL_ANSWERED
                                : run->was_sent   ? POOL_MAYBE_SENT
                                                  : POOL_NOT_SENT;
@@ -108,7 +108,7 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
         if (pl_connection_refusal(conn) == POOL_E_FORKED) {
             run->failure = pl_failure_make(POOL_E_FORKED, POOL_PHASE_USE, 0);
         } else if (answer) {
-            run->failure = pl_failure_make(POOL_E_USER, POOL_PHASE_USE, answer);
+            run->failure = pl_failure_because(PL_REASON_USE, POOL_PHASE_USE, answer);
             run->failure.outcome = POOL_MAYBE_SENT;
         }
         run->status = (enum pool_status)run->failure.status;
@@ -151,14 +151,12 @@ struct job {
     uint64_t begin_ns;
 };
 
-static void tell_failure(const struct job *job, const struct run *run)
+static void tell_failure(struct job *job, const struct run *run)
 {
-    const struct pool_call *call = job->call;
-    const char *text = job->borrow.address;
+    struct pl_borrow *borrow = &job->borrow;
 
-    if (!text && call && call->target)
-        text = call->target->peer->text;
-    pl_failure_tell(&run->failure, &job->borrow.spent, text, call ? call->error : NULL);
+    if (!pl_call_read(job->call, &borrow->call))        /* a warm borrow has not */
+        pl_failure_tell(&run->failure, &borrow->spent, pl_borrow_text(borrow), borrow->call.error);
 }
 
 /* `use` on what was borrowed. With a failure, *attempt says what there is to decide. */
@@ -235,7 +233,7 @@ enum pool_status pool_communicate(struct pool *pool, const char *address, pool_u
     enum pool_status status;
 
     if (!use)
-        return POOL_E_ARGUMENT;
+        return pl_borrow_refuse(address, call, POOL_E_ARGUMENT);
     status = pl_retry_is_asked(pool, call) ? communicate_asking(&job) : communicate(&job);
     return job.borrow.ticket ? pl_borrow_end_ticket(&job.borrow, status) : status;
 }

@@ -26,11 +26,21 @@ static bool is_closing(const struct pl_peer *peer)
     return atomic_load(&peer->hints) & PL_HINT_CLOSING;
 }
 
-/* Errors that closing some other connection can cure. */
-static bool is_shortage(int error)
+/* Errors that closing some other connection can cure. What the dial has a reason for is none. */
+static bool is_shortage(const struct pl_dial *dial, int error)
 {
+    if (dial->reason)
+        return false;
     return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM ||
            error == EADDRNOTAVAIL;
+}
+
+static struct pl_failure dial_failure(const struct pl_dial *dial, int error)
+{
+    if (!dial->reason)
+        return pl_failure_of_errno(error, POOL_PHASE_CONNECT);
+    return pl_failure_because(dial->reason, POOL_PHASE_CONNECT,
+                              dial->reason == PL_REASON_SOCKET ? dial->answer : error);
 }
 
 static void drop_dial(struct pl_connection *connection)
@@ -247,7 +257,7 @@ void pl_open_finish(struct pl_connection *connection, const struct pl_failure *f
     else if (pl_channel_is_busy(connection))
         told = pl_failure_make(POOL_E_PROTOCOL, POOL_PHASE_SETUP, 0);
     else if (pl_get(connection->expires_ns) == 0)       /* the hook itself drained it */
-        told = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, 0);
+        told = pl_failure_because(PL_REASON_DRAINED, POOL_PHASE_SETUP, 0);
     if (told.status) {
         pl_open_give_up(connection, &told);
         return;
@@ -260,7 +270,7 @@ static struct pl_failure hook_failure(struct pl_connection *connection, int answ
     struct pl_failure failure = pl_failure_unpack(pl_get(connection->failure));
 
     if (!failure.status)
-        failure = pl_failure_make(POOL_E_USER, POOL_PHASE_SETUP, answer);
+        failure = pl_failure_because(PL_REASON_HOOK, POOL_PHASE_SETUP, answer);
     failure.phase = POOL_PHASE_SETUP;
     return failure;
 }
@@ -294,7 +304,7 @@ static void try_dial(struct pl_dial *dial)
 
     dial->is_begun = false; /* on_socket may end the pool; it must not end the dial under us */
     error = pl_dial_start(dial);
-    for (int i = 0; i < EVICTIONS_PER_DIAL && is_shortage(error); i++) {
+    for (int i = 0; i < EVICTIONS_PER_DIAL && is_shortage(dial, error); i++) {
         if (!pl_room_evict(pool_of(connection)->room, NULL))
             break;
         error = pl_dial_start(dial);
@@ -306,20 +316,19 @@ static void try_dial(struct pl_dial *dial)
     dial->is_begun = true;
     if (!error)
         return;
-    if (is_shortage(error)) {
+    if (is_shortage(dial, error)) {
         give_up_for_room(connection, error);
         return;
     }
-    failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT);
-    if (dial->is_refused_by_hook)
-        failure.status = POOL_E_USER;
+    failure = dial_failure(dial, error);
     pl_open_give_up(connection, &failure);
 }
 
 static void on_setup_timeout(void *user)
 {
     struct pl_dial *dial = user;
-    struct pl_failure failure = pl_failure_make(POOL_E_TIMEOUT, POOL_PHASE_SETUP, ETIMEDOUT);
+    struct pl_failure failure =
+        pl_failure_because(PL_REASON_DEADLINE, POOL_PHASE_SETUP, ETIMEDOUT);
 
     /* Whoever watches it is told by the connection's end. */
     pl_open_give_up(dial->connection, &failure);
@@ -332,7 +341,7 @@ static void on_dialed(struct pl_dial *dial, int error)
     uint64_t now_ns = pl_os->now_ns();
     struct pl_failure failure;
 
-    if (is_shortage(error)) {           /* EADDRNOTAVAIL may come late */
+    if (is_shortage(dial, error)) {     /* EADDRNOTAVAIL may come late */
         pl_connection_close_fd(connection, dial->mux);
         if (pl_room_evict(pool->room, NULL))
             try_dial(dial);
@@ -341,7 +350,7 @@ static void on_dialed(struct pl_dial *dial, int error)
         return;
     }
     if (error) {
-        failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT);
+        failure = dial_failure(dial, error);
         pl_open_give_up(connection, &failure);
         return;
     }
@@ -454,7 +463,7 @@ static void take_back_plan(struct pl_peer *peer)
 /* False: the next one would fare no better. */
 static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
 {
-    struct pl_failure failure = pl_failure_make(POOL_E_RESOURCE, POOL_PHASE_WAIT, 0);
+    struct pl_failure failure = pl_failure_because(PL_REASON_CAP, POOL_PHASE_WAIT, 0);
     struct pl_dial *dial;
     bool is_reserved;
 

@@ -232,13 +232,11 @@ struct pl_peer *pl_pool_look_up(struct pool *pool, const struct pool_address *ad
     return peer;
 }
 
-static enum pool_status refuse(enum pool_status status, enum pool_phase phase, const char *text,
+static enum pool_status refuse(struct pl_failure failure, const char *text,
                                struct pool_error *error)
 {
-    struct pl_failure failure = pl_failure_make(status, phase, 0);
-
     pl_failure_tell(&failure, NULL, text, error);
-    return status;
+    return (enum pool_status)failure.status;
 }
 
 enum pool_status pl_pool_find_peer(struct pool *pool, const char *text, struct pl_peer **peer,
@@ -249,13 +247,14 @@ enum pool_status pl_pool_find_peer(struct pool *pool, const char *text, struct p
 
     *peer = NULL;
     if (status == POOL_E_MEMORY)
-        return refuse(status, POOL_PHASE_NONE, text, error);
+        return refuse(pl_failure_make(status, POOL_PHASE_NONE, 0), text, error);
     if (status)
         return status;
     if (address->scheme == PL_SCHEME_TLS)
-        status = refuse(POOL_E_ADDRESS, POOL_PHASE_NONE, text, error);
+        status = refuse(pl_failure_because(PL_REASON_TLS, POOL_PHASE_NONE, 0), text, error);
     else if (!pl_address_is_literal(address))
-        status = refuse(POOL_E_RESOLVE, POOL_PHASE_RESOLVE, text, error);
+        status =
+            refuse(pl_failure_because(PL_REASON_NAME, POOL_PHASE_RESOLVE, 0), text, error);
     if (status) {
         pool_address_unref(address);
         return status;
@@ -264,7 +263,7 @@ enum pool_status pl_pool_find_peer(struct pool *pool, const char *text, struct p
     if (*peer)
         return POOL_OK;
     status = is_open(pool) ? POOL_E_MEMORY : POOL_E_CLOSING;
-    return refuse(status, POOL_PHASE_NONE, text, error);
+    return refuse(pl_failure_make(status, POOL_PHASE_NONE, 0), text, error);
 }
 
 /* ---- creation */

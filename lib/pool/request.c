@@ -371,8 +371,7 @@ static void fail_later(struct pl_request *request, enum pool_status status)
     request->waiter.state = PL_WAITER_FAILED;
     request->waiter.failure = request->borrow.failure;
     if (!request->waiter.failure.status)
-        request->waiter.failure =
-            pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
+        request->waiter.failure = pl_wait_refusal(status);
     pl_mux_post(request->borrow.pool->mux, &request->post);
 }
 
@@ -432,8 +431,6 @@ enum pool_status pool_communicate_async(struct pool *pool, const char *address,
                                         const struct pool_call *call, struct pool_ticket **ticket)
 {
     struct pl_request *request = NULL;
-    struct pool_error *error = call ? call->error : NULL;
-    struct pl_failure failure;
     enum pool_status status = POOL_E_ARGUMENT;
 
     if (ticket)
@@ -452,8 +449,8 @@ enum pool_status pool_communicate_async(struct pool *pool, const char *address,
         return POOL_OK;
     if (ticket)
         *ticket = NULL;
-    failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
-    pl_failure_tell(&failure, NULL, address, error);
     pl_os->free(request);
-    return status;
+    if (status == POOL_E_ADDRESS || status == POOL_E_RESOLVE)
+        return status;                  /* told where the address was read */
+    return pl_borrow_refuse(address, call, status);
 }

@@ -162,7 +162,7 @@ struct pl_attempt pl_retry_failed_borrow(const struct pl_borrow *borrow, enum po
                                   .deadline_ns = borrow->deadline_ns,
                                   .may_repeat = true };
 
-    attempt.failure.status = (int16_t)status;
+    attempt.failure.status = (int8_t)status;
     return attempt;
 }
 

@@ -16,7 +16,8 @@
 struct pl_failure pl_wait_out_of_time(struct pl_peer *peer)
 {
     enum pool_phase phase = pl_open_phase(peer);
-    struct pl_failure failure = pl_failure_make(POOL_E_TIMEOUT, phase, ETIMEDOUT);
+    struct pl_failure failure = pl_failure_because(
+        phase == POOL_PHASE_WAIT ? PL_REASON_QUEUE : PL_REASON_DEADLINE, phase, ETIMEDOUT);
     bool is_alone;
     int cause;
 
@@ -25,8 +26,8 @@ struct pl_failure pl_wait_out_of_time(struct pl_peer *peer)
     pl_backoff_blame(peer, &failure);
     pthread_mutex_unlock(&peer->lock);
     if (is_alone && pl_room_wants(peer->pool->room, peer, &cause))
-        return pl_failure_make(POOL_E_RESOURCE, cause ? POOL_PHASE_CONNECT : POOL_PHASE_WAIT,
-                               cause);
+        return cause ? pl_failure_make(POOL_E_RESOURCE, POOL_PHASE_CONNECT, cause)
+                     : pl_failure_because(PL_REASON_CAP, POOL_PHASE_WAIT, 0);
     return failure;
 }
 
@@ -189,6 +190,13 @@ struct pl_connection *pl_wait_join(struct pl_borrow *borrow, struct pl_waiter *w
     return *status ? NULL : join_queue(borrow, waiter);
 }
 
+struct pl_failure pl_wait_refusal(enum pool_status status)
+{
+    if (status == POOL_E_TIMEOUT)
+        return pl_failure_because(PL_REASON_QUEUE, POOL_PHASE_WAIT, ETIMEDOUT);
+    return pl_failure_make(status, POOL_PHASE_WAIT, 0);
+}
+
 struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
 {
     struct pl_peer *peer = borrow->peer;
@@ -206,8 +214,7 @@ struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
         pl_ticket_release(borrow->ticket);
     }
     if (status && !borrow->failure.status)
-        borrow->failure =
-            pl_failure_make(status, POOL_PHASE_WAIT, status == POOL_E_TIMEOUT ? ETIMEDOUT : 0);
+        borrow->failure = pl_wait_refusal(status);
     else if (!status && !waiter.connection)
         wait_in_queue(borrow, &waiter);
     pl_ticket_wait_end(borrow->ticket);

@@ -14,6 +14,9 @@ struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow) PL_MUST_USE;
 struct pl_connection *pl_wait_join(struct pl_borrow *borrow, struct pl_waiter *waiter,
                                    enum pool_status *status) PL_MUST_USE;
 
+/* What pl_wait_join() answered, as a failure. */
+struct pl_failure pl_wait_refusal(enum pool_status status);
+
 /* The deadline came while waiting. What for decides what it is called. */
 struct pl_failure pl_wait_out_of_time(struct pl_peer *peer);
 

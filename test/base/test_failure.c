@@ -1,4 +1,4 @@
-/* test_failure.c: every errno has its status, and every failure its sentence (row 108). */
+/* test_failure.c: every errno has its status, and every failure its sentence. */
 #include "base/failure.h"
 
 #include <criterion/criterion.h>
@@ -154,7 +154,7 @@ Test(failure, the_sentence_names_peer_cause_phase_outcome_and_times)
     cr_expect_eq(error.spent_ms[POOL_PHASE_CONNECT], 27);
     cr_expect_eq(error.spent_ms[POOL_PHASE_USE], 0);
     cr_expect_str_eq(error.text, PEER ": the peer refused the connection (ECONNREFUSED) while "
-                                      "connecting, nothing was sent; 498 ms: wait 471, connect 27");
+                                      "connecting, the request was not sent; 498 ms: wait 471, connect 27");
 }
 
 Test(failure, every_phase_that_took_time_is_named_and_no_other)

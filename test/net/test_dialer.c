@@ -194,19 +194,37 @@ Test(dialer, a_demand_that_cannot_be_met_is_an_error_and_no_socket_is_left)
     static const struct {
         const char *text;
         int error;
+        enum pl_reason reason;
     } demands[] = {
-        { "tcp://127.0.0.1:1?bind=no-such-device", ENODEV },
-        { "tcp://127.0.0.1:1?bind=192.0.2.1", EADDRNOTAVAIL },
-        { "tcp://[fe80::1%no-such-device]:1", ENODEV },
+        { "tcp://127.0.0.1:1?bind=no-such-device", ENODEV, PL_REASON_NONE },
+        { "tcp://127.0.0.1:1?bind=192.0.2.1", EADDRNOTAVAIL, PL_REASON_BIND },
+        { "tcp://[fe80::1%no-such-device]:1", ENODEV, PL_REASON_NONE },
+        { "tcp://[fe80::1]:1", EINVAL, PL_REASON_ZONE },
     };
 
     for (size_t i = 0; i < PL_COUNT(demands); i++) {
         int error = dial_to(demands[i].text, SOON);
 
         cr_expect_eq(error, demands[i].error, "%s: %s", demands[i].text, strerrorname_np(error));
+        cr_expect_eq(dial.reason, demands[i].reason, "%s: %d", demands[i].text, dial.reason);
         cr_expect_eq(dial.connection->fd, -1);
         drop();
     }
+}
+
+/* The kernel says it of a connect when no port is left, and then it is no fault of the address. */
+static int find_no_port(int fd, const struct sockaddr *address, socklen_t size)
+{
+    (void)fd, (void)address, (void)size;
+    return -EADDRNOTAVAIL;
+}
+
+Test(dialer, a_lack_of_ports_is_not_taken_for_a_bad_bind)
+{
+    os.connect = find_no_port;
+    cr_expect_eq(dial_to("tcp://127.0.0.1:1?bind=127.0.0.2", SOON), EADDRNOTAVAIL);
+    cr_expect_eq(dial.reason, PL_REASON_NONE);
+    drop();
 }
 
 /* Binds to where it connects to: the kernel then connects the socket with itself. */
@@ -347,7 +365,8 @@ Test(dialer, the_hook_sees_the_socket_before_it_connects_and_may_refuse_it)
     dial.on_socket = refuse;
     dial.user = &answer;
     cr_expect_eq(pl_dial_start(&dial), EPERM);
-    cr_expect(dial.is_refused_by_hook);
+    cr_expect_eq(dial.reason, PL_REASON_SOCKET);
+    cr_expect_eq(dial.answer, 7);
     cr_expect_str_eq(hook_saw, peer_address(peer));
     drop();
     answer = 0;

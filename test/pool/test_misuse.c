@@ -161,6 +161,22 @@ Test(pool_misuse, impossible_calls_are_refused_cold_and_warm)
 
 /* ---- NULLs */
 
+Test(pool_misuse, a_null_that_matters_is_told_in_the_error_too)
+{
+    struct pool_error error = { .status = POOL_E_SYSTEM };
+    struct pool_call *call = POOL_CALL(.error = &error);
+    struct pool *pool = MAKE_POOL();
+
+    cr_expect_eq(pool_borrow(pool, "tcp://127.0.0.1:1", call, NULL), POOL_E_ARGUMENT);
+    cr_expect_eq(error.status, POOL_E_ARGUMENT);
+    cr_expect_not_null(strstr(error.text, "tcp://127.0.0.1:1: "), "%s", error.text);
+    error = (struct pool_error){ .status = POOL_E_SYSTEM };
+    cr_expect_eq(pool_communicate(pool, "tcp://127.0.0.1:1", NULL, NULL, call), POOL_E_ARGUMENT);
+    cr_expect_eq(error.status, POOL_E_ARGUMENT);
+    cr_expect_not_null(strstr(error.text, "tcp://127.0.0.1:1: "), "%s", error.text);
+    pool_destroy(pool);
+}
+
 Test(pool_misuse, null_is_an_error_or_nothing)
 {
     struct peer *peer = PEER();

@@ -11,6 +11,7 @@
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
+#include "world/world.h"
 
 /* ---- the door */
 
@@ -112,18 +113,20 @@ Test(pool_shortage, every_shortage_evicts_and_tries_again)
     cure(EADDRNOTAVAIL);
 }
 
-/* A real one: no such source address will ever be there, so it ends at the deadline, not before. */
+/* There never is a port, so it ends at the deadline, not before. */
 Test(pool_shortage, a_shortage_that_nothing_cures_ends_at_the_deadline)
 {
     struct peer *peer = PEER(.own_process = true);
     struct pool_error error = POOL_ERROR_INIT;
-    struct pool *pool = MAKE_POOL();
     struct pool_conn conn;
-    char address[64];
-    uint64_t start_ms = now_ms();
+    struct pool *pool;
+    uint64_t start_ms;
 
-    snprintf(address, sizeof(address), "%s?bind=192.0.2.1", peer_address(peer));
-    cr_expect_eq(pool_borrow(pool, address, POOL_CALL(.timeout_ms = 250, .error = &error), &conn),
+    where = AT_CONNECT;
+    open_short_door(EADDRNOTAVAIL, 0);
+    pool = MAKE_POOL();
+    start_ms = now_ms();
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 250, .error = &error), &conn),
                  POOL_E_RESOURCE);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 250));
     cr_expect_eq(error.cause, EADDRNOTAVAIL);
@@ -131,7 +134,67 @@ Test(pool_shortage, a_shortage_that_nothing_cures_ends_at_the_deadline)
     cr_expect_eq(STAT(pool, total), 0);
     cr_expect_eq(pl_room_wanted, 0);
     pool_destroy(pool);
+    pl_os_replace(NULL);
     peer_stop(peer);
+}
+
+/* EADDRNOTAVAIL, too, but of bind(): no connection that closes could cure it. */
+Test(pool_shortage, a_bind_that_is_not_of_this_machine_fails_at_once_and_evicts_nobody)
+{
+    enum { IDLE = 8 };
+    struct peer *peer = PEER(.own_process = true, .every_loopback = true);
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool *pool = MAKE_POOL();
+    char address[64];
+    uint64_t start_ms;
+
+    for (unsigned i = 0; i < IDLE; i++)
+        cr_assert_eq(talk(pool, loopback_at(peer, i)), POOL_OK);
+    snprintf(address, sizeof(address), "%s?bind=192.0.2.1", loopback_at(peer, 0));
+    start_ms = now_ms();
+    cr_expect_eq(pool_communicate(pool, address, do_nothing, NULL,
+                                  POOL_CALL(.timeout_ms = VERBS_SOON, .error = &error)),
+                 POOL_E_ADDRESS);
+    cr_expect(IN_TIME(elapsed_ms(start_ms), 0));
+    cr_expect_eq(error.cause, EADDRNOTAVAIL);
+    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
+    cr_expect_not_null(strstr(error.text, "bind= is no address of this machine (EADDRNOTAVAIL)"),
+                       "%s", error.text);
+    cr_expect_eq(STAT(pool, evicted), 0);
+    cr_expect_eq(STAT(pool, idle), IDLE);
+    for (unsigned i = 0; i < IDLE; i++)
+        cr_expect_eq(id_of_next(pool, loopback_at(peer, i)), i + 1);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+/* The same number from both, told apart by who said it. */
+Test(pool_shortage, a_bad_bind_takes_no_time_and_a_lack_of_ports_evicts_in_the_scripted_world)
+{
+    struct world *world = world_create(11);
+    struct world_peer *peer = WORLD_LISTEN(world, "tcp://10.0.0.1:80", .behave = WORLD_ECHO);
+    struct pool_conn conn;
+    uint64_t before_ms;
+    struct pool *pool;
+
+    WORLD_LISTEN(world, "tcp://10.0.0.2:80", .behave = WORLD_ECHO);
+    world_limit_ports(world, 1);
+    pl_os_replace(world_os(world));
+    pool = MAKE_POOL();
+    cr_assert_eq(talk(pool, "tcp://10.0.0.1:80"), POOL_OK);
+    before_ms = world_now_ms(world);
+    cr_expect_eq(pool_borrow(pool, "tcp://10.0.0.2:80?bind=192.0.2.1", NULL, &conn),
+                 POOL_E_ADDRESS);
+    cr_expect_eq(world_now_ms(world), before_ms);
+    cr_expect_eq(world_counts(peer).open, 1);
+    cr_expect_eq(talk(pool, "tcp://10.0.0.2:80"), POOL_OK);
+    world_settle(world);
+    cr_expect_eq(world_counts(peer).open, 0);
+    cr_expect_eq(STAT(pool, evicted), 1);
+    pool_destroy(pool);
+    cr_expect_eq(world_violations(world), 0);
+    pl_os_replace(NULL);
+    world_destroy(world);
 }
 
 Test(pool_shortage, what_is_no_shortage_evicts_nothing)

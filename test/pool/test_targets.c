@@ -1,6 +1,7 @@
 /* test_targets.c: addresses looked up beforehand. */
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "support/peer.h"
 #include "support/tests.h"
@@ -63,6 +64,48 @@ Test(pool_targets, a_target_of_another_pool_is_refused)
     pool_target_free(target);
     pool_destroy(other);
     pool_destroy(pool);
+    peer_stop(peer);
+}
+
+static int refuse(struct pool_conn *conn, void *user)
+{
+    (void)conn, (void)user;
+    return -2;
+}
+
+/* The address beside a target is not looked at, so no error may speak of it. */
+Test(pool_targets, errors_name_the_targets_peer_and_not_the_address_beside_it)
+{
+    static const char beside[] = "tcp://192.0.2.1:9";
+    struct pool_error error = POOL_ERROR_INIT;
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL();
+    struct pool_target *target;
+    struct pool_conn conn;
+
+    cr_assert_eq(pool_target_get(pool, peer_address(peer), &target), POOL_OK);
+    for (int warm = 0; warm < 2; warm++) {
+        error.text[0] = '\0';
+        cr_expect_eq(pool_communicate(pool, beside, refuse, NULL,
+                                      POOL_CALL(.target = target, .error = &error)),
+                     POOL_E_USER);
+        cr_expect_eq(strncmp(error.text, peer_address(peer), strlen(peer_address(peer))), 0, "%s",
+                     error.text);
+        cr_expect_eq(talk_to(pool, target), POOL_OK);
+    }
+    cr_expect_eq(pool_borrow(pool, beside, POOL_CALL(.target = target, .error = &error), NULL),
+                 POOL_E_ARGUMENT);
+    cr_expect_null(strstr(error.text, beside), "%s", error.text);
+    cr_expect_eq(pool_remove_some_connection(pool), 1);
+    peer_down(peer);
+    cr_expect_eq(pool_borrow(pool, beside, POOL_CALL(.target = target, .error = &error), &conn),
+                 POOL_E_REFUSED);
+    cr_expect_null(strstr(error.text, beside), "%s", error.text);
+    pool_destroy(pool);
+    cr_expect_eq(pool_borrow(pool, beside, POOL_CALL(.target = target, .error = &error), &conn),
+                 POOL_E_CLOSING);
+    cr_expect_null(strstr(error.text, beside), "%s", error.text);
+    pool_target_free(target);
     peer_stop(peer);
 }
 
