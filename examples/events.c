@@ -73,6 +73,7 @@ int main(int argc, char **argv)
     struct pool_error error = POOL_ERROR_INIT;
     struct pool_conn nobody;
     struct pool *pool = NULL;
+    enum pool_status status;
     char address[256];
 
     if (argc > 1 ? !argument_address(argc, argv, "events [address]", address)
@@ -80,7 +81,8 @@ int main(int argc, char **argv)
         return 2;
     if (pool_create(POOL_OPTIONS(.on_event = on_event, .user = counts), &pool) != POOL_OK)
         return 2;
-    if (use_it(pool, argc > 1 ? address : peer.address[0], &error) != POOL_OK)
+    status = use_it(pool, argc > 1 ? address : peer.address[0], &error);
+    if (status != POOL_OK)
         fprintf(stderr, "events: %s\n", error.text);
     if (pool_borrow(pool, "tcp://127.0.0.1:1", NULL, &nobody) == POOL_OK) /* nobody serves it */
         pool_discard(&nobody);
@@ -90,5 +92,5 @@ int main(int argc, char **argv)
     printf("\n%" PRIu64 " borrowed, %" PRIu64 " of them reused; %" PRIu64 " failed; %" PRIu64
            " opened; %" PRIu64 " idle in the end\n",
            stats.borrowed, stats.reused, stats.borrow_failed, stats.opened, stats.idle);
-    return error.status == POOL_OK && agree(counts, &stats) ? 0 : 1;
+    return status == POOL_OK && agree(counts, &stats) ? 0 : 1;
 }

@@ -19,12 +19,14 @@ int main(int argc, char **argv)
 {
     struct pool_error error = POOL_ERROR_INIT;
     struct pool *pool = NULL;
+    enum pool_status status;
 
     if (pool_create(NULL, &pool) != POOL_OK)
         return 1;
-    if (pool_communicate(pool, argc > 1 ? argv[1] : "tcp://127.0.0.1:6379", ask,
-                         &POOL_TEXT("PING\r\n"), POOL_CALL(.error = &error)) != POOL_OK)
+    status = pool_communicate(pool, argc > 1 ? argv[1] : "tcp://127.0.0.1:6379", ask,
+                              &POOL_TEXT("PING\r\n"), POOL_CALL(.error = &error));
+    if (status != POOL_OK)
         fprintf(stderr, "%s\n", error.text);
     pool_destroy(pool);
-    return error.status != POOL_OK;
+    return status != POOL_OK;
 }

@@ -85,15 +85,17 @@ int main(int argc, char **argv)
 {
     struct session session = { .password = argc > 2 ? argv[2] : NULL };
     struct pool_error error = POOL_ERROR_INIT;
-    char address[256];
     struct pool *pool = NULL;
+    enum pool_status status;
+    char address[256];
 
     if (!argument_address(argc, argv, "redis 127.0.0.1:6379 [password]", address) ||
         pool_create(POOL_OPTIONS(.prepare = log_in, .user = &session), &pool) != POOL_OK)
         return 2;
-    if (pool_communicate(pool, address, exchange, &session, POOL_CALL(.error = &error)) != POOL_OK)
+    status = pool_communicate(pool, address, exchange, &session, POOL_CALL(.error = &error));
+    if (status != POOL_OK)
         fprintf(stderr, "redis: %s\nThe server said last: %s\n", error.text,
                 session.said[0] ? session.said : "nothing");
     pool_destroy(pool);
-    return error.status == POOL_OK ? 0 : 1;
+    return status == POOL_OK ? 0 : 1;
 }
