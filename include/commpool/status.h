@@ -33,15 +33,16 @@ enum pool_status {
     /* An allocation failed. */
     POOL_E_MEMORY = -2,
 
-    /* The text is no address, or it asks for what the transport cannot give. */
+    /* The text is no address, or it asks for what cannot be had here: TLS in this release, or a bind=
+     * that is no address of this machine. */
     POOL_E_ADDRESS = -3,
 
     /* The name has no address. In this release that is every name: only numeric hosts are
      * dialled. */
     POOL_E_RESOLVE = -4,
 
-    /* The peer refused the connection (ECONNREFUSED). A connection that reached ourselves counts as
-     * refused. */
+    /* The peer refused the connection (ECONNREFUSED), or no socket stands at the path of a unix
+     * address (ENOENT). A connection that reached ourselves counts as refused. */
     POOL_E_REFUSED = -5,
 
     /* Any other failure to connect: unreachable, reset, no route. */
@@ -69,8 +70,8 @@ enum pool_status {
     /* The peer's bytes make no sense, or pass a limit of ours such as max_line. */
     POOL_E_PROTOCOL = -13,
 
-    /* Descriptors, ports or the system's buffers ran out, and no idle connection could be evicted
-     * in time. */
+    /* Descriptors, ports or the system's buffers ran out, or max_connections is reached, and no idle
+     * connection could be evicted in time. */
     POOL_E_RESOURCE = -14,
 
     /* A limit of the pool itself: too many waiters, or too many bytes queued for writing. */
@@ -119,19 +120,25 @@ enum pool_phase {
 /* What the peer can know of a request that failed; it tells whether repeating it may do something
  * twice. */
 enum pool_outcome {
-    POOL_NOT_SENT, /* no byte of it was handed to the kernel: repeating is safe */
+    /* No byte of the request was handed to the kernel: repeating is safe. What on_new_connection and
+     * prepare sent to set the connection up is not the request, and does not count. */
+    POOL_NOT_SENT,
     POOL_MAYBE_SENT, /* some or all of it may have arrived: repeat only what may happen twice */
     POOL_ANSWERED /* bytes of an answer came: the peer has acted */
 };
 
-/* Initialises a struct pool_error in C. In C++17 a value of all zeros does the same, since a size
- * of 0 counts as that of the first release. */
+/* Initialises a struct pool_error. In C++17 it is a value of all zeros, which does the same, since a
+ * size of 0 counts as that of the first release. */
+#ifdef __cplusplus
+#define POOL_ERROR_INIT {}
+#else
 #define POOL_ERROR_INIT { .size = sizeof(struct pool_error) }
+#endif
 
 /* The details of one failure. It is the caller's, is a plain value, and may be copied and kept. */
 struct pool_error {
-    /* Bytes of the struct that the caller has. Set it with POOL_ERROR_INIT; no byte beyond it is
-     * written. */
+    /* Bytes of the struct that the caller has; POOL_ERROR_INIT sets it, and no byte beyond it is
+     * written. 0 counts as all that the first release had. The library leaves it as it is. */
     size_t size;
 
     enum pool_status status;

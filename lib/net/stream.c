@@ -97,8 +97,11 @@ static void mark(struct pl_connection *connection, uint32_t set, uint32_t clear)
 
 static enum pool_status fail(struct pl_connection *connection, struct pl_failure failure)
 {
-    failure.phase = connection->is_prepared ? POOL_PHASE_USE : POOL_PHASE_SETUP;
-    failure.outcome = (uint8_t)outcome_of(pl_get(connection->lease.marks));
+    bool is_set_up = pl_get(connection->is_prepared);
+
+    failure.phase = is_set_up ? POOL_PHASE_USE : POOL_PHASE_SETUP;
+    if (is_set_up)                      /* `prepare` sends no request */
+        failure.outcome = (uint8_t)outcome_of(pl_get(connection->lease.marks));
     pl_set(connection->failure, pl_failure_pack(failure));
     mark(connection, PL_MARK_FAILED, 0);
     return (enum pool_status)failure.status;

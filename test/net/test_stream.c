@@ -447,7 +447,7 @@ Test(stream, marks_tell_what_happened_in_a_loan)
     connection->is_prepared = false;
     cr_expect_eq(pl_stream_fail(connection, POOL_E_BROKEN, EPIPE), POOL_E_BROKEN);
     cr_expect_eq(failure_of(connection).phase, POOL_PHASE_SETUP, "prepare is at work");
-    cr_expect_eq(failure_of(connection).outcome, POOL_ANSWERED);
+    cr_expect_eq(failure_of(connection).outcome, POOL_NOT_SENT, "it sends no request");
 }
 
 Test(stream, what_was_sent_before_a_failure_may_have_been_seen)

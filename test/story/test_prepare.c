@@ -80,6 +80,7 @@ Test(prepare, and_the_peers_end_are_told_as_they_are)
     cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn),
                  POOL_E_BROKEN);
     cr_expect_eq(error.phase, POOL_PHASE_SETUP);
+    cr_expect_eq(error.outcome, POOL_NOT_SENT, "what prepare sent is not the request");
     cr_expect_eq(STAT(pool, total), 0);
     pool_destroy(pool);
     peer_stop(peer);
