@@ -13,15 +13,17 @@
  * The parts:
  *     scheme   tcp (host and port), unix (an absolute path), or abstract (a name in Linux's
  *              abstract namespace, unix(7))
- *     host     an IPv4 address, an IPv6 address in brackets with an optional zone (RFC 4007), or a
- *              name in ASCII; names parse, but are looked up by a later release only, and until
- *              then borrowing one answers POOL_E_RESOLVE
+ *     host     an IPv4 address; an IPv6 address in brackets with an optional zone (RFC 4007), which
+ *              a link-local one needs unless bind= names an interface; or a name in ASCII; names
+ *              parse, but are looked up by a later release only, and until then borrowing one
+ *              answers POOL_E_RESOLVE
  *     port     1 to 65535, required for tcp
  *
  * Parameters are part of the key, so different values never share a connection:
  *     tenant=  any text of yours; keeps apart users who must not share a connection
  *     family=  4 or 6, the only address family to use
- *     bind=    a local IP address or the name of an interface to connect from
+ *     bind=    a local IP address or the name of an interface to connect from; one that is not of
+ *              this machine answers POOL_E_ADDRESS when a connection is opened
  *     dscp=    0 to 63, the code point that outgoing packets are marked with (RFC 2474)
  *     rely=    qualities that the transport must have: unreliable, loss, dup, order, contents,
  *              reliable; a stream has them all, and an unknown one is POOL_E_ADDRESS

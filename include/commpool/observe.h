@@ -42,7 +42,7 @@ enum pool_close_reason {
     POOL_CLOSE_STALE, /* the pool or its address was cleared since it was opened */
     POOL_CLOSE_EVICTED, /* its descriptor was needed for another connection */
     POOL_CLOSE_ERROR, /* an operation on it failed, or its setup did */
-    POOL_CLOSE_DIRTY, /* its state was one that nobody else may see, such as unread bytes; or it was
+    POOL_CLOSE_DIRTY, /* nobody else may see its state, such as unread bytes; or it was discarded or
                        * killed */
     POOL_CLOSE_PEER, /* the peer closed it */
     POOL_CLOSE_STOLEN, /* its descriptor number is another socket now; that one was left alone */
@@ -128,7 +128,10 @@ struct pool_stats {
  * The struct is the caller's; its `size` must be set before. Any thread may call it, callbacks
  * included; it never waits for the network. Errors: POOL_E_ARGUMENT when `pool` or `stats` is NULL
  * or stats->size is impossible; POOL_E_CLOSING when the pool ends. *stats is then unchanged. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow" /* C++ takes the struct's name for a constructor's */
 POOL_API enum pool_status pool_stats(struct pool *pool, struct pool_stats *stats);
+#pragma GCC diagnostic pop
 
 /* Writes the numbers of pool_stats() into `text` as one JSON object (RFC 8259), ended by a zero
  * byte.

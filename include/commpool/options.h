@@ -56,8 +56,8 @@ enum pool_decision {
 /* The program's own code on a borrowed connection. `conn` is lent for the call, `user` is what was
  * given with it.
  *
- * 0 says that the connection is healthy and between two exchanges: it is kept warm. Anything else
- * closes it, and the number comes back in pool_error.cause. */
+ * 0 says that the connection is healthy and between two exchanges: it is kept warm if it is clean,
+ * as for pool_return(). Anything else closes it, and the number comes back in pool_error.cause. */
 typedef int pool_use_fn(struct pool_conn *conn, void *user);
 
 /* Gets the connection that pool_communicate_async() asked for, on the mux thread, exactly once. One
@@ -168,7 +168,7 @@ struct pool_options {
     struct pool_tls *tls;
 
     /* Connections that the pool may have at once, of any kind, in all. Reaching it evicts an idle
-     * one. Default: the soft RLIMIT_NOFILE (getrlimit(2)) less 64, at least 8. Lower it when the
+     * one; when none is idle, callers wait, and get POOL_E_RESOURCE at their deadline. Default: the soft RLIMIT_NOFILE (getrlimit(2)) less 64, at least 8. Lower it when the
      * program needs many descriptors itself. */
     uint32_t max_connections;
 
@@ -350,7 +350,9 @@ enum {
     POOL_SAFE_TO_REPEAT = 1,
 
     POOL_FRESH = 2, /* Reserved: a new connection, never a reused one */
-    POOL_DONT_WAIT = 4, /* POOL_E_FULL when no connection is idle and max_per_address is reached */
+    /* POOL_E_FULL when no connection is idle and max_per_address is reached; it still waits for one
+     * to be opened. */
+    POOL_DONT_WAIT = 4,
     POOL_ONE_WAY = 8, /* no answer is due to what is sent last: the connection is clean after it */
     POOL_ONE_SHOT = 16, /* Reserved, for queries: never repeated */
     POOL_ORDERED = 32 /* Reserved, for queries: these keep their order, on one connection */
@@ -386,8 +388,8 @@ struct pool_call {
     /* Receives the parts of a reply. Reserved. */
     pool_part_fn *on_part;
 
-    /* The peer, looked up beforehand with pool_target_get(); the address of the call may then be
-     * NULL. Default: NULL. Set it in hot loops: it spares parsing and looking up the text. It must
+    /* The peer, looked up beforehand with pool_target_get(). The address of the call is then not
+     * looked at, and may be NULL; errors name the target's peer. Default: NULL. Set it in hot loops: it spares parsing and looking up the text. It must
      * belong to the same pool. */
     struct pool_target *target;
 
@@ -395,7 +397,8 @@ struct pool_call {
      * none. */
     pool_error_fn *on_error;
 
-    /* Where to write the details of a failure. Default: NULL, nowhere. It must be initialised with
+    /* Where to write the details of a failure. A call that succeeds leaves it as it was: test the
+     * answer of the call, not this. Default: NULL, nowhere. It must be initialised with
      * POOL_ERROR_INIT, or be all zeros. */
     struct pool_error *error;
 

@@ -48,8 +48,9 @@ extern "C" {
  * starts one thread.
  *
  * The pool is the caller's and ends with pool_destroy(). `options` may be NULL for all defaults; it
- * is copied. *pool means something only after POOL_OK. Any thread may call it. Errors:
- * POOL_E_ARGUMENT for an impossible or reserved option; POOL_E_MEMORY; POOL_E_RESOURCE when
+ * is copied. *pool means something only after POOL_OK. No address is looked at before the first
+ * call; pool_address_parse() checks one beforehand, with a sentence for the user. Any thread may
+ * call it. Errors: POOL_E_ARGUMENT for an impossible or reserved option; POOL_E_MEMORY; POOL_E_RESOURCE when
  * descriptors or threads ran out; POOL_E_SYSTEM. */
 POOL_API enum pool_status pool_create(const struct pool_options *options, struct pool **pool);
 
@@ -179,7 +180,8 @@ POOL_API enum pool_status pool_adopt(struct pool *pool, const char *address, int
  *
  * It opens no connection. The target is the caller's until pool_target_free() and may be used by
  * many threads at once. *target means something only after POOL_OK. Any thread may call it; it
- * never waits for the network. Errors: POOL_E_ADDRESS, POOL_E_MEMORY, POOL_E_CLOSING,
+ * never waits for the network. Errors: POOL_E_ADDRESS, for which pool_address_parse() has a sentence
+ * that says what is wrong; POOL_E_RESOLVE for a name; POOL_E_MEMORY; POOL_E_CLOSING;
  * POOL_E_ARGUMENT when something is NULL. */
 POOL_API enum pool_status pool_target_get(struct pool *pool, const char *address,
                                           struct pool_target **target);
@@ -224,7 +226,8 @@ POOL_API enum pool_status pool_sendv(struct pool_conn *conn, const struct iovec 
 /* Receives what there is, at least one byte and at most `size`, waiting if nothing has come yet;
  * stores the number in *got.
  *
- * Bytes that an earlier pool_recv_until() read beyond its delimiter come first. Threads and errors
+ * Bytes that an earlier pool_recv_until() read beyond its delimiter come first. A `size` of 0 waits
+ * for nothing and answers POOL_OK with 0 bytes; `buffer` may then be NULL. Threads and errors
  * are those of the section above; POOL_E_CLOSED when the peer has ended the stream. Source:
  * recv(2). */
 POOL_API enum pool_status pool_recv(struct pool_conn *conn, void *buffer, size_t size, size_t *got);

@@ -120,10 +120,12 @@ Test(failure, packing_loses_nothing)
         struct pl_failure again;
 
         failure.outcome = POOL_ANSWERED;
+        failure.reason = PL_REASON_SOCKET;
         again = pl_failure_unpack(pl_failure_pack(failure));
         cr_expect_eq(again.status, status);
         cr_expect_eq(again.phase, POOL_PHASE_REPLY);
         cr_expect_eq(again.outcome, POOL_ANSWERED);
+        cr_expect_eq(again.reason, PL_REASON_SOCKET);
         cr_expect_eq(again.cause, INT32_MIN - status);
     }
 }
@@ -200,6 +202,35 @@ Test(failure, what_the_program_answered_is_told_as_a_number)
     cr_expect_not_null(strstr(error.text, " (32) "));
     cr_expect_null(strstr(error.text, "EPIPE"));
     cr_expect_eq(error.cause, EPIPE);
+}
+
+Test(failure, a_reason_brings_its_status_and_its_words)
+{
+    struct pl_failure failure = pl_failure_because(PL_REASON_HOOK, POOL_PHASE_SETUP, 42);
+
+    cr_expect_eq(failure.status, POOL_E_USER);
+    cr_expect_str_eq(told(&failure, NULL, PEER).text,
+                     PEER ": on_new_connection answered 42, the request was not sent; 0 ms");
+}
+
+Test(failure, a_reason_is_not_told_once_the_status_is_another_one)
+{
+    struct pl_failure failure = pl_failure_because(PL_REASON_QUEUE, POOL_PHASE_WAIT, 0);
+
+    failure.status = POOL_E_CANCELED;
+    cr_expect_eq(strncmp(told(&failure, NULL, PEER).text, PEER ": canceled while waiting", 44), 0);
+}
+
+Test(failure, every_reason_has_a_status_and_fits_into_a_sentence)
+{
+    for (int reason = PL_REASON_DEADLINE; reason <= PL_REASON_SOCKET; reason++) {
+        struct pl_failure failure =
+            pl_failure_because((enum pl_reason)reason, POOL_PHASE_CONNECT, INT32_MIN);
+        struct pl_spent spent = { .ns = { [POOL_PHASE_CONNECT] = 12345 * PL_MS } };
+
+        cr_expect_lt(failure.status, POOL_OK, "%d", reason);
+        cr_expect_not_null(strstr(told(&failure, &spent, PEER).text, "connect 12345"), "%d", reason);
+    }
 }
 
 Test(failure, a_cause_that_is_no_errno_has_no_made_up_name)
