@@ -538,11 +538,3 @@ void *pl_zalloc(size_t size)
 
     return memory ? memset(memory, 0, size) : NULL;
 }
-
-char *pl_copy_text(const char *text)
-{
-    size_t size = strlen(text) + 1;
-    char *copy = pl_os->malloc(size);
-
-    return copy ? memcpy(copy, text, size) : NULL;
-}

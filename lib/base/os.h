@@ -107,7 +107,6 @@ void pl_os_set_allocator(void *(*malloc_fn)(size_t), void *(*realloc_fn)(void *,
                          void (*free_fn)(void *));
 
 void *pl_zalloc(size_t size);           /* zeroed, or NULL */
-char *pl_copy_text(const char *text);   /* a copy to be given to pl_os->free, or NULL */
 
 /* A deadline that would pass the largest number is PL_NEVER. */
 static inline uint64_t pl_after(uint64_t start_ns, uint64_t span_ns)

@@ -64,9 +64,9 @@ static void keep_count(struct pl_connection *connection, const struct run *run)
     struct pool *pool = connection->peer->pool;
 
     if (run->is_to_repeat)
-        pl_pool_count(pool, retries, 1);
+        pl_pool_count(pool, &pool->books.retries);
     else if (run->status == POOL_E_TIMEOUT || run->status == POOL_E_TIMEOUT_IN_TRANSFER)
-        pl_pool_count(pool, timeouts, 1);
+        pl_pool_count(pool, &pool->books.timeouts);
 }
 
 /* Whatever `use` made of it: who canceled was told that it came in time. */

@@ -225,7 +225,7 @@ static void become_ready(struct pl_connection *connection)
     pl_os->set_nonblocking(connection->fd, false);
     note_outcome(peer, &none);
     pl_backoff_succeed(peer);
-    pl_pool_count(pool, opened, 1);
+    pl_pool_count(pool, &pool->books.opened);
     pl_event_ready(pool, connection);
     pl_channel_settle(connection);
     connection->is_fresh = true;

@@ -282,14 +282,14 @@ static bool settle(struct pl_connection *connection, enum pl_state state, bool h
 {
     uint64_t seen = atomic_load(&connection->word), next;
 
-    do {
-        if (seen & PL_PIN_MASK)
-            return false;
+    while (!(seen & PL_PIN_MASK)) {
         next = handed ? pl_word_handed(seen, state) : pl_word_with(seen, state);
         next = (next & ~PL_TOUCHED) | (state == PL_IDLE ? PL_LISTED : 0);
-    } while (!pl_word_become(&connection->word, seen, next) &&
-             (seen = atomic_load(&connection->word), true));
-    return true;
+        if (pl_word_become(&connection->word, seen, next))
+            return true;
+        seen = atomic_load(&connection->word);
+    }
+    return false;
 }
 
 static void list_idle(struct pl_peer *peer, struct pl_connection *connection)
@@ -472,14 +472,16 @@ void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reas
     if (pl_word_state(seen) == PL_FORKED)
         return;
     connection->close_reason = (uint8_t)reason;
-    do {
+    for (;;) {
         next = seen & PL_PIN_MASK ? PL_ENDING : PL_CLOSING;
         if (next == PL_ENDING) {
             atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_STALE_COPY);
             pl_connection_shut(connection);
         }
-    } while (!pl_word_become_state(&connection->word, seen, next) &&
-             (seen = atomic_load(&connection->word), true));
+        if (pl_word_become_state(&connection->word, seen, next))
+            break;
+        seen = atomic_load(&connection->word);
+    }
     if (next == PL_CLOSING)
         pl_peer_finish_close(connection);
 }

@@ -171,6 +171,13 @@ void pl_pool_give_share(struct pool *pool)
     atomic_fetch_sub(&pool->total, 1);
 }
 
+void pl_pool_count(struct pool *pool, uint64_t *counter)
+{
+    pthread_mutex_lock(&pool->lock);
+    ++*counter;
+    pthread_mutex_unlock(&pool->lock);
+}
+
 /* ---- peers */
 
 static bool is_peer_of(const struct pl_table_node *node, const void *key)

@@ -101,11 +101,7 @@ enum pool_status pl_pool_find_peer(struct pool *pool, const char *address, struc
 /* The same, where there is one; NULL: there is none. It parses nothing. */
 struct pl_peer *pl_pool_look_up(struct pool *pool, const struct pool_address *address);
 
-#define pl_pool_count(pool, counter, amount)                                                       \
-    do {                                                                                           \
-        pthread_mutex_lock(&(pool)->lock);                                                         \
-        (pool)->books.counter += (amount);                                                         \
-        pthread_mutex_unlock(&(pool)->lock);                                                       \
-    } while (0)
+/* Adds one to a counter of pool->books; takes the pool's lock. */
+void pl_pool_count(struct pool *pool, uint64_t *counter);
 
 #endif

@@ -143,7 +143,7 @@ bool pl_retry_wants(struct pl_retry *retry, struct pl_borrow *borrow,
         is_wanted = pl_thread_self() && pause_before(retry, borrow, attempt);
     if (is_wanted) {
         retry->repeats++;
-        pl_pool_count(pool, retries, 1);
+        pl_pool_count(pool, &pool->books.retries);
     }
     pl_pool_leave(pool);
     return is_wanted;
