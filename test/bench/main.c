@@ -2,7 +2,7 @@
  *
  * It prints one line a figure, with tabs between: name, ours, the reference, ours / reference, the
  * limit; "-" where there is none. Times are nanoseconds. The limit is on the ratio where there is
- * one, else on ours. Notes go to stderr. The exit status is 0 when every figure could be measured,
+ * one, else on ours. What the columns are and other notes go to stderr. The exit status is 0 when every figure could be measured,
  * whatever came out.
  */
 #include <signal.h>
@@ -93,10 +93,13 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (find(argv[i]))
             continue;
-        fprintf(stderr, "bench: no figure is called %s\n", argv[i]);
+        fprintf(stderr, "bench: no figure is called %s. There are:\n", argv[i]);
+        for (size_t figure = 0; figure < FIGURES; figure++)
+            fprintf(stderr, "    %s\n", figures[figure].name);
         return 2;
     }
     raise_descriptor_limit();
+    fprintf(stderr, "figure\tours(ns)\treference(ns)\tratio\tlimit\n");
     for (int i = 1; i < argc; i++)
         all_measured &= measure(find(argv[i]));
     for (size_t i = 0; argc == 1 && i < FIGURES; i++)
