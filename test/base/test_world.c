@@ -9,6 +9,7 @@
 #include <sys/time.h>
 
 #include "mux/mux.h"
+#include "support/tests.h"
 #include "world/fault.h"
 #include "world/world.h"
 
@@ -203,7 +204,7 @@ static void wait_in_step(void *user)
     pl_os->poll_until(&polled, 1, PL_NEVER);
 }
 
-Test(world, a_step_that_waits_is_found_out, .signal = SIGABRT)
+static void wait_inside_a_step(void)
 {
     struct pool_mux *mux;
     int fd = pl_os->eventfd_create();
@@ -213,19 +214,34 @@ Test(world, a_step_that_waits_is_found_out, .signal = SIGABRT)
     world_settle(world);
 }
 
-Test(world, waiting_for_ever_is_found_out, .signal = SIGABRT)
+Test(world, a_step_that_waits_is_found_out)
+{
+    cr_expect(aborts_saying("waits inside its step", wait_inside_a_step));
+}
+
+static void wait_for_ever(void)
 {
     struct pollfd polled = { .fd = pl_os->eventfd_create(), .events = POLLIN };
 
     pl_os->poll_until(&polled, 1, PL_NEVER);
 }
 
-Test(world, going_round_in_circles_is_found_out, .signal = SIGABRT)
+Test(world, waiting_for_ever_is_found_out)
+{
+    cr_expect(aborts_saying("somebody waits for ever", wait_for_ever));
+}
+
+static void go_round_in_circles(void)
 {
     uint64_t later_ns = pl_os->now_ns() + 1;
 
     while (pl_os->now_ns() < later_ns)
         continue;
+}
+
+Test(world, going_round_in_circles_is_found_out)
+{
+    cr_expect(aborts_saying("goes round in circles", go_round_in_circles));
 }
 
 /* ---- the door that makes calls fail */

@@ -389,6 +389,8 @@ Test(pool_waiters, giving_up_costs_no_place, .timeout = 300)
     one.rounds = 1500 / slowness();
     cr_assert(run_threads(8, rush, &one));
     cr_expect_eq(one.other, 0);
+    cr_expect_gt(one.served, 0);
+    cr_expect_gt(one.late, 0, "nobody gave up, so nothing was shown");
     expect_whole(pool, peer_address(peer), 2);
     pool_destroy(pool);
     peer_stop(peer);

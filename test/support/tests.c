@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -326,6 +327,57 @@ enum heard listen_to(int fd, unsigned within_ms)
         result = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     } while (is_passing(result));
     return result > 0 ? HEARD_BYTES : result == 0 ? HEARD_END : HEARD_ERROR;
+}
+
+/* Reads all there is until the other side has ended. */
+static void hear_out(int fd, char *said, size_t room)
+{
+    size_t size = 0;
+    ssize_t result;
+
+    while (size < room - 1) {
+        result = read(fd, said + size, room - 1 - size);
+        if (result < 0 && errno == EINTR)
+            continue;
+        if (result <= 0)
+            break;
+        size += (size_t)result;
+    }
+    said[size] = '\0';
+}
+
+static _Noreturn void die_here(int error_fd, die_fn *die)
+{
+    struct rlimit no_core = { 0, 0 };
+
+    setrlimit(RLIMIT_CORE, &no_core);
+    signal(SIGABRT, SIG_DFL);
+    dup2(error_fd, STDERR_FILENO);
+    die();
+    _exit(0);
+}
+
+bool aborts_saying(const char *text, die_fn *die)
+{
+    char said[4096];
+    int ends[2], status = 0;
+    pid_t child;
+
+    if (pipe(ends))
+        return false;
+    child = fork();
+    if (child == 0)
+        die_here(ends[1], die);
+    close(ends[1]);
+    hear_out(ends[0], said, sizeof(said));
+    close(ends[0]);
+    if (child < 0 || waitpid(child, &status, 0) != child)
+        return false;
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && strstr(said, text))
+        return true;
+    fprintf(stderr, "it ended with status 0x%x, and said: \"%s\", not \"%s\"\n", (unsigned)status,
+            said, text);
+    return false;
 }
 
 bool make_temp_dir(char *path, size_t size)

@@ -61,6 +61,11 @@ bool write_exactly(int fd, const void *bytes, size_t size, unsigned within_ms);
 enum heard { HEARD_NOTHING, HEARD_BYTES, HEARD_END, HEARD_ERROR };
 enum heard listen_to(int fd, unsigned within_ms);           /* bytes stay unread */
 
+/* Runs die() in a child process. Did it end by abort(), having said `text` on stderr? If not, says
+ * on stderr what it did instead. */
+typedef void die_fn(void);
+bool aborts_saying(const char *text, die_fn *die);
+
 /* Makes an empty directory under TMPDIR or /tmp, and removes one with all that is in it. */
 bool make_temp_dir(char *path, size_t size);
 void remove_temp_dir(const char *path);
