@@ -1,4 +1,4 @@
-/* test_os.c: the door keeps its word (G2 to G5): numbers above 2, close-on-exec, errno left alone,
+/* test_os.c: the door keeps its word: numbers above 2, close-on-exec, errno left alone,
  * deadlines that are never early. */
 #include "base/os.h"
 

@@ -1,4 +1,4 @@
-/* test_address_key.c: which addresses are one and the same (failures.md A1 and A2), and the life of
+/* test_address_key.c: which addresses are one and the same, and the life of
  * an address: counts, lack of memory, error structs of other sizes. */
 #include "net/address.h"
 

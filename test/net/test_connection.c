@@ -1,5 +1,5 @@
 /* test_connection.c: a connection knows its own socket and leaves every other one alone, whatever
- * number it stands under (B2, G4). */
+ * number it stands under. */
 #include "net/connection.h"
 
 #include <criterion/criterion.h>
@@ -98,7 +98,8 @@ static void give_back_a_pinned_one(void)
 
 Test(connection, a_slot_given_back_while_it_is_pinned_ends_the_process)
 {
-    cr_expect(aborts_saying("invariant broken: !(word & (PL_LISTED | PL_PIN_MASK))", give_back_a_pinned_one));
+    cr_expect(aborts_saying("invariant broken: !(word & (PL_LISTED | PL_PIN_MASK))",
+                            give_back_a_pinned_one));
 }
 
 Test(connection, a_slot_whose_serials_are_used_up_is_never_taken_again)

@@ -92,7 +92,7 @@ static void expect_failure(enum pool_status status, enum pool_outcome outcome, i
     cr_expect(marks() & PL_MARK_FAILED);
 }
 
-/* ---- a kernel that does as little as it may (G5) */
+/* ---- a kernel that does as little as it may */
 
 #define LARGE 20000
 

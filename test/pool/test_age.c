@@ -48,7 +48,6 @@ static bool are_gone(void *argument)
     return atomic_load(&lives->closed) >= CROWD;
 }
 
-/* seeds.md 37 */
 Test(pool_age, an_idle_connection_is_closed_after_idle_ms_and_not_before)
 {
     struct peer *peer = PEER(.own_process = true);
@@ -131,7 +130,7 @@ Test(pool_age, a_lent_connection_that_is_too_old_is_closed_when_it_is_returned)
     peer_stop(peer);
 }
 
-/* seeds.md 37, pains.md c11: each in its own time, 10 % more or less, and not all at once */
+/* Each in its own time, 10 % more or less, and not all at once. */
 Test(pool_age, idle_connections_end_by_age_each_in_its_own_time)
 {
     static struct lives lives;

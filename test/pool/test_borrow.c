@@ -49,7 +49,6 @@ static void crowd_in(unsigned index, void *argument)
             atomic_fetch_add(&crowd->failures, 1);
 }
 
-/* seeds.md 1 */
 Test(pool_borrow, eight_threads_never_share_a_connection_nor_a_reply)
 {
     struct peer *peer = PEER(.own_process = true);
@@ -67,7 +66,6 @@ Test(pool_borrow, eight_threads_never_share_a_connection_nor_a_reply)
     peer_stop(peer);
 }
 
-/* seeds.md 3 */
 Test(pool_borrow, a_thousand_borrows_in_a_row_open_one_connection)
 {
     struct peer *peer = PEER();
@@ -83,7 +81,6 @@ Test(pool_borrow, a_thousand_borrows_in_a_row_open_one_connection)
     peer_stop(peer);
 }
 
-/* seeds.md 4 */
 Test(pool_borrow, a_second_user_of_an_address_gets_a_connection_of_his_own)
 {
     struct peer *peer = PEER();
@@ -119,7 +116,6 @@ static void take_three(unsigned index, void *argument)
             taking->conns[i] = (struct pool_conn){ 0 };
 }
 
-/* seeds.md 13 */
 Test(pool_borrow, what_was_returned_last_is_lent_first)
 {
     struct peer *peer = PEER();
@@ -143,7 +139,6 @@ Test(pool_borrow, what_was_returned_last_is_lent_first)
     peer_stop(peer);
 }
 
-/* seeds.md 13, the other order */
 Test(pool_borrow, with_fifo_the_one_idle_for_longest_is_lent_first)
 {
     struct peer *peer = PEER();
@@ -186,7 +181,6 @@ static void expect_echo_at(struct pool *pool, struct peer *peer)
     peer_stop(peer);
 }
 
-/* seeds.md 21 */
 Test(pool_borrow, every_family_is_reached)
 {
     struct pool *pool = MAKE_POOL();
@@ -223,7 +217,6 @@ static in_addr_t source_of_borrow(const char *parameter)
     return ntohl(place.sin_addr.s_addr);
 }
 
-/* seeds.md 28 */
 Test(pool_borrow, the_peer_sees_the_address_that_was_bound)
 {
     cr_expect_eq(source_of_borrow(""), 0x7f000001u);
@@ -246,7 +239,7 @@ Test(pool_borrow, an_interface_that_does_not_exist_is_an_error_of_the_address)
     peer_stop(peer);
 }
 
-/* seeds.md 29: ports out of range; and what this release cannot dial */
+/* Ports out of range, and what this release cannot dial. */
 Test(pool_borrow, what_cannot_be_dialled_is_refused_before_any_socket_is_made)
 {
     static const struct {
@@ -284,7 +277,7 @@ Test(pool_borrow, what_cannot_be_dialled_is_refused_before_any_socket_is_made)
     pool_destroy(pool);
 }
 
-/* failures.md A1, A2: what looks alike and is not, and what looks different and is the same */
+/* What looks alike and is not, and what looks different and is the same. */
 Test(pool_borrow, addresses_share_a_connection_only_when_their_keys_are_equal)
 {
     static const struct {
@@ -323,7 +316,7 @@ Test(pool_borrow, addresses_share_a_connection_only_when_their_keys_are_equal)
     peer_stop(peer);
 }
 
-/* failures.md A2, a peer's unix sockets: the name is the key, path and abstract name differ */
+/* A peer's unix sockets: the name is the key, path and abstract name differ. */
 Test(pool_borrow, unix_peers_are_told_apart_by_their_whole_name)
 {
     struct peer *first = PEER(.family = AF_UNIX, .behave = PEER_REPLY, .reply = "1111");
@@ -365,7 +358,6 @@ Test(pool_borrow, communicate_nests_and_each_use_has_its_own_connection)
     peer_stop(peer);
 }
 
-/* seeds.md 43 */
 Test(pool_borrow, last_used_grows_with_every_use)
 {
     struct peer *peer = PEER();

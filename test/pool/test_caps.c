@@ -105,8 +105,7 @@ static int counted_close(int fd)
     return pl_os_real.close(fd);
 }
 
-/* seeds.md 30: 200 borrowers at once; nothing is ever above its cap, in the books or in the kernel
- * */
+/* 200 borrowers at once; nothing is ever above its cap, in the books or in the kernel. */
 Test(pool_caps, two_hundred_borrowers_stay_below_every_cap)
 {
     static struct swarm swarm;

@@ -137,7 +137,6 @@ Test(pool_check, a_parked_one_is_looked_at_unless_told_never)
     lend_parked(POOL_CHECK_NEVER, 0);
 }
 
-/* seeds.md 44 */
 Test(pool_check, a_half_closed_connection_is_never_handed_out)
 {
     struct peer *peer = PEER(.own_process = true);
@@ -153,7 +152,7 @@ Test(pool_check, a_half_closed_connection_is_never_handed_out)
     peer_stop(peer);
 }
 
-/* pains.md c18: whatever the option says, what the mux saw end while parked is gone */
+/* Whatever the option says, what the mux saw end while parked is gone. */
 Test(pool_check, a_parked_connection_that_ended_is_not_lent_under_any_option)
 {
     for (int check = POOL_CHECK_ALWAYS; check <= POOL_CHECK_NEVER; check++) {

@@ -88,7 +88,7 @@ Test(pool_deadlines, no_call_is_more_than_20_ms_late, .timeout = 120)
     call_all_exactly(false);
 }
 
-/* failures.md G5: EINTR a thousand times a second */
+/* EINTR a thousand times a second. */
 Test(pool_deadlines, signals_make_no_call_late, .timeout = 120)
 {
     call_all_exactly(true);
@@ -109,7 +109,7 @@ static int ask_in_vain(struct pool_conn *conn, void *user)
     return pool_send(conn, "hello", 5) || receive_one(conn, NULL);
 }
 
-/* seeds.md 72: every operation draws on the same time */
+/* Every operation draws on the same time. */
 static int five_operations(struct pool_conn *conn, void *user)
 {
     unsigned *done = user;
@@ -182,7 +182,7 @@ Test(pool_deadlines, a_point_in_time_bounds_a_call_like_a_span)
     peer_stop(peer);
 }
 
-/* ---- seeds.md 68: one stalling peer for each phase */
+/* ---- one stalling peer for each phase */
 
 static int never_ready(struct pool_conn *conn, struct pool_actor *actor, void *user)
 {
@@ -342,7 +342,7 @@ Test(pool_deadlines, no_time_at_all_takes_only_what_is_idle)
     peer_stop(peer);
 }
 
-/* ---- seeds.md 70: what a timeout leaves behind */
+/* ---- what a timeout leaves behind */
 
 struct half {
     size_t sent, got;
@@ -390,7 +390,7 @@ Test(pool_deadlines, timed_out_and_timed_out_in_transfer_are_told_apart_and_both
     peer_stop(peer);
 }
 
-/* seeds.md 70, the frame stalls before anything came */
+/* The frame stalls before anything came. */
 Test(pool_deadlines, a_request_without_any_answer_may_have_been_seen)
 {
     struct pool_error error = POOL_ERROR_INIT;

@@ -151,7 +151,7 @@ Test(pool_destroy, fails_who_waits_for_room)
     peer_stop(peer);
 }
 
-/* ---- from a callback: failures.md F4, F6; seeds.md 111 */
+/* ---- from a callback */
 
 enum place {
     IN_HOOK,

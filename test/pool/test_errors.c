@@ -99,7 +99,7 @@ static int ask(struct pool_conn *conn, void *user)
     return echo(conn, "hello");
 }
 
-/* ---- errno and status: seeds.md 108, failures.md E9 */
+/* ---- errno and status */
 
 struct row {
     int error;
@@ -193,8 +193,7 @@ Test(pool_errors, every_errno_of_recv_has_a_status)
                 POOL_PHASE_USE);
 }
 
-/* failures.md G4: Linux has closed it, whatever it says; a second close would hit somebody else's
- * */
+/* Linux has closed it, whatever it says; a second close would hit somebody else's. */
 Test(pool_errors, a_close_that_fails_is_never_repeated)
 {
     static const int errors[] = { EINTR, EIO, ENOSPC };
@@ -218,7 +217,7 @@ Test(pool_errors, a_close_that_fails_is_never_repeated)
     peer_stop(peer);
 }
 
-/* A self-connection counts as refused: failures.md A10. The kernel's trick, without its luck: a
+/* A self-connection counts as refused. It is the kernel's trick, without its luck: a
  * socket bound to the port it connects to. */
 static int connect_to_self(int fd, const struct sockaddr *address, socklen_t size)
 {
@@ -247,7 +246,7 @@ Test(pool_errors, a_connection_that_reaches_ourselves_counts_as_refused)
     pool_destroy(pool);
 }
 
-/* ---- failures.md D1: how far it had come, told exactly */
+/* ---- how far it had come, told exactly */
 
 static int send_and_read(struct pool_conn *conn, void *user)
 {
@@ -321,7 +320,7 @@ Test(pool_errors, the_end_of_an_answer_is_no_failure_of_a_use_that_says_so)
     peer_stop(peer);
 }
 
-/* ---- what is repeated: failures.md D2, seeds.md 46 */
+/* ---- what is repeated */
 
 struct repeat {
     unsigned runs;

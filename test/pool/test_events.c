@@ -94,7 +94,6 @@ static struct pool *observed(const struct pool_options *options)
 
 #define OBSERVED(...) observed(POOL_OPTIONS(__VA_ARGS__))
 
-/* seeds.md 49: the golden sequence */
 Test(pool_events, a_pools_life_is_told_in_order)
 {
     struct peer *peer = PEER();
@@ -365,7 +364,6 @@ static void call_back(const struct pool_event_info *event, void *user)
     pool_remove_some_connection(pool);
 }
 
-/* failures.md F5 */
 Test(pool_events, an_observer_may_call_the_pool)
 {
     struct peer *peer = PEER(.own_process = true);

@@ -122,7 +122,6 @@ static void lose_idle_one(enum theft theft, enum place place, bool marked)
     peer_stop(peer);
 }
 
-/* seeds.md 40, 41; failures.md A8; pains.md b1 */
 Test(pool_identity, an_idle_connection_that_is_lost_is_forgotten_and_the_stranger_left_alone)
 {
     for (int theft = 0; theft < THEFTS; theft++)
@@ -272,7 +271,6 @@ static void mark_lent(enum theft theft)
     peer_stop(peer);
 }
 
-/* seeds.md 40 */
 Test(pool_identity, a_lent_connection_that_is_marked_answers_broken_from_then_on)
 {
     for (int theft = 0; theft < THEFTS; theft++)
@@ -391,7 +389,6 @@ Test(pool_identity, what_is_marked_is_not_closed)
     peer_stop(peer);
 }
 
-/* seeds.md 42 */
 Test(pool_identity, handles_are_the_same_when_they_name_the_same_loan)
 {
     struct peer *peer = PEER();

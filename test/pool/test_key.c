@@ -1,4 +1,4 @@
-/* test_key.c: which connections may stand in for one another (failures.md A1): every KEY field, of
+/* test_key.c: which connections may stand in for one another: every KEY field, of
  * the address and of the options, tells two peers apart, and a field without a class does not
  * compile. */
 #include "pool/key.h"

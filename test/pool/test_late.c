@@ -115,7 +115,6 @@ static void end_batch(struct batch *batch)
     peer_stop(batch->hung);
 }
 
-/* seeds.md 55; failures.md A6, F3 */
 Test(pool_late, an_event_of_a_closed_connection_never_reaches_who_has_its_number_now)
 {
     struct batch batch;
@@ -137,7 +136,7 @@ Test(pool_late, an_event_of_a_closed_connection_never_reaches_who_has_its_slot_n
     end_batch(&batch);
 }
 
-/* failures.md A6: numbers and slots are used again and again while events are on their way */
+/* Numbers and slots are used again and again while events are on their way. */
 Test(pool_late, tight_reuse_of_numbers_and_slots_never_revives_a_handle)
 {
     struct peer *peer = PEER();
@@ -162,7 +161,7 @@ Test(pool_late, tight_reuse_of_numbers_and_slots_never_revives_a_handle)
     peer_stop(peer);
 }
 
-/* seeds.md 60: what the clock hand was for: a slot is found at once, however full the table is */
+/* A slot is found at once, however full the table is. */
 Test(pool_late, a_slot_is_found_at_once_and_a_serial_never_comes_again)
 {
     enum { SLOTS = 1000 };

@@ -353,7 +353,7 @@ Test(pool_misuse, a_loan_is_not_driven_event_by_event)
     peer_stop(peer);
 }
 
-/* ---- seeds.md 6: a use that leaves early, in every way it can */
+/* ---- a use that leaves early, in every way it can */
 
 static int return_by_hand(struct pool_conn *conn, void *user)
 {

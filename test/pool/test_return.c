@@ -139,7 +139,6 @@ static void leave(const struct way *way, uint32_t park_ms)
     peer_stop(peer);
 }
 
-/* seeds.md 11; failures.md B1, B3 */
 Test(pool_return, whatever_may_be_left_on_a_connection_closes_it)
 {
     for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
@@ -199,7 +198,7 @@ static int leave_idle(struct pool *pool, struct peer *peer)
     return fd;
 }
 
-/* seeds.md 11: a stray byte that comes after the reply */
+/* A stray byte that comes after the reply. */
 Test(pool_return, a_stray_byte_after_the_reply_is_nobodys)
 {
     for (unsigned delay_ms = 0; delay_ms <= 30; delay_ms += 10) {
@@ -234,7 +233,6 @@ static void do_deed(struct peer *peer, uint32_t nth, enum deed deed)
         cr_assert_eq(peer_reset(peer, nth), 1);
 }
 
-/* failures.md B2, D1; seeds.md 44 */
 Test(pool_return, a_hot_connection_that_spoke_or_ended_is_never_lent)
 {
     for (int deed = 0; deed < DEEDS; deed++) {
@@ -253,7 +251,6 @@ Test(pool_return, a_hot_connection_that_spoke_or_ended_is_never_lent)
     }
 }
 
-/* seeds.md 17 */
 Test(pool_return, a_parked_connection_that_spoke_or_ended_goes_without_any_borrow)
 {
     for (int deed = 0; deed < DEEDS; deed++) {
@@ -352,7 +349,7 @@ static int ask_impatiently(struct pool_conn *conn, void *user)
     return 0;
 }
 
-/* failures.md B1: given up between the first byte written and the last byte read */
+/* Given up between the first byte written and the last byte read. */
 Test(pool_return, a_late_reply_is_never_the_next_borrowers)
 {
     struct peer *peer = PEER(.behave = PEER_SLOW, .delay_ms = 3, .own_process = true);
@@ -436,7 +433,7 @@ static bool has_begun(void *argument)
     return atomic_load(&reading->has_begun);
 }
 
-/* failures.md, "check, then use, is a race": 100 of 100 runs crossed without pins */
+/* Without pins, 100 of 100 runs crossed. */
 Test(pool_return, a_read_under_way_on_a_copy_ends_the_connection_and_meets_no_next_borrower)
 {
     struct peer *peer = PEER();
@@ -461,7 +458,6 @@ Test(pool_return, a_read_under_way_on_a_copy_ends_the_connection_and_meets_no_ne
     peer_stop(peer);
 }
 
-/* failures.md A7 */
 Test(pool_return, of_two_threads_that_return_one_loan_exactly_one_does)
 {
     struct peer *peer = PEER();

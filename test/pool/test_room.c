@@ -49,7 +49,7 @@ static void expect_end(struct ends *ends, const char *address)
     ends->count = 0;
 }
 
-/* ---- seeds.md 31: the order */
+/* ---- the order */
 
 static void expect_order(uint32_t park_ms, bool waits)
 {
@@ -124,7 +124,7 @@ Test(pool_room, a_pool_asked_for_room_closes_nothing_of_another)
     peer_stop(peer);
 }
 
-/* ---- seeds.md 36: across pools */
+/* ---- across pools */
 
 struct running {
     struct pool_mux *mux;
@@ -212,7 +212,7 @@ Test(pool_room, a_hot_connection_that_is_older_goes_before_a_parked_one)
     evict_across(POOL_NONE, 1);
 }
 
-/* ---- seeds.md 32, pains.md b2: at the limit of descriptors */
+/* ---- at the limit of descriptors */
 
 static void visit_many(unsigned limit, unsigned addresses)
 {
@@ -242,7 +242,7 @@ Test(pool_room, two_hundred_addresses_are_visited_with_forty_descriptors)
     visit_many(40, 200);
 }
 
-/* failures.md E1, as far as it fits into this process; the plain programs go lower */
+/* As far as it fits into this process; the plain programs go lower. */
 Test(pool_room, with_room_for_one_connection_all_goes_on)
 {
     struct peer *peer = PEER(.own_process = true, .every_loopback = true);
@@ -284,7 +284,7 @@ static void visit_at_random(unsigned index, void *argument)
     }
 }
 
-/* failures.md E3: evicting while others borrow, at a limit of eight */
+/* Evicting while others borrow, at a limit of eight. */
 Test(pool_room, sixteen_threads_share_eight_descriptors_among_forty_addresses, .timeout = 300)
 {
     struct crowd crowd = { .peer = PEER(.own_process = true, .every_loopback = true) };
@@ -322,7 +322,7 @@ Test(pool_room, sixteen_threads_share_eight_connections_among_forty_addresses, .
     peer_stop(crowd.peer);
 }
 
-/* ---- seeds.md 33: nothing is idle */
+/* ---- nothing is idle */
 
 struct asked {
     atomic_uint times;

@@ -99,7 +99,6 @@ static void cure(int error)
     peer_stop(peer);
 }
 
-/* failures.md E9, D6; seeds.md 32 */
 Test(pool_shortage, every_shortage_evicts_and_tries_again)
 {
     static const int errors[] = { EMFILE, ENFILE, ENOBUFS, ENOMEM };
@@ -126,7 +125,8 @@ Test(pool_shortage, a_shortage_that_nothing_cures_ends_at_the_deadline)
     open_short_door(EADDRNOTAVAIL, 0);
     pool = MAKE_POOL();
     start_ms = now_ms();
-    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 250, .error = &error), &conn),
+    cr_expect_eq(pool_borrow(pool, peer_address(peer),
+                             POOL_CALL(.timeout_ms = 250, .error = &error), &conn),
                  POOL_E_RESOURCE);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 250));
     cr_expect_eq(error.cause, EADDRNOTAVAIL);

@@ -75,7 +75,6 @@ static void *watch(void *argument)
     return NULL;
 }
 
-/* failures.md E6 */
 Test(pool_stats, gauges_add_up_in_every_snapshot_while_eight_threads_work, .timeout = 120)
 {
     struct load load = { .rounds = 3000 / slowness() };
@@ -104,7 +103,7 @@ Test(pool_stats, gauges_add_up_in_every_snapshot_while_eight_threads_work, .time
         peer_stop(load.peers[i]);
 }
 
-/* seeds.md 123: what was opened and has not ended is there */
+/* What was opened and has not ended is there. */
 Test(pool_stats, births_less_deaths_are_the_living)
 {
     struct peer *peer = PEER(.own_process = true);

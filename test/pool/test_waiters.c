@@ -9,7 +9,7 @@
 #include "support/tests.h"
 #include "support/verbs.h"
 
-/* seeds.md 4 and 5: with strict order the longest waiter is served first, each in turn */
+/* With strict order the longest waiter is served first, each in turn. */
 Test(pool_waiters, waiters_are_served_in_the_order_in_which_they_came)
 {
     enum { WAITERS = 12 };
@@ -36,7 +36,6 @@ Test(pool_waiters, waiters_are_served_in_the_order_in_which_they_came)
     peer_stop(peer);
 }
 
-/* seeds.md 5 */
 Test(pool_waiters, one_who_runs_out_of_time_leaves_at_once_and_the_next_is_served)
 {
     struct peer *peer = PEER();
@@ -63,7 +62,7 @@ Test(pool_waiters, one_who_runs_out_of_time_leaves_at_once_and_the_next_is_serve
     peer_stop(peer);
 }
 
-/* failures.md E8: many deadlines, each its own */
+/* Many deadlines, each its own. */
 Test(pool_waiters, each_waiter_leaves_on_its_own_deadline)
 {
     enum { WAITERS = 50 };
@@ -87,7 +86,6 @@ Test(pool_waiters, each_waiter_leaves_on_its_own_deadline)
     peer_stop(peer);
 }
 
-/* seeds.md 39 */
 Test(pool_waiters, one_too_many_is_refused_at_once)
 {
     enum { WAITERS = 5 };
@@ -379,7 +377,7 @@ Test(pool_waiters, no_wake_up_is_lost, .timeout = 300)
     peer_stop(peer);
 }
 
-/* failures.md E5, F1: those who give up leave no hole and keep nothing */
+/* Those who give up leave no hole and keep nothing. */
 Test(pool_waiters, giving_up_costs_no_place, .timeout = 300)
 {
     struct peer *peer = PEER(.own_process = true);

@@ -148,7 +148,7 @@ static int leave_idle(struct pool *pool, struct peer *peer)
     return fd;
 }
 
-/* seeds.md 16: a thousand frames between borrows: the actor gets them all, the borrowers none */
+/* A thousand frames between borrows: the actor gets them all, the borrowers none. */
 static void push_between_borrows(uint32_t park_ms)
 {
     static struct inbox inbox;
@@ -333,7 +333,7 @@ Test(actor, may_talk_and_says_when_it_is_done)
 
 /* ---- ends */
 
-/* seeds.md, pains.md b15: told by the peer to go */
+/* Told by the peer to go. */
 Test(actor, that_drains_its_connection_ends_it_and_the_next_borrower_gets_another)
 {
     static struct inbox inbox = { .drains = true };
@@ -438,7 +438,7 @@ Test(actor, hears_the_last_words_before_the_end)
     peer_stop(peer);
 }
 
-/* A loud peer does not keep the mux from others: seeds.md 61 in small. */
+/* A loud peer does not keep the mux from others. */
 Test(actor, that_is_flooded_leaves_the_mux_to_others)
 {
     static struct inbox inbox;

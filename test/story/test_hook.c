@@ -99,7 +99,6 @@ static int hook(struct pool_conn *conn, struct pool_actor *actor, void *user)
 
 #define HOOKED(setup, ...) MAKE_POOL(.on_new_connection = hook, .user = (setup), __VA_ARGS__)
 
-/* seeds.md 14 */
 Test(hook, runs_once_for_each_connection_that_the_pool_opens_and_before_its_first_use)
 {
     struct setup setup = { .how = ANSWER };
@@ -147,7 +146,6 @@ static void expect_refusal(struct setup *setup, enum pool_status status, int cau
     peer_stop(peer);
 }
 
-/* seeds.md 14: a failing hook */
 Test(hook, may_refuse_a_connection_and_the_borrower_is_told)
 {
     struct setup refuses = { .how = ANSWER, .answer = 42 }, fails = { .how = ANSWER, .answer = -3 };
@@ -232,7 +230,7 @@ Test(hook, hears_the_greeting_and_the_borrower_does_not)
     peer_stop(peer);
 }
 
-/* ---- seeds.md 57: exactly one last event, in each way to end */
+/* ---- exactly one last event, in each way to end */
 
 static bool is_over(void *argument)
 {
@@ -341,7 +339,7 @@ static int start_flood(struct pool_conn *conn, struct pool_actor *actor, void *u
     return POOL_LATER;
 }
 
-/* seeds.md 83: memory stays below the mark; after the mark nothing is taken until it has drained */
+/* Memory stays below the mark; after the mark nothing is taken until it has drained. */
 Test(hook, writes_up_to_the_mark_and_is_told_when_all_has_left)
 {
     struct flood flood = { .high = 256 << 10, .low = 16 << 10 };
@@ -407,7 +405,7 @@ Test(hook, is_told_of_what_left_at_once_too_but_not_on_its_own_stack)
     peer_stop(peer);
 }
 
-/* ---- seeds.md 69: silence in each direction */
+/* ---- silence in each direction */
 
 static void on_silence(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
                        void *user)
@@ -531,7 +529,6 @@ static int on_socket(int fd, const char *address, void *user)
     return fresh->answer;
 }
 
-/* seeds.md 120 */
 Test(hook, sees_each_fresh_socket_before_it_connects_and_may_refuse_it)
 {
     struct fresh fresh = { .answer = 0 };

@@ -120,13 +120,12 @@ Test(main_job, eight_threads_sixty_peers_two_dozen_descriptors, .timeout = 170)
     do_the_job(false);
 }
 
-/* failures.md G5 */
 Test(main_job, goes_on_under_eight_thousand_signals_a_second, .timeout = 170)
 {
     do_the_job(true);
 }
 
-/* ---- failures.md C5 in clear text, seeds.md 64: SIGPIPE at its default */
+/* ---- a peer that is gone, in clear text: SIGPIPE at its default */
 
 /* The peer has ended its direction, and then resets: from then on every write is EPIPE. */
 static void break_pipe(struct peer *peer, int fd)
@@ -214,7 +213,7 @@ Test(main_job, no_signal_is_raised_by_a_broken_connection)
     peer_stop(peer);
 }
 
-/* ---- seeds.md 65; failures.md G3: what a child inherits */
+/* ---- what a child inherits */
 
 /* The descriptors that a program started from here would have, as text. */
 static void list_of_child(char *text, size_t size)
@@ -322,7 +321,7 @@ Test(main_job, every_descriptor_is_close_on_exec_and_only_streams_block)
     peer_stop(peer);
 }
 
-/* ---- failures.md G2: 0 to 2 are never ours, even when they are free */
+/* ---- 0 to 2 are never ours, even when they are free */
 
 Test(main_job, with_stdin_stdout_and_stderr_closed_no_stray_byte_reaches_a_peer)
 {
@@ -361,7 +360,7 @@ Test(main_job, with_stdin_stdout_and_stderr_closed_no_stray_byte_reaches_a_peer)
     peer_stop(peer);
 }
 
-/* ---- failures.md G5: partial transfers anywhere */
+/* ---- partial transfers anywhere */
 
 static int send_in_pieces(struct pool_conn *conn, void *user)
 {

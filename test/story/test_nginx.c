@@ -125,7 +125,7 @@ Test(nginx, serves_eight_threads_over_four_connections_without_a_failure, .timeo
     server_stop(crowd.nginx);
 }
 
-/* D1, the keep-alive race: the server closes idle connections while they are borrowed again */
+/* The keep-alive race: the server closes idle connections while they are borrowed again. */
 Test(nginx, that_restarts_costs_no_request)
 {
     struct server *nginx = start_nginx();
@@ -141,7 +141,7 @@ Test(nginx, that_restarts_costs_no_request)
     server_stop(nginx);
 }
 
-/* failures.md B3: more came than was read; what is left is nobody's */
+/* More came than was read; what is left is nobody's. */
 static int ask_twice_read_once(struct pool_conn *conn, void *user)
 {
     static const char twice[] =

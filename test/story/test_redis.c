@@ -95,7 +95,7 @@ Test(redis, eight_threads_over_four_connections_read_what_they_wrote)
     server_stop(redis);
 }
 
-/* seeds.md 18: a transaction has its connection to itself, while others go on */
+/* A transaction has its connection to itself, while others go on. */
 static int transact(struct pool_conn *conn, void *user)
 {
     char reply[RESP_TEXT], expected[RESP_TEXT];
@@ -163,7 +163,7 @@ Test(redis, a_transaction_broken_off_is_not_the_next_borrowers)
     server_stop(redis);
 }
 
-/* ---- seeds.md 15: a password, by blocking code */
+/* ---- a password, by blocking code */
 
 static int prepare_auth(struct pool_conn *conn, void *user)
 {
@@ -303,7 +303,7 @@ Test(redis, tenants_never_meet_each_others_session)
     server_stop(redis);
 }
 
-/* failures.md D4: all idle ones die at once */
+/* All idle ones die at once. */
 static void restart_with(struct pool *pool, struct server *redis, unsigned idle)
 {
     static struct pool_conn conns[256];
