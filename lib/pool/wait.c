@@ -202,6 +202,7 @@ struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
     struct pl_peer *peer = borrow->peer;
     struct pl_waiter waiter = { .thread = borrow->self };
     enum pool_status status = POOL_E_CANCELED;
+    bool is_queued = false;
 
     if (pl_pool_is_forked(borrow->pool))
         return NULL;
@@ -210,12 +211,13 @@ struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
     if (pl_ticket_hold(borrow->ticket, peer, &waiter)) {
         pthread_mutex_lock(&peer->lock);
         waiter.connection = pl_wait_join(borrow, &waiter, &status);
+        is_queued = !status && !waiter.connection; /* from the unlocking on it may be served */
         pthread_mutex_unlock(&peer->lock);
         pl_ticket_release(borrow->ticket);
     }
     if (status && !borrow->failure.status)
         borrow->failure = pl_wait_refusal(status);
-    else if (!status && !waiter.connection)
+    else if (is_queued)
         wait_in_queue(borrow, &waiter);
     pl_ticket_wait_end(borrow->ticket);
     return waiter.connection;
