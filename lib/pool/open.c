@@ -106,6 +106,7 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
     struct pl_peer *peer = connection->peer;
     struct pl_failure told = *failure;
     bool is_stale = pl_peer_verdict(connection) == POOL_CLOSE_STALE;
+    bool is_killed = atomic_load(&connection->doom) == PL_DOOM_KILLED;
     uint64_t begun_ns = connection->opened_ns;
 
     drop_dial(connection);
@@ -121,7 +122,8 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
     if (pl_pool_is_forked(peer->pool))
         return;
     if (told.status && is_told && !is_stale) {
-        pl_backoff_fail(peer, begun_ns, &told);
+        if (!is_killed)                 /* that is no fault of the peer's */
+            pl_backoff_fail(peer, begun_ns, &told);
         pl_peer_fail_waiters(peer, &told, is_hopeless(peer));
     }
     release_supply(peer);

@@ -155,6 +155,23 @@ Test(pool_kill, who_waits_for_a_connection_in_the_making_is_told_that_it_broke)
     peer_stop(peer);
 }
 
+/* It is no fault of the peer's, and nobody pauses for it or suspends the address. */
+Test(pool_kill, of_connections_in_the_making_does_not_count_as_failing_to_connect)
+{
+    struct peer *peer = PEER(.behave = PEER_NEVER_ACCEPT, .own_process = true);
+    struct pool *pool = MAKE_POOL(.suspend_after = 2, .suspend_ms = VERBS_SOON);
+    struct caller caller;
+
+    for (uint64_t id = 1; id <= 4; id++) {
+        cr_assert(start_caller(&caller, pool, peer_address(peer), VERBS_SOON));
+        cr_expect(WAIT_STAT(pool, opening, 1));
+        cr_expect(pool_kill(pool, id));
+        cr_expect_eq(join_caller(&caller), POOL_E_BROKEN, "attempt %d", (int)id);
+    }
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
 static void watch(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
                   void *user)
 {
