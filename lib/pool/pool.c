@@ -137,40 +137,6 @@ void pl_pool_leave(struct pool *pool)
         free_pool(pool);
 }
 
-bool pl_pool_try_share(struct pool *pool, bool *is_reserved)
-{
-    uint32_t total = atomic_load(&pool->total);
-
-    *is_reserved = false;
-    do {
-        if (total >= pool->settings.options.max_connections)
-            return false;
-    } while (!atomic_compare_exchange_weak(&pool->total, &total, total + 1));
-    if (pl_reserve_take_share(pool->room))
-        return true;
-    atomic_fetch_sub(&pool->total, 1);
-    *is_reserved = true;
-    return false;
-}
-
-bool pl_pool_take_share(struct pool *pool)
-{
-    bool is_reserved;
-
-    return pl_pool_try_share(pool, &is_reserved);
-}
-
-bool pl_pool_has_share(const struct pool *pool)
-{
-    return atomic_load(&pool->total) < pool->settings.options.max_connections;
-}
-
-void pl_pool_give_share(struct pool *pool)
-{
-    pl_reserve_give_share(pool->room);
-    atomic_fetch_sub(&pool->total, 1);
-}
-
 void pl_pool_count(struct pool *pool, uint64_t *counter)
 {
     pthread_mutex_lock(&pool->lock);

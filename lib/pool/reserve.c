@@ -19,7 +19,8 @@ static uint64_t bound(const struct pl_room *room)
     return limit > left ? limit - left : 0;
 }
 
-bool pl_reserve_take_share(struct pl_room *room)
+/* A birth; false: no more may be born on this mux. */
+static bool take_share(struct pl_room *room)
 {
     uint64_t most = bound(room);
     uint32_t shares = atomic_load(&room->shares);
@@ -31,9 +32,38 @@ bool pl_reserve_take_share(struct pl_room *room)
     return true;
 }
 
-void pl_reserve_give_share(struct pl_room *room)
+bool pl_pool_try_share(struct pool *pool, bool *is_reserved)
 {
-    atomic_fetch_sub(&room->shares, 1);
+    uint32_t total = atomic_load(&pool->total);
+
+    *is_reserved = false;
+    do {
+        if (total >= pool->settings.options.max_connections)
+            return false;
+    } while (!atomic_compare_exchange_weak(&pool->total, &total, total + 1));
+    if (take_share(pool->room))
+        return true;
+    atomic_fetch_sub(&pool->total, 1);
+    *is_reserved = true;
+    return false;
+}
+
+bool pl_pool_take_share(struct pool *pool)
+{
+    bool is_reserved;
+
+    return pl_pool_try_share(pool, &is_reserved);
+}
+
+bool pl_pool_has_share(const struct pool *pool)
+{
+    return atomic_load(&pool->total) < pool->settings.options.max_connections;
+}
+
+void pl_pool_give_share(struct pool *pool)
+{
+    atomic_fetch_sub(&pool->room->shares, 1);
+    atomic_fetch_sub(&pool->total, 1);
 }
 
 /* ---- counting */
