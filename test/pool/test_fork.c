@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "pool/pool.h"
 #include "support/child.h"
 #include "support/peer.h"
 #include "support/tests.h"
@@ -22,8 +23,17 @@ struct parent {
     struct pool_target *target;
     struct pool_conn lent, stale;
     struct caller opening;
+    struct pool_ticket *ticket;         /* of one more that waits there */
+    atomic_int ends;
     int descriptors_before, descriptors;
 };
+
+static void on_lent(struct pool_conn *conn, const struct pool_error *error, void *user)
+{
+    struct parent *parent = user;
+
+    parent->ends += !conn && error->status == POOL_E_CANCELED;
+}
 
 static bool has_opened_all(void *argument)
 {
@@ -46,7 +56,10 @@ static void set_up_parent(struct parent *parent, const struct pool_options *opti
                  POOL_OK);
     cr_assert(
         queue_caller(&parent->opening, parent->pool, peer_address(parent->hung), VERBS_SOON * 10));
-    parent->descriptors = parent->descriptors_before + 6; /* three of the mux */
+    cr_assert_eq(pool_communicate_async(parent->pool, peer_address(parent->hung), on_lent, parent,
+                                        POOL_CALL(.timeout_ms = POOL_NONE), &parent->ticket),
+                 POOL_OK);
+    parent->descriptors = parent->descriptors_before + 7; /* three of the mux */
     cr_assert(wait_until(has_opened_all, parent, VERBS_SOON));
 }
 
@@ -65,8 +78,16 @@ static void expect_undisturbed(struct parent *parent)
     cr_expect_eq(count_descriptors(), parent->descriptors);
 }
 
+static bool has_ended(void *argument)
+{
+    return ((struct parent *)argument)->ends == 1;
+}
+
 static void tear_down_parent(struct parent *parent)
 {
+    cr_expect(pool_ticket_cancel(parent->ticket));
+    cr_expect(wait_until(has_ended, parent, VERBS_SOON));
+    pool_ticket_free(parent->ticket);
     pool_target_free(parent->target);
     pool_destroy(parent->pool);
     cr_expect_eq(join_caller(&parent->opening), POOL_E_CLOSING);
@@ -85,6 +106,7 @@ static int use_the_pool(void *argument)
     const char *address = peer_address(parent->peer);
     struct pool_stats stats = { .size = sizeof(stats) };
     struct pool_error error = POOL_ERROR_INIT;
+    struct pool_ticket *ticket;
     struct pool_target *target;
     struct pool_conn conn;
 
@@ -96,6 +118,10 @@ static int use_the_pool(void *argument)
     CHILD_NEEDS(pool_communicate(parent->pool, address, do_nothing, NULL,
                                  POOL_CALL(.error = &error)) == POOL_E_FORKED);
     CHILD_NEEDS(error.status == POOL_E_FORKED && error.outcome == POOL_NOT_SENT);
+    CHILD_NEEDS(pool_communicate_async(parent->pool, address, on_lent, parent, NULL, &ticket) ==
+                POOL_E_FORKED);
+    CHILD_NEEDS(!ticket && !pool_ticket_cancel(parent->ticket) && !parent->ends);
+    pool_ticket_free(parent->ticket);
     CHILD_NEEDS(pool_target_get(parent->pool, address, &target) == POOL_E_FORKED && !target);
     CHILD_NEEDS(pool_stats(parent->pool, &stats) == POOL_E_FORKED);
     CHILD_NEEDS(pool_mark_as_dead(parent->pool, pool_conn_fd(&parent->lent)) == 0);
@@ -107,7 +133,7 @@ static int use_the_pool(void *argument)
 
 Test(pool_fork, the_child_is_refused_every_use_of_the_parents_pool)
 {
-    struct parent parent = { 0 };
+    struct parent parent = { .ends = 0 };
 
     set_up_parent(&parent, POOL_OPTIONS(.connect_ms = POOL_NONE));
     cr_expect_eq(child_run(use_the_pool, &parent), 0);
@@ -150,7 +176,7 @@ static int use_the_handles(void *argument)
 
 Test(pool_fork, the_child_is_refused_every_operation_on_a_lent_handle)
 {
-    struct parent parent = { 0 };
+    struct parent parent = { .ends = 0 };
 
     set_up_parent(&parent, POOL_OPTIONS(.connect_ms = POOL_NONE));
     cr_expect_eq(child_run(use_the_handles, &parent), 0);
@@ -167,7 +193,7 @@ static int destroy_the_pool(void *argument)
 
     child_watch_door();
     pool_destroy(parent->pool);
-    CHILD_NEEDS(before - count_descriptors() == 3);
+    CHILD_NEEDS(before - count_descriptors() == 4);
     CHILD_NEEDS(count_descriptors() == parent->descriptors_before);
     pool_destroy(parent->pool);
     CHILD_NEEDS(pool_send(&parent->lent, "no", 2) == POOL_E_FORKED);
@@ -180,7 +206,7 @@ static int destroy_the_pool(void *argument)
 
 Test(pool_fork, destroying_it_in_the_child_closes_the_copies_and_nothing_else)
 {
-    struct parent parent = { 0 };
+    struct parent parent = { .ends = 0 };
 
     set_up_parent(&parent, POOL_OPTIONS(.connect_ms = POOL_NONE, .park_ms = 1));
     cr_expect_eq(child_run(destroy_the_pool, &parent), 0);
@@ -196,7 +222,7 @@ static int destroy_in_a_grandchild(void *argument)
 
 Test(pool_fork, a_grandchild_finds_what_a_child_does)
 {
-    struct parent parent = { 0 };
+    struct parent parent = { .ends = 0 };
 
     set_up_parent(&parent, POOL_OPTIONS(.connect_ms = POOL_NONE));
     cr_expect_eq(child_run(destroy_in_a_grandchild, &parent), 0);
@@ -224,7 +250,7 @@ static int replace_then_destroy(void *argument)
 
 Test(pool_fork, destroying_it_in_the_child_leaves_a_number_that_is_another_s_by_now)
 {
-    struct parent parent = { 0 };
+    struct parent parent = { .ends = 0 };
     struct replaced replaced = { .parent = &parent };
 
     set_up_parent(&parent, POOL_OPTIONS(.connect_ms = POOL_NONE));
@@ -305,7 +331,7 @@ static int use_an_own_pool_in_a_grandchild(void *argument)
 
 Test(pool_fork, the_child_has_pools_of_its_own_and_may_fork_again)
 {
-    struct parent parent = { 0 };
+    struct parent parent = { .ends = 0 };
 
     set_up_parent(&parent, POOL_OPTIONS(.connect_ms = POOL_NONE));
     cr_expect_eq(child_run(use_an_own_pool_in_a_grandchild, &parent), 0);
@@ -334,13 +360,94 @@ static int make_many(void *argument)
 
 Test(pool_fork, the_childs_pools_meet_no_memory_of_the_parents)
 {
-    struct parent parent = { 0 };
+    struct parent parent = { .ends = 0 };
 
     set_up_parent(&parent, POOL_OPTIONS(.connect_ms = POOL_NONE));
     cr_expect_eq(child_run(make_many, &parent), 0);
     cr_expect_eq(echo(&parent.lent, "still mine"), 0);
     cr_expect_eq(pool_return(&parent.lent), POOL_OK);
     tear_down_parent(&parent);
+}
+
+/* What a thread that the child does not have may have held: locks of a pool, a peer and a thread's
+ * record that were free by then, and so will be the child's next ones. */
+struct held {
+    pthread_mutex_t *locks[3];
+    pthread_barrier_t taken;
+    int line[2];                        /* the holder lets go at its end */
+};
+
+static void *hold_locks(void *argument)
+{
+    struct held *held = argument;
+    char byte;
+
+    for (int i = 0; i < 3; i++)
+        pthread_mutex_lock(held->locks[i]);
+    pthread_barrier_wait(&held->taken);
+    cr_expect_eq(read(held->line[0], &byte, 1), 0);
+    for (int i = 0; i < 3; i++)
+        pthread_mutex_unlock(held->locks[i]);
+    return NULL;
+}
+
+static void *show_record(void *record)
+{
+    *(struct pl_thread **)record = pl_thread_self();
+    return NULL;
+}
+
+struct crowd {
+    struct pool *pool;
+    const char *address;
+    atomic_int failed;
+};
+
+static void talk_alone(unsigned index, void *argument)
+{
+    struct crowd *crowd = argument;
+
+    (void)index;
+    atomic_fetch_add(&crowd->failed, talk(crowd->pool, crowd->address) != POOL_OK);
+}
+
+/* By as many threads as find every free record. */
+static int talk_in_the_child(void *argument)
+{
+    struct crowd crowd = { .pool = MAKE_POOL(), .address = argument };
+
+    CHILD_NEEDS(crowd.pool && run_threads(8, talk_alone, &crowd));
+    CHILD_NEEDS(!crowd.failed);
+    pool_destroy(crowd.pool);
+    return 0;
+}
+
+Test(pool_fork, a_lock_that_another_thread_held_at_the_fork_hinders_no_pool_of_the_child)
+{
+    struct peer *peer = PEER(.own_process = true);
+    struct pool *pool = MAKE_POOL();
+    struct pool_target *target;
+    struct pl_thread *record;
+    struct held held;
+    pthread_t thread;
+
+    cr_assert_eq(pool_target_get(pool, peer_address(peer), &target), POOL_OK);
+    held.locks[0] = &pool->lock;
+    held.locks[1] = &target->peer->lock;
+    pool_target_free(target);
+    pool_destroy(pool);
+    pthread_create(&thread, NULL, show_record, &record);
+    pthread_join(thread, NULL);
+    held.locks[2] = &record->cell.lock;
+    cr_assert_eq(pipe(held.line), 0);
+    pthread_barrier_init(&held.taken, NULL, 2);
+    pthread_create(&thread, NULL, hold_locks, &held);
+    pthread_barrier_wait(&held.taken);
+    cr_expect_eq(child_run(talk_in_the_child, (void *)(uintptr_t)peer_address(peer)), 0);
+    close(held.line[1]);
+    pthread_join(thread, NULL);
+    close(held.line[0]);
+    peer_stop(peer);
 }
 
 /* ---- the ways out of a child */
@@ -353,7 +460,7 @@ static int leave_by_exit(void *argument)
 
 Test(pool_fork, the_child_may_exit_whatever_the_parent_has)
 {
-    struct parent parent = { 0 };
+    struct parent parent = { .ends = 0 };
 
     set_up_parent(&parent, POOL_OPTIONS(.connect_ms = POOL_NONE));
     cr_expect_eq(child_run(leave_by_exit, &parent), 7);

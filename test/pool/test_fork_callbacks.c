@@ -25,7 +25,10 @@ enum place {
     IN_GONE,
     IN_NONE_REMOVABLE_ON_MUX,
     IN_EVENT_OF_MUX,
-    IN_LAST_PLACE_OF_POOL = IN_EVENT_OF_MUX,
+    IN_LENT,
+    IN_LENT_EVENT,
+    IN_WORKER,                          /* `prepare`, on a thread of the pool's */
+    IN_LAST_PLACE_OF_POOL = IN_WORKER,
     IN_POST,
     IN_TIMER,
     PLACES
@@ -43,6 +46,9 @@ static const char *const names[PLACES] = {
     [IN_GONE] = "on_close",
     [IN_NONE_REMOVABLE_ON_MUX] = "on_none_removable, on the mux",
     [IN_EVENT_OF_MUX] = "on_event of the mux",
+    [IN_LENT] = "on_lent",
+    [IN_LENT_EVENT] = "event of a lent connection",
+    [IN_WORKER] = "prepare, on a worker",
     [IN_POST] = "post",
     [IN_TIMER] = "timer",
 };
@@ -59,6 +65,8 @@ static struct scene {
     atomic_bool is_over;
     bool is_child;
 } scene;
+
+static _Thread_local bool is_caller;
 
 /* ---- the child */
 
@@ -111,6 +119,8 @@ static int prepare(struct pool_conn *conn, void *user)
 {
     (void)user;
     fork_at(IN_PREPARE);
+    if (!is_caller)
+        fork_at(IN_WORKER);
     return echo(conn, "log in");
 }
 
@@ -176,6 +186,31 @@ static int on_new_connection(struct pool_conn *conn, struct pool_actor *actor, v
                : POOL_LATER;
 }
 
+static void on_lent_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                          void *user)
+{
+    (void)bytes, (void)user;
+    if (event != POOL_EV_READ)
+        return;
+    fork_at(IN_LENT_EVENT);
+    pool_return(&(struct pool_conn){ conn->slot, conn->serial });
+}
+
+static void on_lent(struct pool_conn *conn, const struct pool_error *error, void *user)
+{
+    struct pool_conn lent;
+
+    (void)user;
+    if (error)
+        return;
+    lent = *conn;
+    fork_at(IN_LENT);
+    if (scene.place == IN_LENT_EVENT && !pool_conn_watch(&lent, on_lent_event, NULL) &&
+        !pool_write(&lent, "hello", 5))
+        return;
+    pool_return(&lent);
+}
+
 static void on_post(void *user)
 {
     (void)user;
@@ -194,7 +229,7 @@ static struct pool_options options_of(enum place place)
 {
     struct pool_options options = { .size = sizeof(options), .mux = scene.mux, .park_ms = 1 };
 
-    if (place == IN_PREPARE)
+    if (place == IN_PREPARE || place == IN_WORKER)
         options.prepare = prepare;
     if (place == IN_EVENT_OF_CALL || place == IN_EVENT_OF_MUX)
         options.on_event = on_event;
@@ -228,12 +263,24 @@ static void provoke(enum place place)
         pool_mux_after(scene.mux, 1, on_timer, NULL, &scene.timer);
 }
 
+/* Two at once: one of them gets a new connection. */
+static void start_asynchronous(enum place place)
+{
+    if (place < IN_LENT || place > IN_WORKER)
+        return;
+    for (int i = 0; i < 2; i++)
+        pool_communicate_async(scene.pool, peer_address(scene.peer), on_lent, NULL,
+                               POOL_CALL(.timeout_ms = VERBS_SOON), NULL);
+}
+
 static void *work(void *unused)
 {
     const char *address =
         scene.kept.slot ? peer_address(scene.other) : peer_address(scene.peer);
 
     (void)unused;
+    is_caller = true;
+    start_asynchronous(scene.place);
     scene.status = pool_communicate(scene.pool, address, use, NULL,
                                     POOL_CALL(.timeout_ms = VERBS_SOON));
     if (scene.is_child) {

@@ -11,7 +11,7 @@
 #include "base/os.h"
 #include "support/tests.h"
 
-#define WATCH_S 30u
+#define WATCH_S 20u
 #define NUMBERS 4096
 
 static atomic_uint door_calls;
