@@ -13,6 +13,10 @@
  * nothing that the mux does for its pools goes on: no connection is opened for a waiting caller,
  * and none is watched.
  *
+ * In a child of fork(2) a mux of the parent answers POOL_E_FORKED and runs nothing; its descriptors
+ * are closed there already, so pool_mux_fd() answers -1. Its timers may be cancelled and it may be
+ * destroyed there, which touches nothing of the parent's.
+ *
  * Invariants: one thread dispatches at a time; timers never fire early; a mux with nothing to do
  * does not wake up.
  */

@@ -18,6 +18,17 @@
  * something that the caller frees. A `struct pool_conn *` given to a callback is borrowed for that
  * call: copy *conn to keep the handle.
  *
+ * Fork. In a child of fork(2) the pools, targets, tickets and muxes of the parent answer
+ * POOL_E_FORKED, and so does every handle that was lent at the fork; nothing that the child does
+ * with them reaches the parent's peers. Functions that answer no status answer there what they
+ * answer for nothing. pool_destroy() closes the child's copies of the descriptors, quietly. The
+ * child may make pools of its own, execute another program, exit, or fork again. A call, or a batch
+ * of a mux, that forks in one of its callbacks ends in the child with POOL_E_FORKED once the
+ * callback comes back; a thread of the pool's own then ends, and the child with it. vfork(2),
+ * posix_spawn(3), _Fork(3) and a bare clone(2) are not noticed: call nothing of the pool after them
+ * but what executes a program. Do not fork in a signal handler, nor in an allocator given to
+ * pool_set_allocator().
+ *
  * Errors. POOL_E_ARGUMENT stands for the caller's mistakes, in every build: NULL where something is
  * needed, an impossible value, a handle that is stale because its connection was returned.
  * Functions that answer no status say in their comments what they answer then. Times are in
@@ -59,8 +70,9 @@ POOL_API enum pool_status pool_create(const struct pool_options *options, struct
  * Callers that wait get POOL_E_CLOSING. Connections that are lent are shut down (shutdown(2)), so
  * that I/O on them ends at once; the pool does not wait for the borrowers, and the last return
  * frees what is left. It waits for callbacks that are running, unless it is called from one; with
- * an embedded mux it runs what is left itself. Any thread may call it, once; the pointer is dead
- * afterwards. It cannot fail; NULL is fine. */
+ * an embedded mux it runs what is left itself. In a child of fork() it only closes the child's
+ * copies of the parent's connections: no byte is sent, nothing is shut down, nobody is waited for.
+ * Any thread may call it, once; the pointer is dead afterwards. It cannot fail; NULL is fine. */
 POOL_API void pool_destroy(struct pool *pool);
 
 /* Borrows a connection to `address`, runs use(conn, user) on this thread, and returns the
@@ -109,7 +121,8 @@ POOL_API enum pool_status pool_borrow(struct pool *pool, const char *address,
  * another one than the borrower; it never waits for the network. Another thread's operation that is
  * still running on a copy makes the connection dirty: it is shut down, and closed when that
  * operation ends. Inside `use` there is no need for it: answer 0. Errors: POOL_E_ARGUMENT when the
- * handle is NULL, zero or stale. */
+ * handle is NULL, zero or stale; POOL_E_FORKED in a child of fork(), where *conn stays what it was.
+ * */
 POOL_API enum pool_status pool_return(struct pool_conn *conn);
 
 /* Gives a borrowed connection back to be closed, and zeroes *conn: for a connection whose state is
@@ -117,7 +130,8 @@ POOL_API enum pool_status pool_return(struct pool_conn *conn);
  *
  * All copies of the handle are stale from then on. Any thread may call it; it never waits for the
  * network. Inside `use` there is no need for it: answer non-zero. Errors: POOL_E_ARGUMENT when the
- * handle is NULL, zero or stale. */
+ * handle is NULL, zero or stale; POOL_E_FORKED in a child of fork(), which then has no copy of the
+ * descriptor any more, while *conn stays what it was. */
 POOL_API enum pool_status pool_discard(struct pool_conn *conn);
 
 /* Borrows a connection to `address` for event-driven code: on_lent(conn, error, user) runs later,
@@ -141,8 +155,8 @@ POOL_API enum pool_status pool_communicate_async(struct pool *pool, const char *
  * true: the call ends with POOL_E_CANCELED; an asynchronous one still calls back, once. A
  * connection that was granted but not delivered goes back to the pool; on one that is in use, the
  * I/O ends with POOL_E_CANCELED, also after pool_borrow() or on_lent handed it over. false: it was
- * too late, and the call ends as it would have. The ticket stays the caller's. Any thread may call it, callbacks
- * included; it never waits. It cannot fail; NULL gives false. */
+ * too late, and the call ends as it would have. The ticket stays the caller's. Any thread may call
+ * it, callbacks included; it never waits. It cannot fail; NULL gives false. */
 POOL_API bool pool_ticket_cancel(struct pool_ticket *ticket);
 
 /* Gives a ticket back. The call itself goes on.

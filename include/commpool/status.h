@@ -94,7 +94,7 @@ enum pool_status {
     /* The pool is being destroyed, or is closed. */
     POOL_E_CLOSING = -20,
 
-    /* This pool belongs to the parent process. (later) */
+    /* The pool, the mux or the handle belongs to the parent process: this is a child of fork(2). */
     POOL_E_FORKED = -21,
 
     /* `use` or a hook answered non-zero without an I/O error of its own; its number is in

@@ -407,7 +407,7 @@ static bool step(void *argument)
     if (!atomic_load(&mux->is_stopped) && dispatch(mux, -1) && !mux->is_forked)
         pl_os->poll_until(NULL, 0, pl_after(pl_os->now_ns(), RECOVERY_NS));
     if (mux->is_forked)
-        return false;                   /* a callback forked and came back: the child's only thread */
+        return false; /* a callback forked and came back: the child's only thread ends */
     if (!atomic_load(&mux->is_stopped))
         return true;
     if (mux->ends_itself)

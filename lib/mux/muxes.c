@@ -8,7 +8,7 @@
 #include "base/os.h"
 #include "mux/mux.h"
 
-static struct pl_list muxes = { &muxes, &muxes };       /* lock; in no order */
+static struct pl_list muxes = { &muxes, &muxes }; /* lock; in no order */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool is_noticing;
@@ -40,8 +40,8 @@ static void close_copy(int *fd)
     *fd = -1;
 }
 
-/* Its locks may be held by threads that are no more. They are made anew for whoever is inside one of
- * its callbacks in the child, and is on his way out. */
+/* Its locks may be held by threads that are no more. They are made anew for whoever is inside one
+ * of its callbacks in the child, and is on his way out. */
 static void orphan(struct pool_mux *mux)
 {
     mux->is_forked = true;

@@ -21,7 +21,7 @@ bool pl_muxes_notice_forks(void) PL_MUST_USE;
  * listed, or all gone. The program's code never runs in between. */
 void pl_muxes_hold(void);
 void pl_muxes_let_go(void);
-void pl_muxes_add(struct pool_mux *mux);        /* held */
-void pl_muxes_remove(struct pool_mux *mux);     /* held */
+void pl_muxes_add(struct pool_mux *mux); /* held */
+void pl_muxes_remove(struct pool_mux *mux); /* held */
 
 #endif

@@ -7,14 +7,14 @@
 #include "base/os.h"
 
 #define FD_CHUNK 1024u
-#define FD_CHUNKS 4096u                 /* descriptors up to four million are looked up here */
+#define FD_CHUNKS 4096u /* descriptors up to four million are looked up here */
 
 /* The number that the child's copy of a descriptor has, kept so that no call takes it for a
  * descriptor. It is its own inverse. */
 #define PARENTS(fd) (-2 - (fd))
 
 static struct pl_arena connections = PL_ARENA_INIT(connections, struct pl_connection, NULL);
-static pthread_mutex_t births = PTHREAD_MUTEX_INITIALIZER; /* of sockets; kept from a fork's middle */
+static pthread_mutex_t births = PTHREAD_MUTEX_INITIALIZER; /* of sockets; whole at a fork */
 
 /* For each descriptor number, the slot whose socket it is, plus one. Entries are hints: who follows
  * one compares. */

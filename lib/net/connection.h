@@ -125,8 +125,8 @@ void pl_connection_give(struct pl_connection *connection);      /* CLOSING to FR
 struct pl_connection *pl_connection_at(uint32_t index);
 void pl_connection_library_end(void);
 
-/* Opens a socket for it, non-blocking, remembered and in the table of numbers: 0, or a positive errno
- * and no socket. A fork finds all of that done or nothing. */
+/* Opens a socket for it, non-blocking, remembered and in the table of numbers: 0, or a positive
+ * errno and no socket. A fork finds all of that done or nothing. */
 int pl_connection_open_socket(struct pl_connection *connection, int family) PL_MUST_USE;
 
 /* Reads the cookie of its new socket: 0, or a negative errno. */
@@ -139,19 +139,19 @@ void pl_connection_shut(struct pl_connection *connection);
 /* Watches or does not; false: the number is not ours any more. */
 bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, uint32_t events);
 
-/* Around fork(). In the child all connections there are become FORKED: no handle of them is good, and
- * no operation reaches their sockets, which are the parent's. */
+/* Around fork(). In the child all connections there are become FORKED: no handle of them is good,
+ * and no operation reaches their sockets, which are the parent's. */
 void pl_connection_hold(void);
 void pl_connection_let_go(void);
 void pl_connection_orphan(void);
-/* In the child: closes its copy of the descriptor and nothing else, unless the number is not ours any
- * more. */
+/* In the child: closes its copy of the descriptor and nothing else, unless the number is not ours
+ * any more. */
 void pl_connection_close_copy(struct pl_connection *connection);
 /* Visits every slot there is; no connection is born or dies meanwhile. */
 void pl_connection_visit(void (*visit)(void *connection, void *argument), void *argument);
 
-/* What an operation answers whose handle is not good: in the child POOL_E_FORKED when it was good at
- * the fork, else POOL_E_ARGUMENT. */
+/* What an operation answers whose handle is not good: in the child POOL_E_FORKED when it was good
+ * at the fork, else POOL_E_ARGUMENT. */
 PL_COLD enum pool_status pl_connection_refusal(const struct pool_conn *conn);
 
 /* Which connection a number belongs to, process-wide, from birth. Setting is false without

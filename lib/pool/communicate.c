@@ -218,8 +218,7 @@ static PL_COLD enum pool_status communicate_asking(struct job *job)
     job->call = &retry.call;
     job->retry = &retry;
     status = communicate(job);
-    pl_retry_end(&retry, &job->borrow, status);
-    return status;
+    return pl_retry_end(&retry, &job->borrow, status);
 }
 
 enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,

@@ -1,7 +1,8 @@
 /* fork.c: see fork.h. Before a fork the forking thread takes the few locks of the whole process, so
- * that the child finds their lists whole; the child then marks what is the parent's, in memory only.
- * What the parent has on its heap stays there in the child, unused and for ever. Muxes have handlers
- * of their own (muxes.h), since they may be there without a pool; they run first in the child.
+ * that the child finds their lists whole; the child then marks what is the parent's, in memory
+ * only. What the parent has on its heap stays there in the child, unused and for ever. Muxes have
+ * handlers of their own (muxes.h), since they may be there without a pool; they run first in the
+ * child.
  */
 #include "pool/fork.h"
 

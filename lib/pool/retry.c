@@ -149,11 +149,26 @@ bool pl_retry_wants(struct pl_retry *retry, struct pl_borrow *borrow,
     return is_wanted;
 }
 
-void pl_retry_end(const struct pl_retry *retry, struct pl_borrow *borrow, enum pool_status status)
+/* on_error forked, and this is the child: whatever had failed, the call ends for that. */
+static enum pool_status end_in_child(struct pl_retry *retry, const struct pl_borrow *borrow)
 {
+    struct pl_failure failure =
+        pl_failure_make(POOL_E_FORKED, (enum pool_phase)retry->error.phase, 0);
+
+    failure.outcome = (uint8_t)retry->error.outcome;
+    pl_failure_tell(&failure, &borrow->spent, pl_borrow_text(borrow), &retry->error);
+    return POOL_E_FORKED;
+}
+
+enum pool_status pl_retry_end(struct pl_retry *retry, struct pl_borrow *borrow,
+                              enum pool_status status)
+{
+    if (status && borrow->pool && pl_pool_is_forked(borrow->pool))
+        status = end_in_child(retry, borrow);
     borrow->call.error = retry->told;
     if (status)
         pl_failure_copy(&retry->error, retry->told);
+    return status;
 }
 
 struct pl_attempt pl_retry_failed_borrow(const struct pl_borrow *borrow, enum pool_status status)
@@ -196,6 +211,5 @@ enum pool_status pl_retry_borrow(struct pl_borrow *borrow, const struct pool_cal
             break;
         status = pl_retry_borrow_again(borrow, &retry.call, attempt.deadline_ns, conn);
     }
-    pl_retry_end(&retry, borrow, status);
-    return status;
+    return pl_retry_end(&retry, borrow, status);
 }

@@ -18,12 +18,12 @@
 /* A parent with one connection of each kind: lent, idle, being opened. */
 struct parent {
     struct peer *peer, *hung;
-    struct pool_mux *mux;               /* NULL: a thread of its own */
+    struct pool_mux *mux; /* NULL: a thread of its own */
     struct pool *pool;
     struct pool_target *target;
     struct pool_conn lent, stale;
     struct caller opening;
-    struct pool_ticket *ticket;         /* of one more that waits there */
+    struct pool_ticket *ticket; /* of one more that waits there */
     atomic_int ends;
     int descriptors_before, descriptors;
 };
@@ -109,6 +109,7 @@ static int use_the_pool(void *argument)
     struct pool_ticket *ticket;
     struct pool_target *target;
     struct pool_conn conn;
+    size_t needed;
 
     child_watch_door();
     CHILD_NEEDS(pool_borrow(parent->pool, address, NULL, &conn) == POOL_E_FORKED);
@@ -124,6 +125,13 @@ static int use_the_pool(void *argument)
     pool_ticket_free(parent->ticket);
     CHILD_NEEDS(pool_target_get(parent->pool, address, &target) == POOL_E_FORKED && !target);
     CHILD_NEEDS(pool_stats(parent->pool, &stats) == POOL_E_FORKED);
+    CHILD_NEEDS(pool_stats_json(parent->pool, NULL, 0, &needed) == POOL_E_FORKED);
+    CHILD_NEEDS(pool_clear(parent->pool, NULL, POOL_INTERRUPT) == POOL_E_FORKED);
+    CHILD_NEEDS(pool_pause(parent->pool) == POOL_E_FORKED);
+    CHILD_NEEDS(pool_ready(parent->pool) == POOL_E_FORKED);
+    CHILD_NEEDS(pool_close(parent->pool, POOL_ZERO, NULL, NULL) == POOL_E_FORKED);
+    CHILD_NEEDS(pool_reserve_fds(parent->pool, 1) == POOL_E_FORKED);
+    CHILD_NEEDS(!pool_kill(parent->pool, 1) && !pool_force_timeout(parent->pool, 1));
     CHILD_NEEDS(pool_mark_as_dead(parent->pool, pool_conn_fd(&parent->lent)) == 0);
     CHILD_NEEDS(pool_remove_some_connection(parent->pool) == 0);
     pool_target_free(parent->target);
@@ -306,8 +314,8 @@ static int use_an_own_pool(void *argument)
     CHILD_NEEDS(id_of_next(pool, peer_address(parent->peer)) == 1);
     CHILD_NEEDS(borrow(pool, peer_address(parent->peer), &conn));
     CHILD_NEEDS(STAT(pool, lent) == 1 && STAT(pool, total) == 1);
-    CHILD_NEEDS(pool_borrow(pool, peer_address(parent->peer), POOL_CALL(.timeout_ms = 20), &other) ==
-                POOL_E_TIMEOUT);
+    CHILD_NEEDS(pool_borrow(pool, peer_address(parent->peer), POOL_CALL(.timeout_ms = 20),
+                            &other) == POOL_E_TIMEOUT);
     CHILD_NEEDS(talk(parent->pool, peer_address(parent->peer)) == POOL_E_FORKED);
     pool_destroy(parent->pool);
     CHILD_NEEDS(echo(&conn, "mine") == 0 && pool_return(&conn) == POOL_OK);
@@ -372,9 +380,10 @@ Test(pool_fork, the_childs_pools_meet_no_memory_of_the_parents)
 /* What a thread that the child does not have may have held: locks of a pool, a peer and a thread's
  * record that were free by then, and so will be the child's next ones. */
 struct held {
+    const char *address;
     pthread_mutex_t *locks[3];
     pthread_barrier_t taken;
-    int line[2];                        /* the holder lets go at its end */
+    int line[2]; /* the holder lets go at its end */
 };
 
 static void *hold_locks(void *argument)
@@ -397,28 +406,18 @@ static void *show_record(void *record)
     return NULL;
 }
 
-struct crowd {
+static int look_at_the_locks(void *argument)
+{
+    struct held *held = argument;
     struct pool *pool;
-    const char *address;
-    atomic_int failed;
-};
 
-static void talk_alone(unsigned index, void *argument)
-{
-    struct crowd *crowd = argument;
-
-    (void)index;
-    atomic_fetch_add(&crowd->failed, talk(crowd->pool, crowd->address) != POOL_OK);
-}
-
-/* By as many threads as find every free record. */
-static int talk_in_the_child(void *argument)
-{
-    struct crowd crowd = { .pool = MAKE_POOL(), .address = argument };
-
-    CHILD_NEEDS(crowd.pool && run_threads(8, talk_alone, &crowd));
-    CHILD_NEEDS(!crowd.failed);
-    pool_destroy(crowd.pool);
+    for (int i = 0; i < 3; i++) {
+        CHILD_NEEDS(pthread_mutex_trylock(held->locks[i]) == 0);
+        pthread_mutex_unlock(held->locks[i]);
+    }
+    pool = MAKE_POOL();
+    CHILD_NEEDS(pool && talk(pool, held->address) == POOL_OK);
+    pool_destroy(pool);
     return 0;
 }
 
@@ -428,7 +427,7 @@ Test(pool_fork, a_lock_that_another_thread_held_at_the_fork_hinders_no_pool_of_t
     struct pool *pool = MAKE_POOL();
     struct pool_target *target;
     struct pl_thread *record;
-    struct held held;
+    struct held held = { .address = peer_address(peer) };
     pthread_t thread;
 
     cr_assert_eq(pool_target_get(pool, peer_address(peer), &target), POOL_OK);
@@ -443,7 +442,7 @@ Test(pool_fork, a_lock_that_another_thread_held_at_the_fork_hinders_no_pool_of_t
     pthread_barrier_init(&held.taken, NULL, 2);
     pthread_create(&thread, NULL, hold_locks, &held);
     pthread_barrier_wait(&held.taken);
-    cr_expect_eq(child_run(talk_in_the_child, (void *)(uintptr_t)peer_address(peer)), 0);
+    cr_expect_eq(child_run(look_at_the_locks, &held), 0);
     close(held.line[1]);
     pthread_join(thread, NULL);
     close(held.line[0]);

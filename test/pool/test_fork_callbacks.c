@@ -15,9 +15,10 @@
 enum place {
     IN_USE,
     IN_PREPARE,
-    IN_NONE_REMOVABLE,                  /* asked by the caller */
+    IN_NONE_REMOVABLE, /* asked by the caller */
     IN_EVENT_OF_CALL,
-    IN_LAST_PLACE_OF_CALLER = IN_EVENT_OF_CALL,
+    IN_ERROR,
+    IN_LAST_PLACE_OF_CALLER = IN_ERROR,
     IN_SOCKET,
     IN_NEW_CONNECTION,
     IN_CONN_EVENT,
@@ -27,7 +28,7 @@ enum place {
     IN_EVENT_OF_MUX,
     IN_LENT,
     IN_LENT_EVENT,
-    IN_WORKER,                          /* `prepare`, on a thread of the pool's */
+    IN_WORKER, /* `prepare`, on a thread of the pool's */
     IN_LAST_PLACE_OF_POOL = IN_WORKER,
     IN_POST,
     IN_TIMER,
@@ -39,6 +40,7 @@ static const char *const names[PLACES] = {
     [IN_PREPARE] = "prepare",
     [IN_NONE_REMOVABLE] = "on_none_removable",
     [IN_EVENT_OF_CALL] = "on_event of a call",
+    [IN_ERROR] = "on_error",
     [IN_SOCKET] = "on_socket",
     [IN_NEW_CONNECTION] = "on_new_connection",
     [IN_CONN_EVENT] = "event of a connection",
@@ -57,10 +59,10 @@ static struct scene {
     enum place place;
     struct peer *peer, *other;
     struct pool *pool;
-    struct pool_mux *mux;               /* NULL: a thread of its own */
+    struct pool_mux *mux; /* NULL: a thread of its own */
     struct pool_timer *timer;
     struct pool_conn kept;
-    enum pool_status status;            /* of the worker's last talk */
+    enum pool_status status; /* of the worker's last talk */
     _Atomic pid_t child;
     atomic_bool is_over;
     bool is_child;
@@ -124,6 +126,16 @@ static int prepare(struct pool_conn *conn, void *user)
     return echo(conn, "log in");
 }
 
+/* The peer is there again for the parent's next attempt. */
+static enum pool_decision on_error(const struct pool_error *error, void *user)
+{
+    (void)error, (void)user;
+    fork_at(IN_ERROR);
+    if (!scene.is_child)
+        peer_up(scene.other);
+    return POOL_CONTINUE;
+}
+
 static enum pool_decision on_none_removable(struct pool *pool, void *user)
 {
     (void)pool, (void)user;
@@ -181,9 +193,8 @@ static int on_new_connection(struct pool_conn *conn, struct pool_actor *actor, v
     }
     if (scene.place != IN_CONN_EVENT)
         return 0;
-    return pool_conn_watch(conn, on_conn_event, NULL) || pool_write(conn, "hello", 5)
-               ? 1
-               : POOL_LATER;
+    return pool_conn_watch(conn, on_conn_event, NULL) || pool_write(conn, "hello", 5) ? 1
+                                                                                      : POOL_LATER;
 }
 
 static void on_lent_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
@@ -275,14 +286,16 @@ static void start_asynchronous(enum place place)
 
 static void *work(void *unused)
 {
-    const char *address =
-        scene.kept.slot ? peer_address(scene.other) : peer_address(scene.peer);
+    bool is_elsewhere = scene.kept.slot || scene.place == IN_ERROR;
+    const char *address = peer_address(is_elsewhere ? scene.other : scene.peer);
 
     (void)unused;
     is_caller = true;
     start_asynchronous(scene.place);
-    scene.status = pool_communicate(scene.pool, address, use, NULL,
-                                    POOL_CALL(.timeout_ms = VERBS_SOON));
+    scene.status =
+        pool_communicate(scene.pool, address, use, NULL,
+                         POOL_CALL(.timeout_ms = VERBS_SOON,
+                                   .on_error = scene.place == IN_ERROR ? on_error : NULL));
     if (scene.is_child) {
         if (scene.status != POOL_E_FORKED)
             _exit(child_failed(pool_status_name(scene.status), names[scene.place], 0));
@@ -296,9 +309,11 @@ static void *work(void *unused)
     return NULL;
 }
 
-/* Without a descriptor left, or a share of the cap, until the callback was asked and has forked. */
+/* Without a peer, a share of the cap, or a descriptor, until the callback was asked and has forked. */
 static void make_short(enum place place)
 {
+    if (place == IN_ERROR)
+        peer_down(scene.other);
     if (place == IN_NONE_REMOVABLE)
         cr_assert(borrow(scene.pool, peer_address(scene.peer), &scene.kept));
     if (place == IN_NONE_REMOVABLE_ON_MUX) {
@@ -319,8 +334,8 @@ static void end_shortage(void)
 static void drive(void)
 {
     while (!atomic_load(&scene.is_over)) {
-        enum pool_status status =
-            scene.mux ? pool_mux_dispatch(scene.mux, 1) : (wait_until(has_forked, NULL, 1), POOL_OK);
+        enum pool_status status = scene.mux ? pool_mux_dispatch(scene.mux, 1)
+                                            : (wait_until(has_forked, NULL, 1), POOL_OK);
 
         if (scene.is_child) {
             if (status != POOL_E_FORKED)

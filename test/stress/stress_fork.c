@@ -208,8 +208,8 @@ int main(int argc, char **argv)
 
     stress_begin(argc, argv, 5);
     for (unsigned i = 0; i < 2; i++) {
-        peers[i] = PEER(.behave = PEER_TOKEN, .own_process = true,
-                        .family = i ? AF_UNIX : AF_INET, .record_connections = 1);
+        peers[i] = PEER(.behave = PEER_TOKEN, .own_process = true, .family = i ? AF_UNIX : AF_INET,
+                        .record_connections = 1);
         if (!peers[i])
             return stress_end("no peer");
         addresses[i] = peer_address(peers[i]);
