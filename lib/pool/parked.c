@@ -12,6 +12,41 @@ static struct pl_connection *from_lru(struct pl_list *link)
     return pl_container(link, struct pl_connection, lru_link);
 }
 
+/* Moves half of `list` to `half`. */
+static void split(struct pl_list *list, struct pl_list *half)
+{
+    struct pl_list *slow = list->next, *fast = list->next;
+
+    while (fast != list && fast->next != list) {
+        slow = slow->next;
+        fast = fast->next->next;
+    }
+    while (slow != list && list->next != slow)
+        pl_list_push_back(half, pl_list_pop_front(list));
+}
+
+void pl_parked_sort(struct pl_list *list)
+{
+    struct pl_list half, sorted;
+
+    if (pl_list_is_empty(list) || list->next->next == list)
+        return;
+    pl_list_init(&half);
+    pl_list_init(&sorted);
+    split(list, &half);
+    pl_parked_sort(list);
+    pl_parked_sort(&half);
+    while (!pl_list_is_empty(list) && !pl_list_is_empty(&half)) {
+        bool first =
+            pl_get(from_lru(list->next)->last_used_ns) < pl_get(from_lru(half.next)->last_used_ns);
+
+        pl_list_push_back(&sorted, pl_list_pop_front(first ? list : &half));
+    }
+    pl_list_move_all(&sorted, list);
+    pl_list_move_all(&sorted, &half);
+    pl_list_move_all(list, &sorted);
+}
+
 struct pl_connection *pl_parked_pop(struct pool *pool, uint64_t before_ns,
                                     enum pool_close_reason reason)
 {

@@ -13,8 +13,12 @@
 #include "commpool/observe.h"
 
 struct pool;
+struct pl_list;
 struct pl_room;
 struct pl_connection;
+
+/* Puts connections, linked by lru_link, in order of last use, the oldest first. */
+void pl_parked_sort(struct pl_list *list);
 
 /* The oldest one, used no later than `before_ns`, CLOSING and the caller's; NULL: none. Room lock
  * held. */

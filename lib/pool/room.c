@@ -88,42 +88,6 @@ static struct pl_peer *pop_hot(struct pl_room *room, struct pl_list *hot)
     return peer;
 }
 
-/* Moves half of `list` to `half`. */
-static void split(struct pl_list *list, struct pl_list *half)
-{
-    struct pl_list *slow = list->next, *fast = list->next;
-
-    while (fast != list && fast->next != list) {
-        slow = slow->next;
-        fast = fast->next->next;
-    }
-    while (slow != list && list->next != slow)
-        pl_list_push_back(half, pl_list_pop_front(list));
-}
-
-/* By last use, oldest first. */
-static void sort(struct pl_list *list)
-{
-    struct pl_list half, sorted;
-
-    if (pl_list_is_empty(list) || list->next->next == list)
-        return;
-    pl_list_init(&half);
-    pl_list_init(&sorted);
-    split(list, &half);
-    sort(list);
-    sort(&half);
-    while (!pl_list_is_empty(list) && !pl_list_is_empty(&half)) {
-        bool first =
-            pl_get(from_lru(list->next)->last_used_ns) < pl_get(from_lru(half.next)->last_used_ns);
-
-        pl_list_push_back(&sorted, pl_list_pop_front(first ? list : &half));
-    }
-    pl_list_move_all(&sorted, list);
-    pl_list_move_all(&sorted, &half);
-    pl_list_move_all(list, &sorted);
-}
-
 /* Room lock held. */
 static void note_age(struct pl_room *room, struct pool *pool,
                      const struct pl_connection *connection)
@@ -194,7 +158,7 @@ static void park_all(struct pl_room *room, struct pl_list *taken, struct pl_list
     uint64_t now_ns = pl_os->coarse_ns();
     struct pl_list *link;
 
-    sort(taken);
+    pl_parked_sort(taken);
     while ((link = pl_list_pop_front(taken))) {
         struct pl_connection *connection = from_lru(link);
         enum park_end end = park(room, connection, now_ns);
