@@ -161,7 +161,7 @@ static void on_timer_fd(struct pool_mux *mux, uint32_t index, uint32_t birth, ui
 {
     (void)index, (void)birth, (void)events;
     pthread_mutex_lock(&mux->shared.lock);
-    mux->shared.armed_ns = 0;           /* arming it anew clears it */
+    mux->shared.has_rung = true;
     pthread_mutex_unlock(&mux->shared.lock);
 }
 

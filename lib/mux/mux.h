@@ -72,6 +72,7 @@ struct pool_mux {
         struct pl_list due;          /* popped from the heap, to be fired in this batch, in order */
         struct pl_timer *firing;
         uint64_t armed_ns;                              /* what timer_fd is set to */
+        bool has_rung;           /* it told, and stays readable until it is set anew, whatever to */
         int signal_fd;                                  /* -1: no signal was asked for */
         sigset_t signals;                               /* those that it tells of */
         struct pl_list listeners;

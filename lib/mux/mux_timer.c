@@ -8,9 +8,10 @@ void pl_mux_set_timer_locked(struct pool_mux *mux)
 {
     uint64_t first_ns = pl_timers_first(&mux->shared.timers);
 
-    if (first_ns == mux->shared.armed_ns)
+    if (first_ns == mux->shared.armed_ns && !mux->shared.has_rung)
         return;
     mux->shared.armed_ns = first_ns;
+    mux->shared.has_rung = false;
     pl_os->timerfd_arm(mux->timer_fd, first_ns);
 }
 

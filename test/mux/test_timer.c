@@ -474,3 +474,65 @@ Test(timer, closing_one_waits_for_its_callback_that_runs_on_another_thread)
     }
     pl_mux_unref(mux);
 }
+
+/* ---- what other threads do at the wrong moment */
+
+static struct pl_timer hasty;
+static pl_timer_fn *after_wait;
+
+static int wait_then_meddle(int epoll_fd, struct epoll_event *events, int count, int timeout_ms)
+{
+    int ready = pl_os_real.epoll_wait(epoll_fd, events, count, timeout_ms);
+
+    if (after_wait)
+        after_wait(NULL);
+    after_wait = NULL;
+    return ready;
+}
+
+static void disarm_hasty(void *user)
+{
+    (void)user;
+    pl_mux_timer_disarm(mux, &hasty);
+}
+
+static void arm_hasty(unsigned index, void *argument)
+{
+    (void)index, (void)argument;
+    pl_mux_timer_arm(mux, &hasty, 0);
+}
+
+static void arm_hasty_elsewhere(void *user)
+{
+    (void)user;
+    cr_assert(run_threads(1, arm_hasty, NULL));
+}
+
+static void count_shot(void *user)
+{
+    (void)user;
+    fired++;
+}
+
+Test(timer, one_that_is_armed_while_a_batch_handles_the_ring_of_a_disarmed_one_is_not_lost)
+{
+    struct pollfd polled = { .events = POLLIN };
+    struct pl_os os = pl_os_real;
+
+    os.epoll_wait = wait_then_meddle;
+    pl_os_replace(&os);
+    cr_assert_eq(pool_mux_create(&mux), POOL_OK);
+    polled.fd = pool_mux_fd(mux);
+    cr_assert(pl_mux_timer_open(mux, &hasty, count_shot, NULL));
+    pl_mux_timer_arm(mux, &hasty, 0);
+    after_wait = disarm_hasty;
+    cr_assert_eq(pool_mux_post(mux, arm_hasty_elsewhere, NULL), POOL_OK);
+    cr_assert_eq(pool_mux_dispatch(mux, 0), POOL_OK);
+    cr_expect_eq(fired, 0, "it was disarmed in time");
+    cr_expect_eq(poll(&polled, 1, 0), 1);
+    cr_assert_eq(pool_mux_dispatch(mux, 0), POOL_OK);
+    cr_expect_eq(fired, 1);
+    pl_mux_timer_close(mux, &hasty);
+    pool_mux_destroy(mux);
+    pl_os_replace(NULL);
+}
