@@ -385,7 +385,9 @@ Test(pool_waiters, giving_up_costs_no_place, .timeout = 300)
     struct rush one = { .pool = pool, .address = peer_address(peer), .discard_each = 10 };
 
     one.rounds = 1500 / slowness();
-    cr_assert(run_threads(8, rush, &one));
+    for (int i = 0; i < 20 && !one.late;
+         i++) /* a machine that runs one after the other lets nobody wait */
+        cr_assert(run_threads(8, rush, &one));
     cr_expect_eq(one.other, 0);
     cr_expect_gt(one.served, 0);
     cr_expect_gt(one.late, 0, "nobody gave up, so nothing was shown");
