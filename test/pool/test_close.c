@@ -156,6 +156,28 @@ Test(pool_close, those_who_already_wait_are_still_served)
     peer_stop(peer);
 }
 
+/* What a waiter is handed may turn out to be dead; it has not been refused for that. */
+Test(pool_close, a_waiter_who_is_handed_a_dead_connection_goes_on_waiting)
+{
+    struct peer *peer = PEER(.own_process = true);
+    struct told told = { .pool = MAKE_POOL(.max_per_address = 1, .barge_ms = POOL_ZERO) };
+    struct caller caller;
+    struct pool_conn conn;
+
+    cr_assert(borrow(told.pool, peer_address(peer), &conn));
+    cr_assert(queue_caller(&caller, told.pool, peer_address(peer), VERBS_SOON));
+    cr_expect_eq(pool_close(told.pool, POOL_NONE, on_closed, &told), POOL_OK);
+    cr_expect_eq(peer_close(peer, 0), 1);
+    cr_expect_eq(listen_to(pool_conn_fd(&conn), VERBS_SOON), HEARD_END);
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    cr_expect_eq(join_caller(&caller), POOL_OK);
+    cr_expect_eq(pool_conn_id(&caller.conn), 2);
+    cr_expect_eq(pool_return(&caller.conn), POOL_OK);
+    cr_expect(wait_told(&told));
+    pool_destroy(told.pool);
+    peer_stop(peer);
+}
+
 Test(pool_close, who_waits_for_a_connection_in_the_making_still_gets_it)
 {
     struct peer *peer = PEER(.behave = PEER_NEVER_ACCEPT, .own_process = true);
