@@ -137,7 +137,11 @@ static void kill_idle_and_lent(struct torture *torture)
     TORTURE_ASK(torture, .address = TCP);
 }
 
-const struct scenario scene_kill = { "kill", .exercise = kill_idle_and_lent };
+/* A fault that stays makes the peer fail; here nobody pauses for that. */
+#define NO_PAUSES .backoff_first_ms = POOL_ZERO, .suspend_after = POOL_ZERO
+
+const struct scenario scene_kill = { "kill", .options = { NO_PAUSES },
+                                     .exercise = kill_idle_and_lent };
 
 static void kill_any(void *user)
 {
@@ -179,9 +183,10 @@ static void kill_in_setup(struct torture *torture)
     kill_any(torture); /* played again, it must open anew */
 }
 
-const struct scenario scene_kill_setup = { "kill-setup",
-                                           .options = { .on_new_connection = be_late_at_first },
-                                           .exercise = kill_in_setup };
+const struct scenario scene_kill_setup = {
+    "kill-setup", .options = { NO_PAUSES, .on_new_connection = be_late_at_first },
+    .exercise = kill_in_setup
+};
 
 /* ---- close; a pool of its own, as the torture's must stay */
 
