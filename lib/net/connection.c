@@ -30,6 +30,7 @@ static void clear_looked_at(struct pl_connection *connection)
     pl_set(connection->max_uses, 0);
     pl_set(connection->failure, 0);
     pl_set(connection->doom, PL_DOOM_NONE);
+    pl_set(connection->epoch, 0);
     pl_set(connection->lease.holder, 0);
     pl_set(connection->lease.flags, 0);
     pl_set(connection->lease.marks, 0);

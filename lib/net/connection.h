@@ -90,6 +90,7 @@ struct pl_connection {
     _Atomic uint64_t max_uses;
     _Atomic uint64_t failure;           /* the last one, packed (pl_failure_pack) */
     _Atomic uint32_t doom;              /* enum pl_doom */
+    _Atomic uint32_t epoch;             /* its peer's, when its opening began */
     _Atomic uint32_t birth;     /* in the data of its events; one more each time the slot is used */
     struct pl_lease lease;
     /* The rest is its owner's alone, or pinned. */
@@ -100,7 +101,6 @@ struct pl_connection {
     _Atomic uint64_t bytes_in, bytes_out;
     const struct pl_limits *limits;     /* its pool's; fixed */
     uint64_t id;                        /* in its pool, from 1 */
-    uint32_t epoch;                     /* its peer's, when its opening began */
     uint64_t opened_ns;
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
     _Atomic bool has_actor;             /* what comes while it is idle is its actor's to hear */

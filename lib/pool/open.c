@@ -446,7 +446,7 @@ static void begin(struct pool *pool, struct pl_peer *peer, struct pl_dial *dial)
     connection->opened_ns = pl_os->now_ns();
     pl_pool_ref(pool);
     pthread_mutex_lock(&peer->lock);
-    connection->epoch = atomic_load(&peer->epoch);
+    pl_set(connection->epoch, atomic_load(&peer->epoch));
     pl_list_push_back(&peer->shared.all, &connection->all_link);
     pthread_mutex_unlock(&peer->lock);
     pl_event_created(pool, connection);

@@ -321,7 +321,8 @@ int pl_peer_verdict(const struct pl_connection *connection)
     case PL_DOOM_KILLED:
         return POOL_CLOSE_DIRTY;
     }
-    return connection->epoch == atomic_load(&connection->peer->epoch) ? -1 : POOL_CLOSE_STALE;
+    return pl_get(connection->epoch) == atomic_load(&connection->peer->epoch) ? -1
+                                                                              : POOL_CLOSE_STALE;
 }
 
 enum pool_close_reason pl_peer_reason_of_age(const struct pl_connection *connection)

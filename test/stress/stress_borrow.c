@@ -406,10 +406,17 @@ static int prepare(struct pool_conn *conn, void *user)
     return stress_ask(self, conn, NULL);
 }
 
+/* Peers go down and come back here all the time; pauses after that are shown elsewhere. */
 static const struct pool_options kinds[] = {
-    { .size = sizeof(struct pool_options), .max_per_address = 4, .max_connections = 16 },
+    { .size = sizeof(struct pool_options),
+      .max_per_address = 4,
+      .max_connections = 16,
+      .backoff_first_ms = POOL_ZERO,
+      .suspend_after = POOL_ZERO },
     { .size = sizeof(struct pool_options),
       .max_per_address = 5,
+      .backoff_first_ms = POOL_ZERO,
+      .suspend_after = POOL_ZERO,
       .max_connections = 12,
       .order = POOL_FIFO,
       .barge_ms = POOL_ZERO,
@@ -421,6 +428,8 @@ static const struct pool_options kinds[] = {
       .on_event = on_event },
     { .size = sizeof(struct pool_options),
       .max_per_address = 3,
+      .backoff_first_ms = POOL_ZERO,
+      .suspend_after = POOL_ZERO,
       .park_ms = 1,
       .max_connecting = 1,
       .check = POOL_CHECK_PARKED,
