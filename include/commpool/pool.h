@@ -164,29 +164,54 @@ POOL_API bool pool_ticket_cancel(struct pool_ticket *ticket);
  * The pointer is dead afterwards. Any thread may call it. It cannot fail; NULL is fine. */
 POOL_API void pool_ticket_free(struct pool_ticket *ticket);
 
-/* Takes a borrowed connection out of the pool's books. It stays usable through the handle until
- * pool_discard(), also after the pool is gone, and no longer counts against any limit.
+/* Takes a borrowed connection out of the pool's books. It stays usable through the same handle until
+ * pool_discard(), also after the pool and its mux are gone, and no longer counts against any limit;
+ * pool_return() closes it, too.
  *
- * Inside `use`, copy *conn to keep the handle; pool_communicate() then leaves the connection alone.
- * Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT for NULL, a stale handle or a
- * connection that is detached already; POOL_E_MEMORY. */
+ * Inside `use`, copy *conn to keep the handle; pool_communicate() then leaves the connection alone
+ * and answers by what `use` answered, without running it again. The deadline of the call ends with
+ * the loan: from now on each operation is bounded by read_ms or write_ms, or by the pool's
+ * timeout_ms where these are not set, and after pool_conn_deadline() by that deadline instead of
+ * timeout_ms. Watching ends, without a last event, and the event-driven calls answer
+ * POOL_E_ARGUMENT; an actor is told that the connection is gone. In a callback on a mux thread the blocking functions
+ * answer POOL_E_WOULD_BLOCK instead of waiting, as ever. The pool counts it as closed, with
+ * POOL_CLOSE_DETACHED. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT
+ * for NULL, a stale handle, a connection that is detached already, that `prepare` has or whose
+ * pool_write() has bytes queued, and while another thread's operation on it is running;
+ * POOL_E_CLOSING, POOL_E_BROKEN or what else its operations answer when it was ended meanwhile;
+ * POOL_E_FORKED. When it fails, nothing has changed. */
 POOL_API enum pool_status pool_detach(struct pool_conn *conn);
 
 /* Takes a borrowed plain connection out of the pool as a bare descriptor, stored in *fd, and zeroes
- * *conn.
+ * *conn. A detached one may be given.
  *
- * The descriptor is the caller's to close(2). All copies of the handle are stale from then on. Any
- * thread may call it; it never waits. Errors: POOL_E_ARGUMENT for NULL, a stale handle, a
- * connection with bytes still buffered, or one with TLS; the connection is then still lent. */
+ * The descriptor is the caller's to close(2). It is in blocking mode and close-on-exec, without a
+ * receive timeout (SO_RCVTIMEO, socket(7)), in no epoll set of the pool's; other options that the
+ * pool sets on its sockets stay. All copies of the handle are stale from then on, and data attached
+ * by pool_conn_set_user() is freed. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT
+ * for NULL, a stale handle, a connection with bytes still buffered or that `prepare` has, one with
+ * TLS, and while another thread's operation on it is running; POOL_E_BROKEN when the descriptor is
+ * not the pool's any more, and what else its operations answer when it was ended; POOL_E_FORKED;
+ * POOL_E_RESOURCE or POOL_E_SYSTEM for other refusals of the kernel. The connection is then still
+ * lent, and *fd is unchanged. */
 POOL_API enum pool_status pool_release_fd(struct pool_conn *conn, int *fd);
 
-/* Gives a connected socket to the pool, to be lent as an idle connection to `address`.
+/* Gives a connected socket to the pool, to be lent as a connection to `address`: at once to a caller
+ * who waits, else as an idle one.
  *
- * With POOL_OK the descriptor is the pool's; when it fails it is the caller's again, unchanged.
- * on_new_connection and prepare do not run for it. `address` is read during the call only, and must
- * be a plain one, without TLS. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT when
- * the descriptor is no connected stream socket or something is NULL; POOL_E_ADDRESS for a bad
- * address; POOL_E_FULL when a limit on connections is reached; POOL_E_CLOSING; POOL_E_MEMORY. */
+ * With POOL_OK the descriptor is the pool's, who may close it at any time; it is made blocking and
+ * close-on-exec, and gets another number when it is 0, 1 or 2; its other options stay as they are.
+ * When it fails the descriptor is the caller's again, unchanged. on_new_connection, on_socket and
+ * prepare do not run for it; it counts and grows old like any other from now on. Reaching
+ * max_connections evicts an idle connection. `address` is read during the call only, and must be a
+ * plain one, without TLS: tcp takes a socket of IPv4 or IPv6 (the one that family= names), unix and
+ * abstract take a unix one. That it leads to where the address says is the caller's word. Any
+ * thread may call it; it never waits. Errors: POOL_E_ARGUMENT when the descriptor is no connected
+ * stream socket of that kind, is a connection of a pool already, or something is NULL;
+ * POOL_E_ADDRESS or POOL_E_RESOLVE for an address that could not be borrowed; POOL_E_FULL when
+ * max_per_address or max_idle is reached, or max_connections and nothing is idle; POOL_E_RESOURCE
+ * when the kernel has no room for it; POOL_E_CLOSING; POOL_E_FORKED; POOL_E_MEMORY;
+ * POOL_E_SYSTEM. */
 POOL_API enum pool_status pool_adopt(struct pool *pool, const char *address, int fd);
 
 /* Looks an address up once, for hot loops, and stores the result in *target, to be passed as
@@ -267,23 +292,26 @@ POOL_API enum pool_status pool_recv_until(struct pool_conn *conn, const void *de
  * *sent; it never waits.
  *
  * Threads and errors are those of the blocking section; POOL_E_WOULD_BLOCK when not one byte fits,
- * which is no failure of the connection. No SIGPIPE is raised. Source: send(2) with
+ * which is no failure of the connection; when the deadline has passed, that is answered as a
+ * blocking call would. `sent` must not be NULL. No SIGPIPE is raised. Source: send(2) with
  * MSG_DONTWAIT. */
 POOL_API enum pool_status pool_try_send(struct pool_conn *conn, const void *data, size_t size,
                                         size_t *sent);
 
 /* Receives what there is, at most `size` bytes, and stores the number in *got; it never waits.
  *
- * Threads and errors are those of the blocking section; POOL_E_WOULD_BLOCK when there is nothing,
- * which is no failure of the connection; POOL_E_CLOSED when the peer has ended the stream. Source:
- * recv(2) with MSG_DONTWAIT. */
+ * Bytes that an earlier pool_recv_until() read beyond its delimiter come first. Threads and errors
+ * are those of the blocking section; POOL_E_WOULD_BLOCK when there is nothing, which is no failure
+ * of the connection; when the deadline has passed, that is answered as a blocking call would;
+ * POOL_E_CLOSED when the peer has ended the stream. Source: recv(2) with MSG_DONTWAIT. */
 POOL_API enum pool_status pool_try_recv(struct pool_conn *conn, void *buffer, size_t size,
                                         size_t *got);
 
 /* Sets a new deadline, `ms` milliseconds from now, for what follows in this borrow.
  *
- * POOL_NONE takes the deadline away. It does not outlive the borrow. Any thread may call it.
- * Errors: POOL_E_ARGUMENT for NULL, or for a stale handle. */
+ * POOL_NONE takes the deadline away; 0 and POOL_ZERO end the time at once. It does not outlive the
+ * borrow, and begins with the next operation: one that is waiting keeps its own. Any thread may
+ * call it. Errors: POOL_E_ARGUMENT for NULL, a stale handle, or one that is not lent. */
 POOL_API enum pool_status pool_conn_deadline(struct pool_conn *conn, uint32_t ms);
 
 /* Event-driven I/O, for on_new_connection and for actors, on the mux thread. */
@@ -356,7 +384,7 @@ POOL_API int pool_conn_fd(const struct pool_conn *conn);
 
 /* Answers the canonical text of the address that the connection belongs to.
  *
- * The text belongs to the pool and is valid while the handle is. Any thread may call it. It cannot
+ * The text belongs to the library and is valid while the handle is. Any thread may call it. It cannot
  * fail; for a stale handle or NULL it answers NULL. */
 POOL_API const char *pool_conn_address(const struct pool_conn *conn);
 
@@ -382,9 +410,10 @@ POOL_API enum pool_status pool_conn_error(const struct pool_conn *conn, struct p
 /* Attaches the program's own data to the connection. It stays across borrows, until it is replaced
  * or the connection closes.
  *
- * Then free_user(user) runs, if there is one, with no lock held; it may run on any thread. Data set
- * earlier is freed so at once. The caller must hold the connection. It cannot fail; with a stale
- * handle or NULL nothing is kept and nothing is freed. */
+ * Then free_user(user) runs, once, if neither is NULL, with no lock held; it may run on any thread,
+ * the mux thread included, when the connection is already gone, and must not call fork(2). Data set earlier is freed so at
+ * once, unless it is the same pointer. The caller must hold the connection. It cannot fail; with a
+ * stale handle or NULL nothing is kept and nothing is freed. */
 POOL_API void pool_conn_set_user(struct pool_conn *conn, void *user, void (*free_user)(void *user));
 
 /* Answers what pool_conn_set_user() attached, or NULL.
@@ -417,7 +446,9 @@ struct pool_conn_counts {
 POOL_API enum pool_status pool_conn_count(const struct pool_conn *conn,
                                           struct pool_conn_counts *counts);
 
-/* Writes our end's socket address into `text`, for example "127.0.0.1:40312", ended by a zero byte.
+/* Writes our end's socket address into `text`, for example "127.0.0.1:40312" or "[fe80::1%2]:80"
+ * with the number of the zone, ended by a zero byte. Of a unix socket it is the path, an abstract
+ * name with '@' in front of it and for each zero byte, or nothing when the socket has no name.
  *
  * `text` is the caller's and has room for `size` bytes. Any thread may call it. Errors:
  * POOL_E_ARGUMENT for NULL, a stale handle or too little room; POOL_E_BROKEN when the socket is

@@ -50,6 +50,7 @@ struct pl_connection *pl_connection_take(void)
            sizeof(*connection) - offsetof(struct pl_connection, mux));
     atomic_fetch_add(&connection->birth, 1);
     connection->fd = -1;
+    pl_set(connection->each_ms, POOL_NONE);
     pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_OPENING));
     return connection;
 }
@@ -111,20 +112,36 @@ int pl_connection_open_socket(struct pl_connection *connection, int family)
 
 int pl_connection_remember(struct pl_connection *connection)
 {
-    socklen_t size = sizeof(connection->cookie);
+    uint64_t cookie = 0;
+    socklen_t size = sizeof(cookie);
+    int error = pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_COOKIE, &cookie, &size);
 
-    return pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_COOKIE, &connection->cookie, &size);
+    pl_set(connection->cookie, cookie);
+    return error;
+}
+
+static void unwatch_ours(const struct pl_connection *connection, struct pool_mux *mux)
+{
+    struct epoll_event none = { 0 };
+
+    pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_DEL, connection->fd, &none);
+}
+
+void pl_connection_unwatch(struct pl_connection *connection, struct pool_mux *mux)
+{
+    if (pl_connection_is_ours(connection))
+        unwatch_ours(connection, mux);
+    connection->mux = NULL;
 }
 
 void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux)
 {
-    struct epoll_event none = { 0 };
-
     if (connection->fd < 0)
         return;
     pl_fd_table_clear(connection->fd, connection);
     if (pl_connection_is_ours(connection)) {
-        pl_os->epoll_ctl(mux->epoll_fd, EPOLL_CTL_DEL, connection->fd, &none);
+        if (mux)
+            unwatch_ours(connection, mux);
         if (atomic_load(&connection->doom) != PL_DOOM_STOLEN)
             pl_os->close(connection->fd); /* else the program said that it is not ours */
     }
@@ -272,4 +289,44 @@ struct pl_connection *pl_fd_table_get(int fd)
     uint32_t index = entry ? atomic_load(entry) : 0;
 
     return index ? pl_connection_at(index - 1) : NULL;
+}
+
+/* ---- sockets of the program */
+
+/* Its cookie is known. */
+static enum pool_status claim_number(int fd, struct pl_connection *connection)
+{
+    _Atomic uint32_t *entry = fd_entry(fd, true);
+    uint32_t seen;
+    bool is_taken;
+
+    if (!entry)
+        return pl_fd_table_set(fd, connection) ? POOL_OK : POOL_E_MEMORY;
+    seen = atomic_load(entry);
+    is_taken = seen && pl_get(pl_connection_at(seen - 1)->cookie) == pl_get(connection->cookie);
+    if (is_taken || !atomic_compare_exchange_strong(entry, &seen, connection->node.index + 1))
+        return POOL_E_ARGUMENT;
+    return POOL_OK;
+}
+
+static enum pool_status take_socket(struct pl_connection *connection, int fd)
+{
+    enum pool_status status = POOL_E_ARGUMENT;
+
+    connection->fd = fd;
+    if (!pl_connection_remember(connection))
+        status = claim_number(fd, connection);
+    if (status)
+        connection->fd = -1;
+    return status;
+}
+
+enum pool_status pl_connection_take_socket(struct pl_connection *connection, int fd)
+{
+    enum pool_status status;
+
+    pthread_mutex_lock(&births);
+    status = take_socket(connection, fd);
+    pthread_mutex_unlock(&births);
+    return status;
 }

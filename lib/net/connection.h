@@ -27,6 +27,7 @@ struct pl_dial;
 struct pl_channel;
 struct pl_input;
 struct pl_loan_note;
+struct pool_address;
 
 /* Bounds that the pool sets on what one connection does, in milliseconds and bytes. POOL_NONE: no
  * bound. */
@@ -83,7 +84,7 @@ struct pl_connection {
     /* Whoever returns a loan that a copy of the handle has ended already may look at these, down to
      * the lease's marks, while the slot has its next life: they are atomic, and
      * pl_connection_take() sets them one by one. */
-    struct pl_peer *_Atomic peer;       /* never NULL once the slot was used */
+    struct pl_peer *_Atomic peer;       /* never NULL once the slot was used; detached: nowhere */
     _Atomic uint64_t last_used_ns;
     _Atomic uint64_t expires_ns;    /* by max_age_ms; PL_NEVER: does not; 0: not to be lent again */
     _Atomic uint64_t uses;              /* loans of this connection */
@@ -94,12 +95,14 @@ struct pl_connection {
     _Atomic uint32_t birth;     /* in the data of its events; one more each time the slot is used */
     struct pl_lease lease;
     /* The rest is its owner's alone, or pinned. */
-    struct pool_mux *mux;
+    struct pool_mux *mux;               /* NULL: detached */
     int fd;
     _Atomic uint32_t armed_ms;          /* SO_RCVTIMEO as set now; 0: none */
-    uint64_t cookie;                    /* the kernel's name of our socket */
+    _Atomic uint64_t cookie;            /* the kernel's name of our socket */
     _Atomic uint64_t bytes_in, bytes_out;
-    const struct pl_limits *limits;     /* its pool's; fixed */
+    struct pl_limits limits;            /* its pool's; fixed */
+    _Atomic uint32_t each_ms;           /* detached: bounds an operation that has no bound of its
+                                         * own; else POOL_NONE */
     uint64_t id;                        /* in its pool, from 1 */
     uint64_t opened_ns;
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
@@ -118,6 +121,9 @@ struct pl_connection {
     struct pl_input *input;             /* bytes read ahead by recv_until; NULL until needed */
     struct pl_channel *_Atomic channel; /* event-driven use and actor; NULL until needed */
     struct pl_loan_note *note;          /* where leaks are looked for; peer lock; NULL until needed */
+    void *_Atomic user;                 /* the program's own; set under the peer lock */
+    void (*free_user)(void *user);
+    struct pool_address *address;       /* detached: its own reference; else NULL */
 };
 
 struct pl_connection *pl_connection_take(void); /* FREE, owned by the caller; NULL: no memory */
@@ -129,12 +135,20 @@ void pl_connection_library_end(void);
  * errno and no socket. A fork finds all of that done or nothing. */
 int pl_connection_open_socket(struct pl_connection *connection, int family) PL_MUST_USE;
 
+/* The same with a socket that the program hands over; POOL_E_ARGUMENT: it is none, or a connection
+ * already. */
+enum pool_status pl_connection_take_socket(struct pl_connection *connection, int fd) PL_MUST_USE;
+
 /* Reads the cookie of its new socket: 0, or a negative errno. */
 int pl_connection_remember(struct pl_connection *connection) PL_MUST_USE;
 
-/* Both leave a number that is not ours any more alone. Shutting wakes whoever waits on it. */
+/* Both leave a number that is not ours any more alone. Shutting wakes whoever waits on it. `mux`
+ * NULL: none watches it any more. */
 void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux);
 void pl_connection_shut(struct pl_connection *connection);
+
+/* Not watched from now on, and by no mux. */
+void pl_connection_unwatch(struct pl_connection *connection, struct pool_mux *mux);
 
 /* Watches or does not; false: the number is not ours any more. */
 bool pl_connection_arm(struct pl_connection *connection, struct pool_mux *mux, uint32_t events);
@@ -171,7 +185,7 @@ PL_INLINE bool pl_connection_is_ours(const struct pl_connection *connection)
 
     return connection->fd >= 0 &&
            pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 &&
-           cookie == connection->cookie;
+           cookie == atomic_load_explicit(&connection->cookie, memory_order_relaxed);
 }
 
 enum pl_health { PL_HEALTHY, PL_UNASKED_DATA, PL_ENDED };
@@ -198,6 +212,12 @@ PL_INLINE enum pl_health pl_connection_peek(const struct pl_connection *connecti
 static inline struct pl_connection *pl_connection_of(struct pool_slot *slot)
 {
     return (struct pl_connection *)(void *)slot;
+}
+
+/* It left its pool's books and knows no pool, peer or mux any more. Pinned or owned. */
+static inline bool pl_connection_is_detached(const struct pl_connection *connection)
+{
+    return connection->address != NULL;
 }
 
 static inline struct pool_conn pl_connection_handle(struct pl_connection *connection, uint64_t word)

@@ -12,16 +12,16 @@
 
 #include "base/os.h"
 
-#define EXACT_NS (50 * PL_MS)         /* with less time left than this only ppoll is exact enough */
+#define EXACT_NS (50 * PL_MS) /* with less time left than this only ppoll is exact enough */
 #define BUCKET_MAX_MS (1u << 20)
-#define OUT_OF_TIME (-ETIME)      /* ours; the kernel's ETIMEDOUT means that the peer fell silent */
+#define OUT_OF_TIME (-ETIME) /* ours; the kernel's ETIMEDOUT means that the peer fell silent */
 #define INPUT_FIRST 2048u
 #define PIECES 64
 
 uint64_t pl_stream_deadline(struct pl_connection *connection, uint64_t now_ns)
 {
     struct pl_lease *lease = &connection->lease;
-    uint64_t deadline_ns = pl_get(lease->deadline_ns), start_ns;
+    uint64_t deadline_ns = pl_get(lease->deadline_ns), start_ns, none = 0;
 
     if (deadline_ns)
         return deadline_ns;
@@ -31,7 +31,9 @@ uint64_t pl_stream_deadline(struct pl_connection *connection, uint64_t now_ns)
         start_ns = now_ns;
     deadline_ns =
         lease->timeout_ms == POOL_NONE ? PL_NEVER : pl_after(start_ns, lease->timeout_ms * PL_MS);
-    pl_set(lease->deadline_ns, deadline_ns);
+    /* Another thread may set one for good meanwhile. */
+    if (!atomic_compare_exchange_strong(&lease->deadline_ns, &none, deadline_ns))
+        deadline_ns = none;
     return deadline_ns;
 }
 
@@ -182,13 +184,27 @@ void pl_stream_note_sent(struct pl_connection *connection, size_t size, uint64_t
     pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
 }
 
-static uint64_t operation_deadline(struct pl_connection *connection, uint32_t own_ms,
-                                   uint64_t now_ns)
+/* The earlier one of the loan's deadline and of the call's own, which is set when the call begins
+ * (*own_ns is 0) and stays for all that it does: a peer that drips does not stretch it. */
+static uint64_t call_deadline(struct pl_connection *connection, uint32_t own_ms, uint64_t now_ns,
+                              uint64_t *own_ns)
 {
     uint64_t whole_ns = pl_stream_deadline(connection, now_ns);
-    uint64_t own_ns = own_ms == POOL_NONE ? PL_NEVER : pl_after(now_ns, own_ms * PL_MS);
+    uint32_t each_ms = pl_get(connection->each_ms);
 
-    return own_ns < whole_ns ? own_ns : whole_ns;
+    if (own_ms == POOL_NONE)
+        own_ms = each_ms;
+    if (!*own_ns)
+        *own_ns = own_ms == POOL_NONE ? PL_NEVER : pl_after(now_ns, own_ms * PL_MS);
+    return *own_ns < whole_ns ? *own_ns : whole_ns;
+}
+
+/* A detached connection knows no mux, but a batch of any must not be held up. */
+static bool may_wait_here(const struct pl_connection *connection)
+{
+    if (connection->mux)
+        return !pl_mux_is_here(connection->mux);
+    return !pl_thread_current || !pl_thread_current->dispatching;
 }
 
 static ssize_t wait_for(struct pl_connection *connection, short events, uint64_t deadline_ns)
@@ -217,14 +233,19 @@ static bool set_receive_timeout(struct pl_connection *connection, uint64_t left_
     return true;
 }
 
-/* Waits for at least one byte. > 0: bytes; 0: the peer's end; < 0: negative errno, OUT_OF_TIME. */
-static ssize_t receive(struct pl_connection *connection, void *buffer, size_t size)
+/* Waits for at least one byte. > 0: bytes; 0: the peer's end; < 0: negative errno, OUT_OF_TIME. Of
+ * a call that receives again and again, only the first one still takes what is there when time is
+ * over. */
+static ssize_t receive(struct pl_connection *connection, void *buffer, size_t size,
+                       uint64_t *own_ns)
 {
     uint64_t now_ns = pl_os->now_ns();
-    uint64_t deadline_ns = operation_deadline(connection, connection->limits->read_ms, now_ns);
-    bool may_wait = !pl_mux_is_here(connection->mux);
+    bool is_first = !*own_ns, may_wait = may_wait_here(connection);
+    uint64_t deadline_ns = call_deadline(connection, connection->limits.read_ms, now_ns, own_ns);
     ssize_t got = -EAGAIN;
 
+    if (!is_first && deadline_ns <= now_ns)
+        return OUT_OF_TIME;
     if (may_wait && deadline_ns > now_ns && deadline_ns - now_ns >= EXACT_NS) {
         if (!set_receive_timeout(connection, deadline_ns - now_ns))
             return -EBADF;
@@ -240,9 +261,8 @@ static ssize_t receive(struct pl_connection *connection, void *buffer, size_t si
             return got;
         got = -EAGAIN;
     }
-    if (got > 0) {
+    if (got > 0)
         pl_stream_note_received(connection, (size_t)got, now_ns);
-    }
     return got;
 }
 
@@ -272,16 +292,18 @@ static ssize_t send_some(struct pl_connection *connection, struct iovec *pieces,
 }
 
 static enum pool_status send_pieces(struct pl_connection *connection, struct iovec *pieces,
-                                    int count)
+                                    int count, uint64_t *own_ns)
 {
     uint64_t now_ns = pl_os->now_ns();
-    uint64_t deadline_ns = operation_deadline(connection, connection->limits->write_ms, now_ns);
-    bool may_wait = !pl_mux_is_here(connection->mux), has_sent = false;
+    bool is_first = !*own_ns, may_wait = may_wait_here(connection), has_sent = false;
+    uint64_t deadline_ns = call_deadline(connection, connection->limits.write_ms, now_ns, own_ns);
     ssize_t sent;
     int first = 0;
 
     advance(pieces, &first, count, 0); /* empty pieces would look like nothing sent */
-    while (first < count) {
+    for (; first < count; is_first = false) {
+        if (!is_first && pl_os->now_ns() >= deadline_ns)
+            return pl_stream_fail_errno(connection, ETIME);
         sent = send_some(connection, pieces + first, count - first);
         if (sent >= 0) {
             pl_stream_note_sent(connection, (size_t)sent, now_ns);
@@ -305,6 +327,7 @@ enum pool_status pl_stream_send(struct pl_connection *connection, const struct i
     const struct iovec *all = pieces;
     enum pool_status status = POOL_OK;
     struct iovec some[PIECES];
+    uint64_t own_ns = 0;
 
     if (pl_stream_doom(connection))
         return pl_stream_fail_errno(connection, EBADF);
@@ -312,13 +335,44 @@ enum pool_status pl_stream_send(struct pl_connection *connection, const struct i
         int now = count < PIECES ? count : PIECES;
 
         memcpy(some, pieces, (size_t)now * sizeof(*some));
-        status = send_pieces(connection, some, now);
+        status = send_pieces(connection, some, now, &own_ns);
         if (status == POOL_E_WOULD_BLOCK && pieces != all)
             pl_stream_fail(connection, status, EAGAIN); /* earlier pieces are on the wire */
         pieces += now;
         count -= now;
     }
     return status;
+}
+
+/* Nothing could be moved at once. Whoever only tries learns, too, that time is over. */
+static enum pool_status not_now(struct pl_connection *connection)
+{
+    uint64_t now_ns = pl_os->now_ns();
+
+    return pl_stream_fail_errno(connection,
+                                pl_stream_deadline(connection, now_ns) <= now_ns ? ETIME : EAGAIN);
+}
+
+enum pool_status pl_stream_try_send(struct pl_connection *connection, const void *data, size_t size,
+                                    size_t *sent)
+{
+    ssize_t done;
+
+    *sent = 0;
+    if (pl_stream_doom(connection))
+        return pl_stream_fail_errno(connection, EBADF);
+    if (!size)
+        return POOL_OK;
+    do
+        done = pl_os->send(connection->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (done == -EINTR);
+    if (done == -EAGAIN)
+        return not_now(connection);
+    if (done < 0)
+        return pl_stream_fail_errno(connection, (int)-done);
+    pl_stream_note_sent(connection, (size_t)done, pl_os->coarse_ns());
+    *sent = (size_t)done;
+    return POOL_OK;
 }
 
 /* ---- receiving; one operation at a time reads a connection, or what was read ahead would be
@@ -359,6 +413,7 @@ enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, 
                                 size_t *got)
 {
     enum pool_status status = begin_reading(connection);
+    uint64_t own_ns = 0;
     ssize_t received;
 
     *got = 0;
@@ -366,19 +421,55 @@ enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, 
         return status;
     if (!status && size) {
         *got = pl_stream_take_ahead(connection, buffer, size);
-        received = *got ? (ssize_t)*got : receive(connection, buffer, size);
+        received = *got ? (ssize_t)*got : receive(connection, buffer, size, &own_ns);
         if (received > 0)
             *got = (size_t)received;
         else
-            status =
-                received ? pl_stream_fail_errno(connection, (int)-received) : pl_stream_fail_at_end(connection, false);
+            status = received ? pl_stream_fail_errno(connection, (int)-received)
+                              : pl_stream_fail_at_end(connection, false);
     }
+    return end_reading(connection, status);
+}
+
+/* What is there, without waiting, behind what was read ahead. */
+static enum pool_status try_receive(struct pl_connection *connection, void *buffer, size_t size,
+                                    size_t *got)
+{
+    ssize_t received;
+
+    *got = pl_stream_take_ahead(connection, buffer, size);
+    if (*got || !size)
+        return POOL_OK;
+    do
+        received = pl_os->recv(connection->fd, buffer, size, MSG_DONTWAIT);
+    while (received == -EINTR);
+    if (received == -EAGAIN)
+        return not_now(connection);
+    if (received <= 0)
+        return received ? pl_stream_fail_errno(connection, (int)-received)
+                        : pl_stream_fail_at_end(connection, false);
+    pl_stream_note_received(connection, (size_t)received, pl_os->coarse_ns());
+    *got = (size_t)received;
+    return POOL_OK;
+}
+
+enum pool_status pl_stream_try_recv(struct pl_connection *connection, void *buffer, size_t size,
+                                    size_t *got)
+{
+    enum pool_status status = begin_reading(connection);
+
+    *got = 0;
+    if (status == POOL_E_ARGUMENT)
+        return status;
+    if (!status)
+        status = try_receive(connection, buffer, size, got);
     return end_reading(connection, status);
 }
 
 enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *buffer, size_t size)
 {
     enum pool_status status = begin_reading(connection);
+    uint64_t own_ns = 0;
     ssize_t received;
     size_t have;
 
@@ -386,7 +477,7 @@ enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *bu
         return status;
     have = status ? 0 : pl_stream_take_ahead(connection, buffer, size);
     while (!status && have < size) {
-        received = receive(connection, (char *)buffer + have, size - have);
+        received = receive(connection, (char *)buffer + have, size - have, &own_ns);
         if (received > 0)
             have += (size_t)received;
         else if (received == -EAGAIN && have)
@@ -421,7 +512,7 @@ static bool make_room(struct pl_connection *connection)
     return true;
 }
 
-static enum pool_status read_ahead(struct pl_connection *connection)
+static enum pool_status read_ahead(struct pl_connection *connection, uint64_t *own_ns)
 {
     struct pl_input *input;
     ssize_t received;
@@ -429,7 +520,7 @@ static enum pool_status read_ahead(struct pl_connection *connection)
     if (!make_room(connection))
         return pl_stream_fail(connection, POOL_E_MEMORY, ENOMEM);
     input = connection->input;
-    received = receive(connection, input->data + input->end, input->capacity - input->end);
+    received = receive(connection, input->data + input->end, input->capacity - input->end, own_ns);
     if (received > 0) {
         input->end += (size_t)received;
         return POOL_OK;
@@ -453,7 +544,8 @@ enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct p
                                       struct pool_bytes *bytes)
 {
     enum pool_status status = begin_reading(connection);
-    size_t seen = 0, length = 0, max_line = connection->limits->max_line;
+    size_t seen = 0, length = 0, max_line = connection->limits.max_line;
+    uint64_t own_ns = 0;
     struct pl_input *input;
 
     if (status == POOL_E_ARGUMENT)
@@ -464,7 +556,7 @@ enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct p
         seen = input ? input->end - input->start : 0;
         if (length || seen > max_line)
             break;
-        status = read_ahead(connection);
+        status = read_ahead(connection, &own_ns);
     }
     if (!status && (!length || length > max_line))
         status = fail(connection, pl_failure_because(PL_REASON_LINE, POOL_PHASE_USE, 0));

@@ -22,6 +22,13 @@ enum pool_status pl_stream_send(struct pl_connection *connection, const struct i
                                 int count) PL_MUST_USE;
 enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, size_t size,
                                 size_t *got) PL_MUST_USE;
+
+/* Neither waits. POOL_E_WOULD_BLOCK is no failure of the connection, and leaves no mark on it. */
+enum pool_status pl_stream_try_send(struct pl_connection *connection, const void *data, size_t size,
+                                    size_t *sent) PL_MUST_USE;
+enum pool_status pl_stream_try_recv(struct pl_connection *connection, void *buffer, size_t size,
+                                    size_t *got) PL_MUST_USE;
+
 enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *buffer,
                                       size_t size) PL_MUST_USE;
 enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct pool_bytes delimiter,

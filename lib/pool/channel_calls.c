@@ -27,7 +27,8 @@ static enum pool_status enter_channel(const struct pool_conn *conn, struct pl_ch
     *entered = NULL;
     if (!connection || !pl_word_pin(&connection->word, conn->serial))
         return pl_connection_refusal(conn);
-    stay = pl_mux_enter(connection->mux);
+    stay = pl_connection_is_detached(connection) ? PL_MUX_ELSEWHERE
+                                                 : pl_mux_enter(connection->mux);
     state = pl_word_state(atomic_load(&connection->word));
     if (stay && may_drive(connection, state)) {
         *entered = pl_channel_make(connection);
@@ -37,7 +38,7 @@ static enum pool_status enter_channel(const struct pool_conn *conn, struct pl_ch
     }
     if (!status)
         (*entered)->stay = stay;
-    else
+    else if (stay)
         pl_mux_leave(connection->mux, stay);
     if (status && pl_word_unpin(&connection->word))
         pl_peer_finish_close(connection);

@@ -203,7 +203,7 @@ static uint64_t scattered(uint64_t span_ns, uint64_t seed)
     return span_ns - span_ns / 10 + (seed >> 11) % (span_ns / 5 + 1);      /* +- 10 % */
 }
 
-static void note_birth(struct pl_connection *connection, uint64_t now_ns)
+void pl_open_note_birth(struct pl_connection *connection, uint64_t now_ns)
 {
     const struct pool_options *options = &pool_of(connection)->settings.options;
     uint64_t age_ns = options->max_age_ms * PL_MS;
@@ -356,7 +356,7 @@ static void on_dialed(struct pl_dial *dial, int error)
         pl_open_give_up(connection, &failure);
         return;
     }
-    note_birth(connection, now_ns);
+    pl_open_note_birth(connection, now_ns);
     pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_SETUP));
     dial->timer.fire = on_setup_timeout;
     dial->timer.user = dial;
@@ -389,8 +389,7 @@ void pl_open_on_event(struct pl_connection *connection, uint32_t events)
 
 /* ---- deciding to open */
 
-/* A share of the caps, by evicting if need be. */
-static bool take_share(struct pool *pool, bool *is_reserved)
+bool pl_open_take_share(struct pool *pool, bool *is_reserved)
 {
     while (!pl_pool_try_share(pool, is_reserved)) {
         if (!pl_room_evict(pool->room, *is_reserved ? NULL : pool))
@@ -439,7 +438,7 @@ static void begin(struct pool *pool, struct pl_peer *peer, struct pl_dial *dial)
 
     pl_set(connection->peer, peer);
     connection->mux = pool->mux;
-    connection->limits = &pool->settings.limits;
+    connection->limits = pool->settings.limits;
     connection->dial = dial;
     connection->is_opening = true;
     connection->id = atomic_fetch_add(&pool->last_id, 1) + 1;
@@ -469,7 +468,7 @@ static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
     struct pl_dial *dial;
     bool is_reserved;
 
-    if (!take_share(pool, &is_reserved)) {
+    if (!pl_open_take_share(pool, &is_reserved)) {
         if (pl_pool_is_forked(pool))
             return false;
         take_back_plan(peer);

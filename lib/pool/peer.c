@@ -23,6 +23,7 @@ static void prepare_peer(void *element)
 }
 
 static struct pl_arena peers = PL_ARENA_INIT(peers, struct pl_peer, prepare_peer);
+struct pl_peer pl_nowhere = { .lock = PTHREAD_MUTEX_INITIALIZER, .text = "" };
 
 /* ---- life */
 
@@ -71,6 +72,7 @@ static void renew_lock(void *element, void *unused)
 void pl_peers_orphan(void)
 {
     pl_arena_visit(&peers, renew_lock, NULL);
+    renew_lock(&pl_nowhere, NULL);
 }
 
 static bool is_live(const struct pl_peer *peer)
@@ -487,8 +489,7 @@ void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reas
         pl_peer_finish_close(connection);
 }
 
-/* Pool lock held. */
-static void keep_books(struct pool *pool, const struct pl_connection *connection)
+void pl_peer_keep_books(struct pool *pool, const struct pl_connection *connection)
 {
     uint64_t uses = pl_get(connection->uses);
 
@@ -511,10 +512,8 @@ void pl_peer_stop_looking(struct pl_peer *peer)
     atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_LOOK);
 }
 
-/* Out of its peer's lists. The peer is entered in exchange for the connection that kept it live. */
-static void remove_from_peer(struct pl_peer *peer, struct pl_connection *connection)
+void pl_peer_remove(struct pl_peer *peer, struct pl_connection *connection)
 {
-    pthread_mutex_lock(&peer->lock);
     if (atomic_load(&connection->word) & PL_LISTED) {
         atomic_fetch_and(&connection->word, ~PL_LISTED);
         unlist(connection);
@@ -524,10 +523,33 @@ static void remove_from_peer(struct pl_peer *peer, struct pl_connection *connect
     peer->shared.opening -= connection->is_opening;
     peer->shared.users++;
     pl_peer_stop_looking(peer);
-    pthread_mutex_unlock(&peer->lock);
 }
 
-void pl_peer_finish_close(struct pl_connection *connection)
+void pl_peer_after_loss(struct pl_peer *peer, bool has_freed_descriptor)
+{
+    struct pool *pool = peer->pool;
+
+    pl_pool_give_share(pool);
+    pl_peer_supply(peer);
+    if (atomic_load(&pl_room_wanted))
+        pl_room_serve(pool->room, pool, has_freed_descriptor);
+    pl_peer_leave(peer);
+    pl_pool_leave(pool);
+}
+
+/* The books were closed when it was detached. */
+static void finish_detached(struct pl_connection *connection)
+{
+    struct pool_address *address = connection->address;
+
+    pl_stream_drop_input(connection);
+    pl_connection_close_fd(connection, NULL);
+    connection->address = NULL;
+    pl_connection_give(connection);
+    pool_address_unref(address);
+}
+
+static void close_in_pool(struct pl_connection *connection)
 {
     struct pl_peer *peer = connection->peer;
     struct pool *pool = peer->pool;
@@ -544,14 +566,24 @@ void pl_peer_finish_close(struct pl_connection *connection)
     pl_event_closed(pool, connection);
     /* From the living to the books in one step: statistics see it once. */
     pthread_mutex_lock(&pool->lock);
-    remove_from_peer(peer, connection);
-    keep_books(pool, connection);
+    pthread_mutex_lock(&peer->lock);
+    pl_peer_remove(peer, connection);
+    pthread_mutex_unlock(&peer->lock);
+    pl_peer_keep_books(pool, connection);
     pthread_mutex_unlock(&pool->lock);
-    pl_pool_give_share(pool);
     pl_connection_give(connection);
-    pl_peer_supply(peer);
-    if (atomic_load(&pl_room_wanted))
-        pl_room_serve(pool->room, pool, has_descriptor);
-    pl_peer_leave(peer);
-    pl_pool_leave(pool);
+    pl_peer_after_loss(peer, has_descriptor);
+}
+
+void pl_peer_finish_close(struct pl_connection *connection)
+{
+    void (*free_user)(void *user) = connection->free_user;
+    void *user = pl_get(connection->user);
+
+    if (pl_connection_is_detached(connection))
+        finish_detached(connection);
+    else
+        close_in_pool(connection);
+    if (free_user && user)
+        free_user(user); /* last of all: whatever it calls finds nothing half done */
 }

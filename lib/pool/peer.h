@@ -88,6 +88,9 @@ struct pl_peer {
     } room;
 };
 
+/* The peer of all detached connections: it has no pool, is never live, and lends nothing. */
+extern struct pl_peer pl_nowhere;
+
 /* Takes the first idle connection for the caller, who holds the lock; NULL: there is none. It is
  * LENT then, unchecked. */
 struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepared) PL_MUST_USE;
@@ -99,6 +102,8 @@ int pl_peer_verdict(const struct pl_connection *connection);
 void pl_peer_stop_looking(struct pl_peer *peer);
 /* Why one whose time is over ends: that, or its age. */
 enum pool_close_reason pl_peer_reason_of_age(const struct pl_connection *connection);
+/* max_idle of them are idle already. */
+bool pl_peer_is_idle_full(struct pl_peer *peer);
 
 /* Lends a connection that the caller owns (MUX, SETUP, or just taken back) to whoever waits, or
  * makes it idle. */
@@ -111,8 +116,17 @@ void pl_peer_look_again(struct pl_peer *peer, struct pl_connection *connection, 
 /* Closes a connection that the caller owns; when operations are under way on it, the last of them
  * does. */
 void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reason);
-/* The word says CLOSING, and the caller made it so. */
+/* The word says CLOSING, and the caller made it so. No lock is held: the program's data on it is
+ * freed. */
 void pl_peer_finish_close(struct pl_connection *connection);
+
+/* The steps by which a connection leaves its pool. From the living to the books both locks are
+ * held, the pool's and the peer's: statistics see it once. The peer is entered in exchange for the
+ * connection that kept it live. */
+void pl_peer_remove(struct pl_peer *peer, struct pl_connection *connection);
+void pl_peer_keep_books(struct pool *pool, const struct pl_connection *connection);
+/* Its share of the caps is free: whoever waits is helped. Leaves the peer and the pool. */
+void pl_peer_after_loss(struct pl_peer *peer, bool has_freed_descriptor);
 
 /* Opens what those who wait need; the lock is not held. True: it began to. */
 bool pl_peer_supply(struct pl_peer *peer);

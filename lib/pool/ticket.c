@@ -4,7 +4,7 @@
 #include "pool/ticket.h"
 
 #include "base/os.h"
-#include "commpool/pool.h"
+#include "pool/conn.h"
 
 enum pool_status pl_ticket_make(struct pool_ticket **made, struct pool_ticket **given)
 {
@@ -105,14 +105,20 @@ bool pl_ticket_end(struct pool_ticket *ticket)
     return move_on(ticket, (struct pool_conn){ 0 }, true);
 }
 
-/* Ends the loan that the call has, which is pinned then. NULL: it has ended by itself. */
+/* Ends the loan that the call has, which is pinned then. NULL: it has ended by itself, or the
+ * connection left the pool. */
 static struct pl_connection *end_loan(const struct pool_conn *conn)
 {
-    struct pl_connection *connection = pl_connection_of(conn->slot);
+    struct pl_connection *connection;
     uint32_t none = PL_DOOM_NONE;
 
-    if (!pl_word_pin(&connection->word, conn->serial))
+    connection = pl_conn_enter(conn);
+    if (!connection)
         return NULL;
+    if (pl_connection_is_detached(connection)) {        /* it is not the call's any more */
+        pl_conn_leave(connection);
+        return NULL;
+    }
     if (atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_CANCELED))
         pl_connection_shut(connection);
     return connection;

@@ -21,7 +21,7 @@ struct pl_connection *lend(struct pool_mux *mux, int fd, uint32_t timeout_ms)
         abort();
     connection->fd = fd;
     connection->mux = mux;
-    connection->limits = &lent_limits;
+    connection->limits = lent_limits;
     connection->is_prepared = true;
     if (pl_connection_remember(connection) || !pl_fd_table_set(fd, connection))
         abort();

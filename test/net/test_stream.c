@@ -309,7 +309,7 @@ Test(stream, a_line_may_be_as_long_as_allowed_and_not_a_byte_longer)
     static char line[8192];
 
     memset(line, 'x', sizeof(line));
-    lent_limits.max_line = 5000;
+    connection->limits.max_line = 5000;
     line[4999] = '\n';
     line[5000] = '\0';
     say(line);
@@ -327,7 +327,7 @@ Test(stream, a_peer_that_never_ends_its_line_is_left_before_it_fills_the_memory)
     static char flood[65536];
 
     memset(flood, 'x', sizeof(flood));
-    lent_limits.max_line = 1000;
+    connection->limits.max_line = 1000;
     cr_assert(write_exactly(far, flood, sizeof(flood), SOON));
     cr_expect_eq(recv_line("\n", ""), POOL_E_PROTOCOL);
     cr_expect_leq(connection->input->capacity, 4096);

@@ -204,8 +204,8 @@ Test(stream_time, a_bound_of_the_operation_itself_comes_first_when_it_is_shorter
     struct pl_connection *reading = lend(mux, peer_dial(silent), 5000);
     struct pl_connection *writing = lend(mux, peer_dial(deaf), 5000);
 
-    lent_limits.read_ms = 120;
-    lent_limits.write_ms = 60;
+    reading->limits.read_ms = 120;
+    writing->limits.write_ms = 60;
     cr_expect_eq(pl_stream_send(reading, &(struct iovec){ plenty, 1 }, 1), POOL_OK);
     cr_expect(WITHIN(took_ms(reading, wait_for_some), 120, 140));
     lend_again(reading, 90);
