@@ -31,7 +31,8 @@ enum pool_event_kind {
     POOL_EVENT_BORROW_STARTED, /* a caller asked for a connection */
     POOL_EVENT_BORROW_FAILED, /* the caller got none; `status` says why */
     POOL_EVENT_BORROWED, /* the caller got one, after waiting for duration_ns */
-    POOL_EVENT_RETURNED /* the caller gave it back, after having it for duration_ns */
+    POOL_EVENT_RETURNED /* the caller gave it back, or took it out of the pool, after having it for
+                         * duration_ns */
 };
 
 /* Why a connection was closed; also the index into pool_stats.closed. */
@@ -46,7 +47,8 @@ enum pool_close_reason {
                        * killed */
     POOL_CLOSE_PEER, /* the peer closed it */
     POOL_CLOSE_STOLEN, /* its descriptor number is another socket now; that one was left alone */
-    POOL_CLOSE_POOL /* the pool was destroyed, or is closing */
+    POOL_CLOSE_POOL, /* the pool was destroyed, or is closing */
+    POOL_CLOSE_DETACHED /* it left the pool open: pool_detach(), pool_release_fd() */
 };
 
 /* One event, as an observer gets it. It and the text in it are the library's and are valid during

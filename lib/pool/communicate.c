@@ -2,6 +2,7 @@
 #include "base/os.h"
 #include "net/stream.h"
 #include "pool/borrow.h"
+#include "pool/conn.h"
 #include "pool/events.h"
 #include "pool/retry.h"
 #include "pool/ticket.h"
@@ -93,7 +94,18 @@ static int call_use(const struct pool_conn *conn, pool_use_fn *use, void *user)
     return answer;
 }
 
-/* `use` had the connection; it may have given it away itself. */
+/* True: it is, and pinned; false: `use` gave it away itself, or took it out of the pool. */
+static bool is_still_lent(const struct pool_conn *conn)
+{
+    struct pl_connection *connection = pl_conn_enter(conn);
+
+    if (!connection || !pl_connection_is_detached(connection))
+        return connection;
+    pl_conn_leave(connection);
+    return false;
+}
+
+/* `use` had the connection; it may not be the pool's any more. */
 static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, void *user,
                     struct pool_ticket *ticket)
 {
@@ -104,7 +116,7 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
     bool was_canceled = !pl_ticket_let_go(ticket);
 
     *run = (struct run){ .status = POOL_OK };
-    if (!pl_word_pin(&connection->word, conn->serial)) {
+    if (!is_still_lent(conn)) {
         if (pl_connection_refusal(conn) == POOL_E_FORKED) {
             run->failure = pl_failure_make(POOL_E_FORKED, POOL_PHASE_USE, 0);
         } else if (answer) {

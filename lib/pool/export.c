@@ -56,7 +56,7 @@ static const char *const reasons[] = {
     [POOL_CLOSE_IDLE] = "idle",   [POOL_CLOSE_AGE] = "age",       [POOL_CLOSE_USES] = "uses",
     [POOL_CLOSE_STALE] = "stale", [POOL_CLOSE_EVICTED] = "evicted", [POOL_CLOSE_ERROR] = "error",
     [POOL_CLOSE_DIRTY] = "dirty", [POOL_CLOSE_PEER] = "peer",     [POOL_CLOSE_STOLEN] = "stolen",
-    [POOL_CLOSE_POOL] = "pool",
+    [POOL_CLOSE_POOL] = "pool",   [POOL_CLOSE_DETACHED] = "detached",
 };
 
 /* What fits is written, all is counted. */

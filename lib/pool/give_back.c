@@ -38,8 +38,9 @@ static int unfitness(struct pl_connection *connection, uint64_t now_ns)
     return marks & PL_MARK_EVENTS ? FIT_BUT_WATCHED : FIT;
 }
 
-static PL_COLD bool is_idle_full(struct pl_peer *peer, const struct pool_options *options)
+PL_COLD bool pl_peer_is_idle_full(struct pl_peer *peer)
 {
+    const struct pool_options *options = &peer->pool->settings.options;
     uint32_t idle = 0;
 
     if (options->max_idle == POOL_NONE)
@@ -66,8 +67,9 @@ static bool end_shared(struct pl_connection *connection, uint64_t serial)
 
     if (!pl_word_pin(&connection->word, serial))
         return false;
-    pool = connection->peer->pool;
-    pl_pool_ref(pool);
+    pool = connection->peer->pool;      /* NULL: it is detached */
+    if (pool)
+        pl_pool_ref(pool);
     atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_STALE_COPY);
     pl_connection_shut(connection);
     for (seen = atomic_load(&connection->word); !is_mine && pl_word_state(seen) == PL_LENT;
@@ -75,12 +77,15 @@ static bool end_shared(struct pl_connection *connection, uint64_t serial)
         is_mine = pl_word_become_state(&connection->word, seen, PL_ENDING);
     if (is_mine) {
         connection->close_reason = (uint8_t)pl_peer_verdict(connection);
-        pl_event_returned(pool, connection);
+        if (pool)
+            pl_event_returned(pool, connection);
     }
     if (pl_word_unpin(&connection->word))
         pl_peer_finish_close(connection);
-    pl_events_tell(pool);
-    pl_pool_leave(pool);
+    if (pool) {
+        pl_events_tell(pool);
+        pl_pool_leave(pool);
+    }
     return is_mine;
 }
 
@@ -131,6 +136,10 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
 
     if (claimed != CLAIMED)
         return claimed == STALE ? POOL_E_ARGUMENT : POOL_OK;
+    if (pl_connection_is_detached(connection)) {
+        pl_peer_close(connection, POOL_CLOSE_DETACHED);
+        return POOL_OK;
+    }
     peer = connection->peer;
     pool = peer->pool;
     pl_pool_ref(pool);
@@ -139,7 +148,7 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
     if (is_discarded && reason < 0)
         reason = POOL_CLOSE_DIRTY;
     if (reason < 0 && !(atomic_load(&peer->hints) & PL_HINT_WAITERS) &&
-        is_idle_full(peer, &pool->settings.options))
+        pl_peer_is_idle_full(peer))
         reason = POOL_CLOSE_IDLE;
     if (reason < 0)
         remember_returned(connection, peer);

@@ -4,8 +4,9 @@
 #include "pool/events.h"
 #include "pool/pool.h"
 
-/* Ours to look at, whoever has it: idle it is taken, held it is pinned. */
-enum hold { TAKEN, PINNED, OUT_OF_REACH };
+/* Ours to look at, whoever has it: idle it is taken, held it is pinned, for a moment and under its
+ * peer's lock, where whoever takes it out of the pool looks for pins. */
+enum hold { TAKEN, HELD, OUT_OF_REACH };
 
 static enum hold hold(struct pl_connection *connection)
 {
@@ -13,8 +14,7 @@ static enum hold hold(struct pl_connection *connection)
 
     for (;;) {
         if (pl_word_is_held(seen)) {
-            if (pl_word_pin_any(&connection->word))
-                return PINNED;
+            return HELD;
         } else if ((pl_word_state(seen) != PL_IDLE && pl_word_state(seen) != PL_PARKED) ||
                    (seen & PL_PIN_MASK)) {
             return OUT_OF_REACH;
@@ -42,33 +42,46 @@ static int forget_taken(struct pl_connection *connection, const struct pool *poo
     return 1;
 }
 
-static int forget_pinned(struct pl_connection *connection, const struct pool *pool, int fd)
-{
-    bool is_it = is_meant(connection, pool, fd);
+#define LOOK_AGAIN (-1)                 /* it was given away meanwhile */
 
-    if (is_it)
-        atomic_store(&connection->doom, PL_DOOM_STOLEN);
-    if (pl_word_unpin(&connection->word))
+static int forget_held(struct pl_connection *connection, const struct pool *pool, int fd)
+{
+    struct pl_peer *peer = pl_get(connection->peer);
+    bool is_held, is_it = false, has_ended = false;
+
+    pthread_mutex_lock(&peer->lock);
+    is_held = pl_get(connection->peer) == peer && pl_word_pin_any(&connection->word);
+    if (is_held) {
+        is_it = is_meant(connection, pool, fd);
+        if (is_it)
+            atomic_store(&connection->doom, PL_DOOM_STOLEN);
+        has_ended = pl_word_unpin(&connection->word);
+    }
+    pthread_mutex_unlock(&peer->lock);
+    if (has_ended)
         pl_peer_finish_close(connection);
-    return is_it;
+    return is_held ? is_it : LOOK_AGAIN;
 }
 
 int pool_mark_as_dead(struct pool *pool, int fd)
 {
     struct pl_connection *connection = pl_fd_table_get(fd);
-    int forgotten = 0;
+    int forgotten = LOOK_AGAIN;
 
     if (!pool || !connection || !pl_pool_enter(pool))
         return 0;
-    switch (hold(connection)) {
-    case TAKEN:
-        forgotten = forget_taken(connection, pool, fd);
-        break;
-    case PINNED:
-        forgotten = forget_pinned(connection, pool, fd);
-        break;
-    case OUT_OF_REACH:
-        break;
+    while (forgotten == LOOK_AGAIN) {
+        switch (hold(connection)) {
+        case TAKEN:
+            forgotten = forget_taken(connection, pool, fd);
+            break;
+        case HELD:
+            forgotten = forget_held(connection, pool, fd);
+            break;
+        case OUT_OF_REACH:
+            forgotten = 0;
+            break;
+        }
     }
     pl_events_tell(pool);
     pl_pool_leave(pool);

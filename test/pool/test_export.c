@@ -103,7 +103,8 @@ Test(pool_export, json_is_read_by_pythons_reader_and_says_what_the_snapshot_says
              "idle=%llu lent=%llu shared=0 opening=0 closing=0 total=%llu waiting=0 borrowed=%llu "
              "reused=%llu opened=%llu evicted=0 stolen=0 borrow_failed=%llu timeouts=0 retries=0 "
              "queries=0 late_replies=0 orphans=0 bytes_in=%llu bytes_out=%llu "
-             "idle=0 age=0 uses=0 stale=0 evicted=0 error=0 dirty=%llu peer=0 stolen=0 pool=0\n",
+             "idle=0 age=0 uses=0 stale=0 evicted=0 error=0 dirty=%llu peer=0 stolen=0 pool=0 "
+             "detached=0\n",
              N(idle), N(lent), N(total), N(borrowed), N(reused), N(opened), N(borrow_failed),
              N(bytes_in), N(bytes_out), N(closed[POOL_CLOSE_DIRTY]));
     cr_expect_str_eq(read_by_python(text), expected);
