@@ -186,6 +186,31 @@ static int real_set_nonblocking(int fd, bool nonblocking)
     return (int)answer(ioctl(fd, FIONBIO, &flag), saved);
 }
 
+static int real_make_own(int fd)
+{
+    int saved = errno, blocking = 0, result;
+    int flags = fcntl(fd, F_GETFD);
+
+    if (flags < 0)
+        return (int)answer(flags, saved);
+    result = fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
+    if (result < 0)
+        return (int)answer(result, saved);
+    result = (int)answer(ioctl(fd, FIONBIO, &blocking), saved);
+    if (result < 0) {
+        fcntl(fd, F_SETFD, flags);
+        errno = saved;
+    }
+    return result;
+}
+
+static int real_copy_above_stdio(int fd)
+{
+    int saved = errno;
+
+    return (int)answer(fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), saved);
+}
+
 static unsigned real_interface_index(const char *name)
 {
     int saved = errno;
@@ -486,6 +511,8 @@ const struct pl_os pl_os_real = {
     .getsockname = real_getsockname,
     .getpeername = real_getpeername,
     .set_nonblocking = real_set_nonblocking,
+    .make_own = real_make_own,
+    .copy_above_stdio = real_copy_above_stdio,
     .interface_index = real_interface_index,
     .poll_until = real_poll_until,
     .epoll_create = real_epoll_create,

@@ -49,6 +49,9 @@ struct pl_os {
     int (*getsockname)(int fd, struct sockaddr *address, socklen_t *size);
     int (*getpeername)(int fd, struct sockaddr *address, socklen_t *size);
     int (*set_nonblocking)(int fd, bool nonblocking);
+    /* a socket of the program's becomes ours: close-on-exec, blocking; on failure it is as it was */
+    int (*make_own)(int fd);
+    int (*copy_above_stdio)(int fd);                            /* close-on-exec */
     unsigned (*interface_index)(const char *name);              /* 0: no such interface */
 
     /* waiting */

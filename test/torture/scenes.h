@@ -33,4 +33,8 @@ extern const struct scenario scene_shared_mux, scene_signals, scene_end_in_use,
 extern const struct scenario scene_clear, scene_clear_connecting, scene_pause, scene_kill,
     scene_kill_connecting, scene_kill_setup, scene_close, scene_reserve;
 
+/* scenes_handles.c */
+extern const struct scenario scene_detach, scene_detach_share, scene_detach_use,
+    scene_detach_late, scene_adopt, scene_adopt_share, scene_tries;
+
 #endif

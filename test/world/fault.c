@@ -34,6 +34,8 @@ static const struct {
     [FAULT_GETSOCKOPT] = { "getsockopt", { ENOBUFS, ENOMEM } },
     [FAULT_GETSOCKNAME] = { "getsockname", { ENOBUFS } },
     [FAULT_GETPEERNAME] = { "getpeername", { ENOBUFS, ENOTCONN } },
+    [FAULT_MAKE_OWN] = { "make_own", { ENOMEM } },
+    [FAULT_COPY] = { "copy_above_stdio", { EMFILE } },
     [FAULT_POLL] = { "poll", { EINTR + ONCE, ENOMEM } },
     [FAULT_EPOLL_CREATE] = { "epoll_create", { EMFILE, ENFILE, ENOMEM } },
     [FAULT_EPOLL_ADD] = { "epoll_add", { ENOMEM, ENOSPC } },
@@ -314,6 +316,20 @@ static int pass_set_nonblocking(int fd, bool nonblocking)
     return inner->set_nonblocking(fd, nonblocking);
 }
 
+static int fail_make_own(int fd)
+{
+    int error = verdict(FAULT_MAKE_OWN);
+
+    return error ? -error : inner->make_own(fd);
+}
+
+static int fail_copy_above_stdio(int fd)
+{
+    int error = verdict(FAULT_COPY);
+
+    return error ? -error : inner->copy_above_stdio(fd);
+}
+
 static unsigned pass_interface_index(const char *name)
 {
     return inner->interface_index(name);
@@ -506,6 +522,8 @@ static const struct pl_os fault_table = {
     .getsockname = fail_getsockname,
     .getpeername = fail_getpeername,
     .set_nonblocking = pass_set_nonblocking,
+    .make_own = fail_make_own,
+    .copy_above_stdio = fail_copy_above_stdio,
     .interface_index = pass_interface_index,
     .poll_until = fail_poll_until,
     .epoll_create = fail_epoll_create,

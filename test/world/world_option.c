@@ -127,6 +127,8 @@ static int answer_fact(struct world_file *file, int name, void *value, socklen_t
         error = file->socket.error;
         file->socket.error = 0;
         return answer_number(error, value, size);
+    case SO_ACCEPTCONN:
+        return answer_number(0, value, size);
     case SO_TYPE:
         return answer_number(SOCK_STREAM, value, size);
     case SO_DOMAIN:

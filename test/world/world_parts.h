@@ -254,6 +254,8 @@ int door_getsockopt(int fd, int level, int name, void *value, socklen_t *size);
 int door_getsockname(int fd, struct sockaddr *address, socklen_t *size);
 int door_getpeername(int fd, struct sockaddr *address, socklen_t *size);
 int door_set_nonblocking(int fd, bool nonblocking);
+int door_make_own(int fd);
+int door_copy_above_stdio(int fd);
 int door_poll_until(struct pollfd *polled, nfds_t count, uint64_t deadline_ns);
 int door_epoll_create(void);
 int door_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
