@@ -349,10 +349,15 @@ enum {
      * though something was sent. */
     POOL_SAFE_TO_REPEAT = 1,
 
-    POOL_FRESH = 2, /* Reserved: a new connection, never a reused one */
-    /* POOL_E_FULL when no connection is idle and max_per_address is reached; it still waits for one
-     * to be opened. */
+    /* A new connection, never a reused one. Where max_per_address or max_connections is reached, an
+     * idle connection is closed to make place for it; else the call waits until one can be. */
+    POOL_FRESH = 2,
+
+    /* Do not wait for a connection that somebody else has: POOL_E_FULL at once when none is idle and
+     * none may be opened for this call, because max_per_address or max_connections is reached;
+     * POOL_E_RESOURCE when descriptors ran out. One that is being opened is waited for. */
     POOL_DONT_WAIT = 4,
+
     POOL_ONE_WAY = 8, /* no answer is due to what is sent last: the connection is clean after it */
     POOL_ONE_SHOT = 16, /* Reserved, for queries: never repeated */
     POOL_ORDERED = 32 /* Reserved, for queries: these keep their order, on one connection */

@@ -12,6 +12,7 @@
 #include "pool/decide.h"
 #include "pool/events.h"
 #include "pool/pool.h"
+#include "pool/waiter.h"
 
 #define EVICTIONS_PER_DIAL 16           /* others may take what was freed; after so many it is their
                                          * turn for good */
@@ -181,6 +182,11 @@ static void give_up_for_room(struct pl_connection *connection, int error)
         pl_open_give_up(connection, &none);
         return;
     }
+    if (!pl_peer_has_patient(peer)) {
+        pl_open_give_up(connection, &failure);
+        return;
+    }
+    pl_peer_fail_hasty(peer, &failure);
     connection->dial->is_begun = false;         /* the program is asked, and may end the pool */
     may_wait = may_wait_for_room(peer);
     if (pl_pool_is_forked(pool))
@@ -461,6 +467,17 @@ static void take_back_plan(struct pl_peer *peer)
     pthread_mutex_unlock(&peer->lock);
 }
 
+/* There is no room. Those who do not wait for it are told; waits somebody else? */
+static bool has_patient_left(struct pl_peer *peer, const struct pl_failure *failure)
+{
+    struct pl_failure full = *failure;
+
+    if (!failure->cause)
+        full.status = POOL_E_FULL;
+    pl_peer_fail_hasty(peer, &full);
+    return pl_peer_has_waiters(peer);
+}
+
 /* False: the next one would fare no better. */
 static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
 {
@@ -473,6 +490,8 @@ static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
             return false;
         take_back_plan(peer);
         failure.cause = is_reserved ? EMFILE : 0;
+        if (!has_patient_left(peer, &failure))
+            return false;
         if (may_wait_for_room(peer)) {
             pl_room_want(pool->room, peer, is_reserved, failure.cause);
             return false;
@@ -493,22 +512,32 @@ static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
     return true;
 }
 
+/* What there is to decide about; peer lock held. */
+static struct pl_view view_of(const struct pl_peer *peer, const struct pool_options *options)
+{
+    bool is_stopped = is_closing(peer) || peer->shared.is_wanting || peer->shared.holds ||
+                      pl_backoff_is_pausing(peer);
+
+    return (struct pl_view){
+        .waiting = peer->shared.waiting,
+        .count = peer->shared.count,
+        .max_count = options->max_per_address,
+        .opening = peer->shared.opening,
+        /* after a failure one tries for all */
+        .max_opening = peer->shared.backoff.failures ? 1 : options->max_connecting,
+        .is_closing = is_stopped,
+    };
+}
+
 /* Decides, under the lock, whether one more connection should be opened, and counts it as if it
  * were there. */
 static bool plan_one(struct pl_peer *peer, const struct pool_options *options)
 {
-    struct pl_view view = { .max_count = options->max_per_address,
-                            .max_opening = options->max_connecting };
+    struct pl_view view;
     bool is_wanted;
 
     pthread_mutex_lock(&peer->lock);
-    view.waiting = peer->shared.waiting;
-    view.count = peer->shared.count;
-    view.opening = peer->shared.opening;
-    view.is_closing = is_closing(peer) || peer->shared.is_wanting || peer->shared.holds ||
-                      pl_backoff_is_pausing(peer);
-    if (peer->shared.backoff.failures)
-        view.max_opening = 1;           /* one tries for all */
+    view = view_of(peer, options);
     is_wanted = pl_decide_dials(&view) > 0;
     peer->shared.count += is_wanted;
     peer->shared.opening += is_wanted;
@@ -516,37 +545,43 @@ static bool plan_one(struct pl_peer *peer, const struct pool_options *options)
     return is_wanted;
 }
 
+/* Closes an idle connection of the peer for somebody who wants a fresh one and finds no place. */
+static bool make_place(struct pl_peer *peer, const struct pool_options *options)
+{
+    struct pl_connection *coldest = NULL;
+    struct pl_view view;
+
+    if (!pl_get(peer->shared.waiting_fresh))
+        return false;
+    pthread_mutex_lock(&peer->lock);
+    view = view_of(peer, options);
+    view.max_count = UINT32_MAX;
+    if (pl_waiter_wants_place(peer, NULL) && pl_decide_dials(&view))
+        coldest = pl_peer_take_coldest(peer);
+    peer->shared.holds += coldest != NULL; /* until we look ourselves */
+    pthread_mutex_unlock(&peer->lock);
+    if (!coldest)
+        return false;
+    pl_peer_close(coldest, POOL_CLOSE_EVICTED);
+    if (pl_pool_is_forked(peer->pool))
+        return false;
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.holds--;
+    pthread_mutex_unlock(&peer->lock);
+    return true;
+}
+
 bool pl_peer_supply(struct pl_peer *peer)
 {
     struct pool *pool = peer->pool;
+    const struct pool_options *options = &pool->settings.options;
     bool has_begun = false, may_go_on = true;
 
-    while (may_go_on && !pl_pool_is_forked(pool) && plan_one(peer, &pool->settings.options))
-        may_go_on = open_one(pool, peer, &has_begun);
-    return has_begun;
-}
-
-/* ---- questions */
-
-/* Peer lock held. */
-static bool has_state(struct pl_peer *peer, enum pl_state state)
-{
-    PL_LIST_EACH(link, &peer->shared.all) {
-        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
-
-        if (pl_word_state(atomic_load(&connection->word)) == state)
-            return true;
+    while (may_go_on && !pl_pool_is_forked(pool)) {
+        if (plan_one(peer, options))
+            may_go_on = open_one(pool, peer, &has_begun);
+        else
+            may_go_on = make_place(peer, options);
     }
-    return false;
-}
-
-enum pool_phase pl_open_phase(struct pl_peer *peer)
-{
-    enum pool_phase phase = POOL_PHASE_WAIT;
-
-    pthread_mutex_lock(&peer->lock);
-    if (peer->shared.opening && peer->shared.opening == peer->shared.count)
-        phase = has_state(peer, PL_SETUP) ? POOL_PHASE_SETUP : POOL_PHASE_CONNECT;
-    pthread_mutex_unlock(&peer->lock);
-    return phase;
+    return has_begun;
 }

@@ -11,6 +11,7 @@
 #include "pool/events.h"
 #include "pool/open.h"
 #include "pool/pool.h"
+#include "pool/waiter.h"
 
 static void prepare_peer(void *element)
 {
@@ -190,6 +191,22 @@ static bool take_listed(struct pl_connection *connection, bool must_be_prepared)
     }
 }
 
+/* In the list they stand by their return, so the one to be used first is at one end. */
+struct pl_connection *pl_peer_take_coldest(struct pl_peer *peer)
+{
+    bool is_last = peer->pool->settings.options.order == POOL_LIFO;
+    struct pl_list *idle = &peer->shared.idle, *link = is_last ? idle->previous : idle->next, *next;
+
+    for (; link != idle; link = next) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, idle_link);
+
+        next = is_last ? link->previous : link->next;
+        if (take_listed(connection, false))
+            return connection;
+    }
+    return NULL;
+}
+
 struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepared)
 {
     PL_LIST_EACH(link, &peer->shared.idle) {
@@ -199,83 +216,6 @@ struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepa
             return connection;
     }
     return NULL;
-}
-
-bool pl_peer_has_waiters(struct pl_peer *peer)
-{
-    bool has_waiters;
-
-    pthread_mutex_lock(&peer->lock);
-    has_waiters = !pl_list_is_empty(&peer->shared.waiters);
-    pthread_mutex_unlock(&peer->lock);
-    return has_waiters;
-}
-
-void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter)
-{
-    pl_list_unlink(&waiter->link);
-    peer->shared.waiting--;
-    if (pl_list_is_empty(&peer->shared.waiters))
-        atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_WAITERS);
-}
-
-static struct pl_waiter *first_waiter(struct pl_peer *peer)
-{
-    return pl_list_is_empty(&peer->shared.waiters)
-               ? NULL
-               : pl_container(peer->shared.waiters.next, struct pl_waiter, link);
-}
-
-/* The first waiter that was not yet told to look for itself; NULL: all were. */
-static struct pl_waiter *next_untold(struct pl_peer *peer)
-{
-    PL_LIST_EACH(link, &peer->shared.waiters) {
-        struct pl_waiter *waiter = pl_container(link, struct pl_waiter, link);
-
-        if (!waiter->is_woken)
-            return waiter;
-    }
-    return NULL;
-}
-
-/* The outcome of a wait stands. Peer lock held, which keeps a blocking waiter's stack there. */
-static void tell_waiter(struct pl_peer *peer, struct pl_waiter *waiter)
-{
-    if (waiter->thread)
-        pl_thread_wake(waiter->thread);
-    else
-        pl_mux_post(peer->pool->mux, waiter->post);
-}
-
-/* A waiter that was told to look for itself leaves without having looked: what it was told of is the
- * next one's to find. */
-static void pass_call_on(struct pl_peer *peer, const struct pl_waiter *waiter)
-{
-    struct pl_waiter *next = waiter->is_woken ? next_untold(peer) : NULL;
-
-    if (!next)
-        return;
-    if (next->thread) {
-        next->is_woken = true;
-        tell_waiter(peer, next);
-        return;
-    }
-    next->connection = pl_peer_take_idle(peer, false);
-    if (!next->connection)
-        return;
-    pl_waiter_unlink(peer, next);
-    next->state = PL_WAITER_SERVED;
-    tell_waiter(peer, next);
-}
-
-void pl_waiter_fail(struct pl_peer *peer, struct pl_waiter *waiter,
-                    const struct pl_failure *failure)
-{
-    pl_waiter_unlink(peer, waiter);
-    pass_call_on(peer, waiter);
-    waiter->state = PL_WAITER_FAILED;
-    waiter->failure = *failure;
-    tell_waiter(peer, waiter);
 }
 
 /* Swaps the word of an owned connection to `state`; false: operations are under way on it, so it
@@ -340,11 +280,11 @@ static bool is_draining(const struct pl_peer *peer)
 }
 
 /* Why a connection that comes back is neither kept nor lent; -1: it is. Peer lock held. */
-static int why_not_kept(struct pl_peer *peer, const struct pl_connection *connection)
+static int why_not_kept(struct pl_peer *peer, const struct pl_connection *connection, bool is_new)
 {
     if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
         return POOL_CLOSE_POOL;
-    if (is_draining(peer) && !first_waiter(peer))
+    if (is_draining(peer) && !pl_waiter_first(peer, is_new))
         return POOL_CLOSE_POOL;
     return pl_peer_verdict(connection);
 }
@@ -380,33 +320,20 @@ static bool is_for_all(struct pl_peer *peer, const struct pl_waiter *first)
     return pl_decide_may_barge(waited_ns, peer->pool->settings.barge_ns);
 }
 
-static enum give_back_end serve(struct pl_peer *peer, struct pl_connection *connection,
-                                struct pl_waiter *waiter, struct pl_thread **wake)
-{
-    if (!settle(connection, PL_LENT, true))
-        return UNFIT;
-    pl_waiter_unlink(peer, waiter);
-    pass_call_on(peer, waiter);
-    waiter->state = PL_WAITER_SERVED;
-    waiter->connection = connection;
-    *wake = waiter->thread;
-    if (!waiter->thread)
-        pl_mux_post(peer->pool->mux, waiter->post);
-    return GIVEN;
-}
-
 /* Peer lock held. An asynchronous waiter cannot look for itself without a way to the mux and back,
  * so it is handed what a thread would be called for. */
 static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *connection,
                                     bool is_new, struct pl_thread **wake)
 {
-    struct pl_waiter *waiter = first_waiter(peer);
+    struct pl_waiter *waiter = pl_waiter_first(peer, is_new);
     enum give_back_end end;
 
+    if (!is_new && pl_waiter_wants_place(peer, waiter))
+        return EVICT;
     if (!waiter)
         return make_idle(peer, connection);
     if (!is_new && !is_draining(peer) && is_for_all(peer, waiter)) {
-        waiter = next_untold(peer);
+        waiter = pl_waiter_next_untold(peer);
         if (!waiter || waiter->thread) {
             end = make_idle(peer, connection);
             if (end == GIVEN && waiter) {
@@ -416,7 +343,10 @@ static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *
             return end;
         }
     }
-    return serve(peer, connection, waiter, wake);
+    if (!settle(connection, PL_LENT, true))
+        return UNFIT;
+    *wake = pl_waiter_serve(peer, waiter, connection);
+    return GIVEN;
 }
 
 void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection)
@@ -429,7 +359,7 @@ void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection)
     if (pl_pool_is_forked(peer->pool))
         return;
     pthread_mutex_lock(&peer->lock);
-    reason = why_not_kept(peer, connection);
+    reason = why_not_kept(peer, connection, is_new);
     peer->shared.opening -= connection->is_opening;
     connection->is_opening = false;
     end = reason >= 0 ? UNFIT : give_back(peer, connection, is_new, &wake);
@@ -446,22 +376,6 @@ void pl_peer_look_again(struct pl_peer *peer, struct pl_connection *connection, 
 {
     if (pl_word_become_state(&connection->word, word, PL_MUX))
         pl_peer_give_back(peer, connection);    /* it is ours again, so the peer is still there */
-}
-
-void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, bool all)
-{
-    struct pl_waiter *waiter;
-
-    if (pl_pool_is_forked(peer->pool))
-        return;
-    pthread_mutex_lock(&peer->lock);
-    do {
-        waiter = first_waiter(peer);
-        if (!waiter)
-            break;
-        pl_waiter_fail(peer, waiter, failure);
-    } while (all);
-    pthread_mutex_unlock(&peer->lock);
 }
 
 /* ---- closing */

@@ -47,6 +47,8 @@ struct pl_waiter {
     uint64_t queued_ns;
     enum pl_waiter_state state;
     bool is_woken;                      /* told to look for itself, and did not yet */
+    bool wants_fresh;                   /* takes no connection that has served before */
+    bool is_hasty;                      /* waits for one that is opened, not for what others have */
     struct pl_connection *connection;   /* SERVED: lent to it */
     struct pl_failure failure;          /* FAILED */
 };
@@ -71,6 +73,7 @@ struct pl_peer {
         struct pl_list waiters;         /* who waited longest in front */
         uint32_t count, opening;     /* births minus deaths; those of them that are not yet ready */
         uint32_t waiting;
+        _Atomic uint32_t waiting_fresh; /* those of them who want a fresh connection */
         uint32_t users;                 /* targets, and calls under way */
         uint32_t holds;                 /* while there are any, nothing is opened */
         bool was_asked;                 /* on_none_removable ran, and nothing was opened since */
@@ -94,6 +97,9 @@ extern struct pl_peer pl_nowhere;
 /* Takes the first idle connection for the caller, who holds the lock; NULL: there is none. It is
  * LENT then, unchecked. */
 struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepared) PL_MUST_USE;
+
+/* The same for one that is to be closed: the one that was used longest ago. */
+struct pl_connection *pl_peer_take_coldest(struct pl_peer *peer) PL_MUST_USE;
 
 /* Why a connection must end although nothing is wrong with it: an enum pool_close_reason, by its
  * doom or because it was cleared; -1: it need not. For its owner, or under the peer lock. */
@@ -130,15 +136,6 @@ void pl_peer_after_loss(struct pl_peer *peer, bool has_freed_descriptor);
 
 /* Opens what those who wait need; the lock is not held. True: it began to. */
 bool pl_peer_supply(struct pl_peer *peer);
-
-/* One failure of opening a connection, told to those whom it concerns. */
-void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, bool all);
-
-bool pl_peer_has_waiters(struct pl_peer *peer);
-void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter);      /* lock held */
-/* Ends a wait that nobody has ended yet, and says so to whoever waits; lock held. */
-void pl_waiter_fail(struct pl_peer *peer, struct pl_waiter *waiter,
-                    const struct pl_failure *failure);
 
 /* Users keep a peer live. */
 void pl_peer_leave(struct pl_peer *peer);               /* may reclaim it */

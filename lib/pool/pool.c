@@ -10,6 +10,7 @@
 #include "pool/open.h"
 #include "pool/reserve.h"
 #include "pool/retry.h"
+#include "pool/waiter.h"
 #include "pool/watch.h"
 
 static void prepare_pool(void *element)

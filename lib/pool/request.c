@@ -14,6 +14,7 @@
 #include "pool/events.h"
 #include "pool/ticket.h"
 #include "pool/wait.h"
+#include "pool/waiter.h"
 #include "pool/worker.h"
 
 #define SPARES 64u /* kept for the next warm ones */
@@ -177,14 +178,13 @@ static bool queue_again(struct pl_request *request)
     refusal = pl_pool_admission(request->borrow.pool, true);
     if (!refusal && (atomic_load(&peer->hints) & PL_HINT_CLOSING))
         refusal = POOL_E_CLOSING;
-    waiter->connection = refusal ? NULL : pl_peer_take_idle(peer, false);
+    waiter->connection = refusal || waiter->wants_fresh ? NULL : pl_peer_take_idle(peer, false);
     if (!waiter->connection && !refusal) {
         waiter->state = PL_WAITER_QUEUED;
-        pl_list_push_front(&peer->shared.waiters, &waiter->link);
-        peer->shared.waiting++;
-        atomic_fetch_or(&peer->hints, PL_HINT_WAITERS);
+        pl_waiter_link(peer, waiter, true);
         /* Whoever returned one before the hint was there has left it idle. */
-        waiter->connection = pl_peer_take_idle(peer, false);
+        if (!waiter->wants_fresh)
+            waiter->connection = pl_peer_take_idle(peer, false);
         if (waiter->connection) {
             waiter->state = PL_WAITER_SERVED;
             pl_waiter_unlink(peer, waiter);

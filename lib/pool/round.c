@@ -7,6 +7,7 @@
 
 #include "pool/channel.h"
 #include "pool/pool.h"
+#include "pool/waiter.h"
 
 void pl_round_begin(struct pl_round *round)
 {

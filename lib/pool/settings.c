@@ -11,7 +11,7 @@
 #define SMALLEST_OPTIONS offsetof(struct pool_options, codec)
 #define SMALLEST_CALL offsetof(struct pool_call, wait_ms)
 #define LARGEST_STRUCT 4096u         /* no release's struct is that large: the size was never set */
-#define FLAGS (POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY)
+#define FLAGS (POOL_SAFE_TO_REPEAT | POOL_FRESH | POOL_DONT_WAIT | POOL_ONE_WAY)
 
 /* 0 becomes `value`, POOL_ZERO becomes 0. */
 static void fill(uint32_t *field, uint32_t value)

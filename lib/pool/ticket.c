@@ -5,6 +5,7 @@
 
 #include "base/os.h"
 #include "pool/conn.h"
+#include "pool/waiter.h"
 
 enum pool_status pl_ticket_make(struct pool_ticket **made, struct pool_ticket **given)
 {

@@ -19,6 +19,29 @@ struct pl_failure pl_open_ordered_failure(const struct pl_connection *connection
     return (struct pl_failure){ 0 };
 }
 
+/* Peer lock held. */
+static bool has_state(struct pl_peer *peer, enum pl_state state)
+{
+    PL_LIST_EACH(link, &peer->shared.all) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
+
+        if (pl_word_state(atomic_load(&connection->word)) == state)
+            return true;
+    }
+    return false;
+}
+
+enum pool_phase pl_open_phase(struct pl_peer *peer)
+{
+    enum pool_phase phase = POOL_PHASE_WAIT;
+
+    pthread_mutex_lock(&peer->lock);
+    if (peer->shared.opening && peer->shared.opening == peer->shared.count)
+        phase = has_state(peer, PL_SETUP) ? POOL_PHASE_SETUP : POOL_PHASE_CONNECT;
+    pthread_mutex_unlock(&peer->lock);
+    return phase;
+}
+
 /* Must it be ended, of all or of those that were ordered to? What an actor hears it hears to the
  * end, unless it was doomed. */
 static bool is_meant(const struct pl_connection *connection, bool is_ordered)

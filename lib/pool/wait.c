@@ -11,6 +11,7 @@
 #include "pool/nested.h"
 #include "pool/open.h"
 #include "pool/ticket.h"
+#include "pool/waiter.h"
 
 /* The deadline came while waiting. What for decides what it is called. */
 struct pl_failure pl_wait_out_of_time(struct pl_peer *peer)
@@ -50,7 +51,7 @@ static bool look_around(struct pl_borrow *borrow, struct pl_waiter *waiter, bool
     if (waiter->state != PL_WAITER_QUEUED)
         return true;
     waiter->is_woken = false;
-    waiter->connection = pl_peer_take_idle(peer, false);
+    waiter->connection = waiter->wants_fresh ? NULL : pl_peer_take_idle(peer, false);
     if (!waiter->connection && !is_over)
         return false;
     pl_waiter_unlink(peer, waiter);
@@ -94,25 +95,18 @@ static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
     } while (!has_ended);
 }
 
-static uint64_t oldest_wait(struct pl_peer *peer, uint64_t now_ns)
-{
-    struct pl_waiter *first;
-
-    if (pl_list_is_empty(&peer->shared.waiters))
-        return 0;
-    first = pl_container(peer->shared.waiters.next, struct pl_waiter, link);
-    return now_ns > first->queued_ns ? now_ns - first->queued_ns : 0;
-}
-
-/* May this caller take what is idle? Where nobody waits, nobody is passed. Peer lock held. */
+/* May this caller take what is idle? Where nobody waits for it, nobody is passed. Peer lock held. */
 static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
 {
-    struct pl_peer *peer = borrow->peer;
+    const struct pl_waiter *first = pl_waiter_first(borrow->peer, false);
+    uint64_t waited_ns;
 
-    if (pl_pool_admission(borrow->pool, borrow->has_waited))
+    if ((borrow->call.flags & POOL_FRESH) || pl_pool_admission(borrow->pool, borrow->has_waited))
         return false;
-    return pl_list_is_empty(&peer->shared.waiters) ||
-           pl_decide_may_barge(oldest_wait(peer, now_ns), borrow->pool->settings.barge_ns);
+    if (!first)
+        return true;
+    waited_ns = now_ns > first->queued_ns ? now_ns - first->queued_ns : 0;
+    return pl_decide_may_barge(waited_ns, borrow->pool->settings.barge_ns);
 }
 
 /* A blocking caller must not stop the mux that it waits for; an asynchronous one does not. */
@@ -128,6 +122,32 @@ static bool waits_for_opening_only(const struct pl_peer *peer, const struct pool
            peer->shared.waiting < options->max_connecting;
 }
 
+/* How many could be closed to make place for others. Peer lock held. */
+static uint32_t count_idle(struct pl_peer *peer)
+{
+    uint32_t idle = 0;
+
+    PL_LIST_EACH(link, &peer->shared.idle) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, idle_link);
+        enum pl_state state = pl_word_state(atomic_load(&connection->word));
+
+        idle += state == PL_IDLE || state == PL_PARKED;
+    }
+    return idle;
+}
+
+/* Is one on its way, or may one be opened, that nobody waits for yet? Peer lock held. */
+static bool is_place_left(struct pl_peer *peer, const struct pool_options *options, bool is_fresh)
+{
+    uint32_t coming = peer->shared.opening;
+
+    if (peer->shared.count < options->max_per_address)
+        coming += options->max_per_address - peer->shared.count;
+    if (is_fresh)
+        coming += count_idle(peer);
+    return !peer->shared.is_wanting && peer->shared.waiting < coming;
+}
+
 /* May this caller queue? Where a refusal is more than its status, borrow->failure says it. Peer lock
  * held. */
 static enum pool_status may_queue(struct pl_borrow *borrow, const struct pl_waiter *waiter)
@@ -140,13 +160,14 @@ static enum pool_status may_queue(struct pl_borrow *borrow, const struct pl_wait
         return refusal; /* paused or closed since the call began */
     if (atomic_load(&peer->hints) & PL_HINT_CLOSING)
         return POOL_E_CLOSING;
-    if (peer->shared.count == 0 && pl_backoff_refuses(peer, &borrow->failure))
+    if ((peer->shared.count == 0 || waiter->wants_fresh) &&
+        pl_backoff_refuses(peer, &borrow->failure))
         return POOL_E_SUSPENDED;
     if (pl_is_past(pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
         return POOL_E_TIMEOUT; /* no time at all was given: only what is idle could be had */
     if (peer->shared.waiting >= options->max_waiters && !waits_for_opening_only(peer, options))
         return POOL_E_FULL;
-    if ((borrow->call.flags & POOL_DONT_WAIT) && peer->shared.count >= options->max_per_address)
+    if (waiter->is_hasty && !is_place_left(peer, options, waiter->wants_fresh))
         return POOL_E_FULL;
     if (waiter->thread && (borrow->holds_pool || pl_nested_holds_peer(peer, waiter->thread))) {
         borrow->failure = pl_failure_make(POOL_E_FULL, POOL_PHASE_WAIT, EDEADLK);
@@ -163,10 +184,8 @@ static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_wait
     struct pl_connection *connection;
     bool may_take = may_take_idle(borrow, waiter->queued_ns);
 
-    pl_list_push_back(&peer->shared.waiters, &waiter->link);
-    peer->shared.waiting++;
+    pl_waiter_link(peer, waiter, false);
     borrow->has_waited = true;
-    atomic_fetch_or(&peer->hints, PL_HINT_WAITERS);
     /* Whoever returns a connection looks at the hint after its swap; we look at the idle ones after
      * the hint. */
     connection = may_take ? pl_peer_take_idle(peer, false) : NULL;
@@ -182,6 +201,8 @@ struct pl_connection *pl_wait_join(struct pl_borrow *borrow, struct pl_waiter *w
 
     *status = POOL_OK;
     waiter->queued_ns = pl_os->now_ns();
+    waiter->wants_fresh = borrow->call.flags & POOL_FRESH;
+    waiter->is_hasty = borrow->call.flags & POOL_DONT_WAIT;
     if (may_take_idle(borrow, waiter->queued_ns))
         connection = pl_peer_take_idle(borrow->peer, would_block(borrow, waiter));
     if (connection)

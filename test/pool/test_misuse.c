@@ -136,7 +136,6 @@ static void refuse_calls(struct pool *pool, const char *address)
     expect_refused(pool, address, &call, "size 8");
     call.size = 5000;
     expect_refused(pool, address, &call, "size 5000");
-    expect_refused(pool, address, POOL_CALL(.flags = POOL_FRESH), "POOL_FRESH");
     expect_refused(pool, address, POOL_CALL(.flags = POOL_ONE_SHOT), "POOL_ONE_SHOT");
     expect_refused(pool, address, POOL_CALL(.flags = POOL_ORDERED), "POOL_ORDERED");
     expect_refused(pool, address, POOL_CALL(.flags = 1u << 20), "an unknown flag");

@@ -198,15 +198,19 @@ static void *run_caller(void *argument)
     return NULL;
 }
 
+bool start_caller_with(struct caller *caller, struct pool *pool, const char *address,
+                       const struct pool_call *call)
+{
+    *caller = (struct caller){ .pool = pool, .address = address, .call = *call };
+    caller->error.size = sizeof(caller->error);
+    caller->call.error = &caller->error;
+    return pthread_create(&caller->thread, NULL, run_caller, caller) == 0;
+}
+
 bool start_caller(struct caller *caller, struct pool *pool, const char *address,
                   uint32_t timeout_ms)
 {
-    *caller = (struct caller){ .pool = pool, .address = address };
-    caller->error.size = sizeof(caller->error);
-    caller->call.size = sizeof(caller->call);
-    caller->call.timeout_ms = timeout_ms;
-    caller->call.error = &caller->error;
-    return pthread_create(&caller->thread, NULL, run_caller, caller) == 0;
+    return start_caller_with(caller, pool, address, POOL_CALL(.timeout_ms = timeout_ms));
 }
 
 enum pool_status join_caller(struct caller *caller)

@@ -79,6 +79,8 @@ struct caller {
 
 bool start_caller(struct caller *caller, struct pool *pool, const char *address,
                   uint32_t timeout_ms);
+bool start_caller_with(struct caller *caller, struct pool *pool, const char *address,
+                       const struct pool_call *call);
 enum pool_status join_caller(struct caller *caller);
 bool wait_back(struct caller *caller);
 
