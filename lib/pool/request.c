@@ -117,23 +117,37 @@ static void tell_failure(struct pl_request *request)
     struct pl_borrow *borrow = &request->borrow;
     struct pool_error error = POOL_ERROR_INIT;
 
-    if (!pl_ticket_end(borrow->ticket))
+    if (!pl_ticket_end(borrow->ticket)) {
         borrow->failure.status = POOL_E_CANCELED;
-    pl_borrow_account(borrow, NULL);
+        borrow->failure.cause = 0;
+    }
     pl_borrow_give_up(borrow, (enum pool_status)borrow->failure.status);
     pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow), &error);
     request->on_lent(NULL, &error, request->user);
+}
+
+/* Canceled since it was granted, it is not delivered any more. */
+static bool is_canceled_now(struct pl_request *request)
+{
+    if (pl_ticket_take(request->borrow.ticket, &request->conn))
+        return false;
+    request->borrow.failure = pl_failure_make(POOL_E_CANCELED, POOL_PHASE_WAIT, 0);
+    pool_discard(&request->conn);
+    return true;
 }
 
 static void finish(struct pl_request *request)
 {
     struct pl_borrow *borrow = &request->borrow;
     struct pool *pool = borrow->pool;
-    struct pool_conn conn = request->conn;
+    struct pool_conn conn = { 0 };
 
     if (pl_pool_is_forked(pool))
         return;                         /* a hook on the way here did */
+    pl_ticket_wait_end(borrow->ticket);
     pl_mux_timer_close(pool->mux, &request->timer);
+    if (request->conn.slot && !is_canceled_now(request))
+        conn = request->conn;
     if (conn.slot)
         request->on_lent(&conn, NULL, request->user);
     else
@@ -165,39 +179,91 @@ void pl_request_prepared(struct pl_request *request)
     pl_mux_post(request->borrow.pool->mux, &request->post);
 }
 
-/* What it got turned out to be no good: it goes back to the place it had, the first. */
+/* While it waits it has a deadline. Peer lock held. */
+static void arm_wait(struct pl_request *request)
+{
+    const struct pl_borrow *borrow = &request->borrow;
+
+    pl_mux_timer_arm(borrow->pool->mux, &request->timer,
+                     pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns));
+}
+
+/* In front of all who wait; peer lock held. */
+static void queue_first(struct pl_request *request)
+{
+    struct pl_peer *peer = request->borrow.peer;
+    struct pl_waiter *waiter = &request->waiter;
+
+    waiter->state = PL_WAITER_QUEUED;
+    pl_waiter_link(peer, waiter, true);
+    /* Whoever returned one before the hint was there has left it idle. */
+    if (!waiter->wants_fresh)
+        waiter->connection = pl_peer_take_idle(peer, false);
+    if (waiter->connection) {
+        waiter->state = PL_WAITER_SERVED;
+        pl_waiter_unlink(peer, waiter);
+    } else {
+        arm_wait(request); /* it may have come due while the post was on its way */
+    }
+}
+
+static void fail_waiting(struct pl_request *request, enum pool_status status)
+{
+    request->borrow.failure = pl_failure_make(status, POOL_PHASE_WAIT, 0);
+    pl_borrow_account(&request->borrow, NULL);
+    finish(request);
+}
+
+/* What it got turned out to be no good: it goes back to the place it had, the first. False: it
+ * waits again, or is told that it cannot. */
 static bool queue_again(struct pl_request *request)
 {
+    struct pool_ticket *ticket = request->borrow.ticket;
     struct pl_peer *peer = request->borrow.peer;
     struct pl_waiter *waiter = &request->waiter;
     enum pool_status refusal;
 
     if (pl_pool_is_forked(request->borrow.pool))
         return false;
+    if (!pl_ticket_hold(ticket, peer, waiter)) {
+        fail_waiting(request, POOL_E_CANCELED);
+        return false;
+    }
     pthread_mutex_lock(&peer->lock);
     refusal = pl_pool_admission(request->borrow.pool, true);
     if (!refusal && (atomic_load(&peer->hints) & PL_HINT_CLOSING))
         refusal = POOL_E_CLOSING;
     waiter->connection = refusal || waiter->wants_fresh ? NULL : pl_peer_take_idle(peer, false);
-    if (!waiter->connection && !refusal) {
-        waiter->state = PL_WAITER_QUEUED;
-        pl_waiter_link(peer, waiter, true);
-        /* Whoever returned one before the hint was there has left it idle. */
-        if (!waiter->wants_fresh)
-            waiter->connection = pl_peer_take_idle(peer, false);
-        if (waiter->connection) {
-            waiter->state = PL_WAITER_SERVED;
-            pl_waiter_unlink(peer, waiter);
-        }
-    }
+    if (!waiter->connection && !refusal)
+        queue_first(request);
     pthread_mutex_unlock(&peer->lock);
+    pl_ticket_release(ticket);
+    if (waiter->connection || refusal)
+        pl_ticket_wait_end(ticket);
     if (waiter->connection)
         return true;
     if (refusal)
-        fail(request, refusal, 0);
+        fail_waiting(request, refusal);
     else
         pl_peer_supply(peer); /* this thread alone ends requests: it is still there */
     return false;
+}
+
+/* Blocking code must set it up first. */
+static void hand_to_worker(struct pl_request *request)
+{
+    struct pl_borrow *borrow = &request->borrow;
+    struct pool_mux *mux = borrow->pool->mux;
+    enum pool_status status = POOL_E_CANCELED;
+
+    pl_mux_timer_arm(mux, &request->timer, borrow->deadline_ns);
+    if (pl_ticket_set_alarm(borrow->ticket, mux, &request->timer)) {
+        if (pl_workers_take(borrow->pool, request))
+            return;
+        status = POOL_E_RESOURCE;
+    }
+    pl_peer_give_back(borrow->peer, request->waiter.connection);
+    fail(request, status, status == POOL_E_RESOURCE ? EAGAIN : 0);
 }
 
 static void begin_loan(struct pl_request *request)
@@ -208,12 +274,7 @@ static void begin_loan(struct pl_request *request)
     pl_mux_timer_disarm(borrow->pool->mux, &request->timer);
     pl_borrow_account(borrow, connection);
     if (!pl_get(connection->is_prepared) && !pl_get(connection->doom)) {
-        if (pl_workers_take(borrow->pool, request)) {
-            pl_mux_timer_arm(borrow->pool->mux, &request->timer, borrow->deadline_ns);
-            return;
-        }
-        pl_peer_give_back(borrow->peer, connection);
-        fail(request, POOL_E_RESOURCE, EAGAIN);
+        hand_to_worker(request);
         return;
     }
     if (pl_get(connection->doom)) {
@@ -238,6 +299,7 @@ static void on_outcome(struct pl_post *post)
     pthread_mutex_unlock(&peer->lock);
     if (waiter->state == PL_WAITER_FAILED) {
         request->borrow.failure = waiter->failure;
+        pl_borrow_account(&request->borrow, NULL);
         finish(request);
         return;
     }
@@ -283,6 +345,8 @@ static enum pool_status make_request(struct pool *pool, const char *address,
     request->post.owner = pool;
     request->waiter.post = &request->post;
     status = pl_call_read(call, &request->borrow.call);
+    if (request->borrow.call.ticket)
+        *request->borrow.call.ticket = NULL;
     if (!status && !address && !request->borrow.call.target)
         status = POOL_E_ARGUMENT;
     if (!status)
@@ -302,15 +366,17 @@ static enum pool_status equip(struct pl_request *request, struct pool_ticket **t
         status = pl_borrow_find_peer(borrow);
     if (status)
         return status;
-    borrow->address = NULL; /* the program's text ends with the call; the peer has it */
     peer = borrow->peer;
     if (ticket)
         status = pl_ticket_make(&borrow->ticket, ticket);
     if (!status && !pl_mux_timer_open(borrow->pool->mux, &request->timer, on_deadline, request)) {
         status = POOL_E_MEMORY;
     }
-    if (!status)
+    if (!status) {
+        borrow->address = NULL; /* the program's text ends with the call; the peer has it */
         return POOL_OK;
+    }
+    borrow->peer = NULL;
     if (borrow->ticket) {
         pl_ticket_unref(borrow->ticket);
         pl_ticket_unref(borrow->ticket);
@@ -335,8 +401,7 @@ static enum pool_status place(struct pl_request *request)
     pthread_mutex_lock(&peer->lock);
     waiter->connection = pl_wait_join(borrow, waiter, &status);
     if (!status && !waiter->connection)
-        pl_mux_timer_arm(borrow->pool->mux, &request->timer,
-                         pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns));
+        arm_wait(request);
     if (waiter->connection)
         waiter->state = PL_WAITER_SERVED;
     /* With none of these it is queued, and from the unlocking on another's. */
@@ -378,13 +443,18 @@ static void fail_later(struct pl_request *request, enum pool_status status)
 /* The pool is entered twice, for this call and for the request. */
 static enum pool_status start_entered(struct pl_request *request, struct pool_ticket **ticket)
 {
+    struct pl_borrow *borrow = &request->borrow;
     struct pl_peer *peer;
-    enum pool_status status = equip(request, ticket);
+    enum pool_status status;
 
-    if (status)
+    pl_event_borrow_started(borrow->pool,
+                            borrow->address ? borrow->address : borrow->call.target->peer->text);
+    status = equip(request, ticket);
+    if (status) {
+        pl_borrow_give_up(borrow, status);
         return status;
-    peer = request->borrow.peer;
-    pl_event_borrow_started(request->borrow.pool, peer->text);
+    }
+    peer = borrow->peer;
     pthread_mutex_lock(&peer->lock);
     peer->shared.users++; /* for this call: the request may end before it */
     pthread_mutex_unlock(&peer->lock);
@@ -397,6 +467,7 @@ static enum pool_status start_entered(struct pl_request *request, struct pool_ti
     } else {
         if (ticket)
             *ticket = NULL;
+        pl_borrow_give_up(borrow, status);
         drop(request, ticket != NULL);
     }
     pl_peer_leave(peer);
@@ -414,16 +485,16 @@ static enum pool_status start_cold(struct pool *pool, struct pl_request *request
         status = start_entered(request, ticket);
         if (pl_pool_is_forked(pool))    /* on_none_removable did; the request is the parent's */
             return POOL_E_FORKED;
-        if (status)
+        if (status) {
             pl_pool_leave(pool);
+            atomic_fetch_sub(&pool->undelivered, 1); /* an observer may end the pool */
+        }
         pl_events_tell(pool);
         pl_pool_leave(pool);
-    } else {
-        status = pl_pool_refusal(pool);
+        return status;
     }
-    if (status)
-        atomic_fetch_sub(&pool->undelivered, 1);
-    return status;
+    atomic_fetch_sub(&pool->undelivered, 1);
+    return pl_pool_refusal(pool);
 }
 
 enum pool_status pool_communicate_async(struct pool *pool, const char *address,

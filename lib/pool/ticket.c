@@ -54,6 +54,20 @@ void pl_ticket_release(struct pool_ticket *ticket)
         pthread_mutex_unlock(&ticket->lock);
 }
 
+bool pl_ticket_set_alarm(struct pool_ticket *ticket, struct pool_mux *mux, struct pl_timer *alarm)
+{
+    bool was_canceled;
+
+    if (!ticket || is_parents(ticket))
+        return true;
+    pthread_mutex_lock(&ticket->lock);
+    was_canceled = ticket->is_canceled;
+    ticket->mux = mux;
+    ticket->alarm = alarm;
+    pthread_mutex_unlock(&ticket->lock);
+    return !was_canceled;
+}
+
 void pl_ticket_wait_end(struct pool_ticket *ticket)
 {
     if (!ticket || is_parents(ticket))
@@ -61,6 +75,7 @@ void pl_ticket_wait_end(struct pool_ticket *ticket)
     pthread_mutex_lock(&ticket->lock);
     ticket->waiter = NULL;
     ticket->peer = NULL;
+    ticket->alarm = NULL;
     pthread_mutex_unlock(&ticket->lock);
 }
 
@@ -152,6 +167,8 @@ bool pool_ticket_cancel(struct pool_ticket *ticket)
         end_wait(ticket->peer, ticket->waiter);
     if (is_in_time && ticket->pausing)
         pl_thread_wake(ticket->pausing);
+    if (is_in_time && ticket->alarm)
+        pl_mux_timer_arm(ticket->mux, ticket->alarm, pl_os->now_ns());
     ticket->is_canceled = ticket->is_canceled || is_in_time;
     pthread_mutex_unlock(&ticket->lock);
     if (pinned && pl_word_unpin(&pinned->word))

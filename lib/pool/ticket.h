@@ -16,6 +16,8 @@ struct pool_ticket {
     struct pl_peer *peer; /* while the call waits there; the call has entered it */
     struct pl_waiter *waiter;
     struct pl_thread *pausing; /* the call's thread, between two attempts */
+    struct pool_mux *mux; /* while the call waits for a worker, as the next one */
+    struct pl_timer *alarm; /* what fires takes it out of their queue */
     struct pool_conn conn; /* while the call has it; it may be stale */
 };
 
@@ -31,7 +33,10 @@ void pl_ticket_unref(struct pool_ticket *ticket);
 bool pl_ticket_hold(struct pool_ticket *ticket, struct pl_peer *peer,
                     struct pl_waiter *waiter) PL_MUST_USE;
 void pl_ticket_release(struct pool_ticket *ticket);
-/* The wait is over, whatever came of it; the waiter's memory may go. */
+/* The call waits for a worker: canceling makes the timer fire. False: it was canceled. */
+bool pl_ticket_set_alarm(struct pool_ticket *ticket, struct pool_mux *mux,
+                         struct pl_timer *alarm) PL_MUST_USE;
+/* The wait is over, whatever came of it; the waiter's and the timer's memory may go. */
 void pl_ticket_wait_end(struct pool_ticket *ticket);
 
 /* The call has a connection now, which canceling ends. False: it was canceled. */

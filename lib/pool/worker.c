@@ -4,6 +4,7 @@
 #include "pool/worker.h"
 
 #include "base/os.h"
+#include "pool/events.h"
 #include "pool/pool.h"
 #include "pool/request.h"
 
@@ -39,8 +40,10 @@ static bool step(void *argument)
     }
     if (!pl_borrow_settle_in(&request->borrow, request->waiter.connection, &request->conn))
         request->conn = (struct pool_conn){ 0 };
+    if (!pl_pool_is_forked(pool))
+        pl_events_tell(pool);
     if (pl_pool_is_forked(pool))
-        return false;                   /* `prepare` did and came back: the child's only thread */
+        return false; /* `prepare` or an observer did and came back: the child's only thread */
     pl_request_prepared(request);
     return true;
 }
