@@ -129,7 +129,7 @@ static void leave(const struct way *way, uint32_t park_ms)
 {
     struct peer *peer = PEER();
     struct pool *pool = MAKE_POOL(.park_ms = park_ms, .max_line = 100);
-    struct pool_call *call = POOL_CALL(.timeout_ms = 60 * slowness());
+    struct pool_call *call = POOL_CALL(.timeout_ms = 300 * slowness());
 
     cr_expect_eq(pool_communicate(pool, peer_address(peer), way->use, NULL, call), way->status,
                  "%s", way->name);
