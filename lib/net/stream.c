@@ -405,6 +405,8 @@ size_t pl_stream_take_ahead(struct pl_connection *connection, void *buffer, size
     if (size) {
         memcpy(buffer, input->data + input->start, size);
         input->start += size;
+        if (input->start == input->end)
+            mark(connection, 0, PL_MARK_UNREAD);
     }
     return size;
 }

@@ -74,8 +74,8 @@ static inline bool pl_word_is_legal(enum pl_state from, enum pl_state to)
                      1 << PL_FORKED,
         [PL_IDLE] = 1 << PL_LENT | 1 << PL_MUX | 1 << PL_CLOSING | 1 << PL_FORKED,
         [PL_PARKED] = 1 << PL_LENT | 1 << PL_MUX | 1 << PL_CLOSING | 1 << PL_FORKED,
-        [PL_MUX] = 1 << PL_IDLE | 1 << PL_PARKED | 1 << PL_HEARD | 1 << PL_LENT | 1 << PL_CLOSING |
-                   1 << PL_FORKED,
+        [PL_MUX] = 1 << PL_IDLE | 1 << PL_PARKED | 1 << PL_HEARD | 1 << PL_LENT | 1 << PL_ENDING |
+                   1 << PL_CLOSING | 1 << PL_FORKED,
         [PL_HEARD] = 1 << PL_MUX | 1 << PL_ENDING | 1 << PL_CLOSING | 1 << PL_FORKED,
         [PL_LENT] = 1 << PL_IDLE | 1 << PL_MUX | 1 << PL_LENT | 1 << PL_ENDING | 1 << PL_CLOSING |
                     1 << PL_FORKED,

@@ -10,6 +10,7 @@
 
 #include "base/os.h"
 #include "net/stream.h"
+#include "pool/lent.h"
 #include "pool/open.h"
 #include "pool/pool.h"
 
@@ -97,6 +98,8 @@ static void on_end_post(struct pl_post *post)
 {
     struct pl_channel *channel = pl_container(post, struct pl_channel, end_post);
 
+    if (channel->lent_serial)
+        pl_lent_tell_end_of_pool(channel);
     channel->connection = NULL;
     if (atomic_load(&channel->posted) & PL_POSTED_READY) {
         pl_mux_post(channel->pool->mux, post);          /* that one may have been put off */
@@ -122,11 +125,13 @@ void pl_channel_arm_silence(struct pl_channel *channel, enum pool_direction dire
 bool pl_channel_watch_again(struct pl_channel *channel)
 {
     struct pl_connection *connection = channel->connection;
+    bool is_read_ahead = connection->input && connection->input->start < connection->input->end;
     bool is_due = pl_buffer_size(&channel->out) || channel->owes_written ||
-                  (connection->input && connection->input->start < connection->input->end);
+                  (is_read_ahead && channel->on_event);
     uint32_t events = is_due ? EPOLLOUT : 0;
 
-    if (channel->on_event || channel->actor.on_message)
+    /* What comes in a loan is its borrower's, and never an actor's. */
+    if (channel->on_event || (channel->actor.on_message && !channel->lent_serial))
         events |= EPOLLIN | EPOLLRDHUP;
     return !events || pl_connection_arm(connection, channel->pool->mux, events);
 }

@@ -91,9 +91,10 @@ static bool end_shared(struct pl_connection *connection, uint64_t serial)
 
 enum claim { CLAIMED, SHARED_AND_ENDED, STALE };
 
-/* Makes the connection of a loan the caller's own (MUX): of several who return one loan, one
- * wins. */
-static enum claim claim(struct pl_connection *connection, uint64_t serial)
+/* Makes the connection of a loan the caller's own (MUX): of several who return one loan, one wins.
+ * One that is driven by events the mux may just be looking at: the pins are counted when it lets
+ * go of it (lent.c), and its own are gone then. */
+static enum claim claim(struct pl_connection *connection, uint64_t serial, bool is_by_events)
 {
     uint64_t seen;
 
@@ -101,7 +102,7 @@ static enum claim claim(struct pl_connection *connection, uint64_t serial)
         seen = atomic_load(&connection->word);
         if (pl_word_serial(seen) != serial || pl_word_state(seen) != PL_LENT)
             return STALE;
-        if (seen & PL_PIN_MASK)
+        if ((seen & PL_PIN_MASK) && !is_by_events)
             return end_shared(connection, serial) ? SHARED_AND_ENDED : STALE;
         if (pl_word_become_state(&connection->word, seen, PL_MUX))
             return CLAIMED;
@@ -110,7 +111,7 @@ static enum claim claim(struct pl_connection *connection, uint64_t serial)
 
 bool pl_give_back_claim(struct pl_connection *connection, uint64_t serial)
 {
-    return claim(connection, serial) == CLAIMED;
+    return claim(connection, serial, false) == CLAIMED;
 }
 
 static void remember_returned(struct pl_connection *connection, struct pl_peer *peer)
@@ -122,14 +123,17 @@ static void remember_returned(struct pl_connection *connection, struct pl_peer *
         return;
     recent = pl_recent_make(self, peer);
     recent->connection = connection;
-    recent->word = (pl_word_with(atomic_load(&connection->word), PL_IDLE) & ~PL_TOUCHED) | PL_LISTED;
+    recent->word = (pl_word_with(atomic_load(&connection->word), PL_IDLE) &
+                    ~(PL_TOUCHED | PL_PIN_MASK)) |
+                   PL_LISTED;
 }
 
 /* Every return but the warm one. */
 static PL_COLD enum pool_status return_cold(struct pl_connection *connection, uint64_t serial,
                                             bool is_discarded)
 {
-    enum claim claimed = claim(connection, serial);
+    bool is_by_events = pl_get(connection->lease.marks) & PL_MARK_EVENTS;
+    enum claim claimed = claim(connection, serial, is_by_events);
     int reason;
     struct pl_peer *peer;
     struct pool *pool;
@@ -152,7 +156,7 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
         reason = POOL_CLOSE_IDLE;
     if (reason < 0)
         remember_returned(connection, peer);
-    if (pl_get(connection->lease.marks) & PL_MARK_EVENTS) {
+    if (is_by_events) {
         pl_lent_end(connection, reason);
     } else if (reason >= 0) {
         pl_peer_close(connection, (enum pool_close_reason)reason);

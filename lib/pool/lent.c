@@ -120,21 +120,21 @@ void pl_lent_deadline_moved(struct pl_connection *connection)
 
 /* ---- events */
 
-/* What a blocking receive read ahead comes first. False: the loan ended. */
+/* What a blocking receive read ahead comes first, all of it. False: the loan ended. */
 static bool tell_read_ahead(struct pool_conn handle)
 {
     struct pl_connection *connection = pl_connection_of(handle.slot);
-    struct pl_channel *channel = enter(&handle);
+    struct pl_channel *channel;
     char bytes[READ_SIZE];
     size_t size;
 
-    if (!channel)
-        return false;
-    size = channel->on_event ? pl_stream_take_ahead(connection, bytes, sizeof(bytes)) : 0;
-    if (!size)
-        return leave(&handle);
-    leave_and_tell(channel, handle, POOL_EV_READ, (struct pool_bytes){ bytes, size });
-    return true;
+    while ((channel = enter(&handle))) {
+        size = channel->on_event ? pl_stream_take_ahead(connection, bytes, sizeof(bytes)) : 0;
+        if (!size)
+            return leave(&handle);
+        leave_and_tell(channel, handle, POOL_EV_READ, (struct pool_bytes){ bytes, size });
+    }
+    return false;
 }
 
 /* True: there may be more. */
@@ -184,6 +184,8 @@ static void write_some(struct pool_conn handle)
     }
     if (has_written)
         pl_channel_arm_silence(channel, POOL_WRITE);
+    if (pl_buffer_size(&channel->out) <= channel->low)
+        channel->is_over_high = false;
     if (!was_waiting || pl_buffer_size(&channel->out)) {
         leave(&handle);
         return;
@@ -209,10 +211,12 @@ static void watch_on(struct pool_conn handle)
 void pl_lent_on_event(struct pl_connection *connection, uint64_t word, uint32_t events)
 {
     struct pool_conn handle = pl_connection_handle(connection, word);
-    struct pl_channel *channel = pl_channel_of(connection);
+    struct pl_channel *channel = pl_channel_of(connection); /* freed by this thread alone */
 
+    /* A blocking borrower's, or an event of an earlier loan: a pin of ours could make a return
+     * look as if an operation were under way. */
     if (!channel || channel->lent_serial != handle.serial || !enter(&handle))
-        return; /* a blocking borrower's, or an event of an earlier loan */
+        return;
     if (!pl_connection_is_ours(connection)) {
         leave_and_end(channel, handle, EBADF);
         return;
@@ -242,12 +246,27 @@ void pl_lent_on_silence(struct pl_channel *channel, enum pool_direction directio
 
 /* ---- the end of a loan */
 
+void pl_lent_tell_end_of_pool(struct pl_channel *channel)
+{
+    struct pl_connection *connection = channel->connection;
+    struct pool_conn handle = { (struct pool_slot *)(void *)connection, channel->lent_serial };
+
+    if (channel->on_event && pl_word_pin(&connection->word, handle.serial)) {
+        pl_stream_fail_errno(connection, EBADF);
+        leave_and_tell(channel, handle, POOL_EV_ERROR, (struct pool_bytes){ 0 });
+    }
+    channel->on_event = NULL; /* whoever returned it before listens no more */
+}
+
 static void let_go(struct pl_channel *channel, int reason)
 {
     struct pl_connection *connection = channel->connection;
 
     if (reason < 0 && pl_buffer_size(&channel->out))
         reason = POOL_CLOSE_DIRTY;
+    /* The mux may have been at it when another thread returned it, and have found its end. */
+    if (reason < 0 && (pl_get(connection->doom) || pl_get(connection->lease.marks) & PL_MARK_FAILED))
+        reason = pl_peer_verdict(connection);
     channel->lent_serial = 0;
     channel->owes_written = channel->is_over_high = false;
     pl_channel_stop_watching(connection);

@@ -22,6 +22,9 @@ bool pl_lent_begin(struct pl_channel *channel, uint64_t serial) PL_MUST_USE;
 /* Its deadline may be another one now. Any thread; pinned. */
 void pl_lent_deadline_moved(struct pl_connection *connection);
 
+/* The pool's end took the channel from a loan: the watcher's last event. */
+void pl_lent_tell_end_of_pool(struct pl_channel *channel);
+
 /* The loan of a connection that was driven by events is over, and the connection is the caller's
  * (MUX): lets go of it on the mux thread, then gives it back, or closes it for `reason` (-1: none).
  * Any thread. */

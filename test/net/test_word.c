@@ -13,7 +13,7 @@
  * Free Opening Setup Idle Parked Mux Heard Lent Ending Closing forKed. */
 static const char moves[PL_STATES][PL_STATES + 1] = {
     [PL_FREE] = ".o.........",   [PL_OPENING] = "..s..m...ck", [PL_SETUP] = "...i...leck",
-    [PL_IDLE] = ".....m.l.ck",   [PL_PARKED] = ".....m.l.ck",  [PL_MUX] = "...ip.hl.ck",
+    [PL_IDLE] = ".....m.l.ck",   [PL_PARKED] = ".....m.l.ck",  [PL_MUX] = "...ip.hleck",
     [PL_HEARD] = ".....m..eck",  [PL_LENT] = "...i.m.leck",    [PL_ENDING] = ".........ck",
     [PL_CLOSING] = "f.........k", [PL_FORKED] = "...........",
 };
