@@ -265,8 +265,8 @@ static void let_go(struct pl_channel *channel, int reason)
     if (reason < 0 && pl_buffer_size(&channel->out))
         reason = POOL_CLOSE_DIRTY;
     /* The mux may have been at it when another thread returned it, and have found its end. */
-    if (reason < 0 && (pl_get(connection->doom) || pl_get(connection->lease.marks) & PL_MARK_FAILED))
-        reason = pl_peer_verdict(connection);
+    if (reason < 0 && pl_get(connection->lease.marks) & PL_MARK_FAILED)
+        reason = POOL_CLOSE_ERROR;
     channel->lent_serial = 0;
     channel->owes_written = channel->is_over_high = false;
     pl_channel_stop_watching(connection);

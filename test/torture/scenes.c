@@ -16,7 +16,9 @@ const struct scenario *const torture_scenarios[] = {
     &scene_shared_mux, &scene_signals, &scene_end_in_use, &scene_end_in_connect,
     &scene_end_in_prepare, &scene_end_in_setup, &scene_end_queued, &scene_end_in_actor,
     &scene_clear, &scene_clear_connecting, &scene_pause, &scene_kill, &scene_kill_connecting,
-    &scene_kill_setup, &scene_close, &scene_reserve,
-    &scene_detach, &scene_detach_share, &scene_detach_use, &scene_detach_late, &scene_adopt,
-    &scene_adopt_share, &scene_tries, NULL
+    &scene_kill_setup, &scene_close, &scene_reserve, &scene_detach, &scene_detach_share,
+    &scene_detach_use, &scene_detach_late, &scene_adopt, &scene_adopt_share, &scene_tries,
+    &scene_async, &scene_async_target, &scene_async_queue, &scene_async_chain,
+    &scene_async_closed, &scene_async_late, &scene_async_share, &scene_async_room,
+    &scene_async_prepare, &scene_async_cancel, &scene_async_end, NULL
 };

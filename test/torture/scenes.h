@@ -37,4 +37,9 @@ extern const struct scenario scene_clear, scene_clear_connecting, scene_pause, s
 extern const struct scenario scene_detach, scene_detach_share, scene_detach_use,
     scene_detach_late, scene_adopt, scene_adopt_share, scene_tries;
 
+/* scenes_async.c */
+extern const struct scenario scene_async, scene_async_target, scene_async_queue,
+    scene_async_chain, scene_async_closed, scene_async_late, scene_async_share, scene_async_room,
+    scene_async_prepare, scene_async_cancel, scene_async_end;
+
 #endif
