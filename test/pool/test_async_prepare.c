@@ -48,6 +48,11 @@ static int prepare(struct pool_conn *conn, void *user)
     return answer;
 }
 
+static bool are_eight_at_work(void *argument)
+{
+    return atomic_load(&((struct preparing *)argument)->runs) == 8;
+}
+
 static void expect_told_once(struct ask *ask, enum pool_status status)
 {
     cr_assert(wait_told(ask));
@@ -203,7 +208,7 @@ Test(async_prepare, canceled_in_the_workers_queue_is_told_without_a_worker)
 
     for (int i = 0; i < WORKERS; i++)
         cr_assert_eq(start_ask(&asks[i], pool, peer_address(peer), NULL), POOL_OK);
-    cr_expect(WAIT_STAT(pool, lent, WORKERS));
+    cr_assert(wait_until(are_eight_at_work, &preparing, VERBS_SOON));
     cr_assert_eq(start_ask_with_ticket(&late, pool, peer_address(peer), NULL), POOL_OK);
     cr_expect(WAIT_STAT(pool, lent, WORKERS + 1));
     cr_expect(pool_ticket_cancel(late.ticket));

@@ -323,21 +323,32 @@ Test(lent, a_full_queue_takes_more_once_it_is_low)
 
 /* ---- the end of the pool */
 
+static void destroy_inside(void *argument)
+{
+    pool_destroy(((struct lent_user *)argument)->pool);
+}
+
 Test(lent, destroy_is_the_watchers_error_and_the_handle_is_still_good)
 {
-    struct peer *peer = PEER(.behave = PEER_SILENT);
-    struct lent_user *user = lent_user(peer);
+    for (int inside = 0; inside < 2; inside++) {
+        struct peer *peer = PEER(.behave = PEER_SILENT);
+        struct lent_user *user = lent_user(peer);
 
-    lent_watch(user);
-    pool_destroy(user->pool);
-    cr_expect_eq(user->errors, 1, "told before destroy came back");
-    cr_expect_eq(user->ends, 0);
-    cr_expect_eq(user->error.status, POOL_E_CLOSING);
-    cr_expect(pool_conn_same(&user->handle, &user->ask.conn));
-    cr_expect_eq(pool_return(&user->handle), POOL_OK);
-    cr_expect(peer_wait_open(peer, 0, VERBS_SOON));
-    user->pool = NULL;
-    lent_end(user, peer);
+        lent_watch(user);
+        if (inside)
+            lent_on_mux(user, destroy_inside); /* told behind it */
+        else
+            pool_destroy(user->pool);
+        cr_expect(!inside || lent_wait(&user->errors, 1));
+        cr_expect_eq(user->errors, 1, "told before destroy came back");
+        cr_expect_eq(user->ends, 0);
+        cr_expect_eq(user->error.status, POOL_E_CLOSING);
+        cr_expect(pool_conn_same(&user->handle, &user->ask.conn));
+        cr_expect_eq(pool_return(&user->handle), POOL_OK);
+        cr_expect(peer_wait_open(peer, 0, VERBS_SOON));
+        user->pool = NULL;
+        lent_end(user, peer);
+    }
 }
 
 /* ---- who may not */

@@ -245,7 +245,8 @@ static void cancel_who_was_told(bool is_event_next)
     struct peer *peer = PEER();
 
     for (int i = 0; i < 200; i++) {
-        struct pool *pool = MAKE_POOL(.max_per_address = 1, .barge_ms = POOL_NONE);
+        struct pool *pool = MAKE_POOL(.max_per_address = 1, .barge_ms = POOL_NONE,
+                                      .park_ms = POOL_NONE); /* no sweep finds it by chance */
         struct ask ask = { 0 };
         struct talker told = { .pool = pool, .address = peer_address(peer) };
         struct caller next;
