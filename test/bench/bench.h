@@ -67,6 +67,7 @@ void report_comparison(const char *name, struct comparison comparison, double li
 void figure_borrow(const char *name);
 void figure_borrow_check(const char *name);
 void figure_borrow2(const char *name);
+void figure_borrow2_async(const char *name);
 void figure_borrow_text(const char *name);
 void figure_roundtrip(const char *name);
 void figure_roundtrip_check(const char *name);
@@ -76,6 +77,10 @@ void figure_parked(const char *name);
 void figure_evict(const char *name);
 void figure_idle_bytes(const char *name);
 void figure_timers(const char *name);
+void figure_async(const char *name);
+void figure_async_cross(const char *name);
+void figure_waiters(const char *name);
+void figure_waiters_wakes(const char *name);
 
 /* `count` round trips and nothing else, for figure_roundtrip_syscalls to look at from outside. */
 void make_round_trips(const char *address, const char *check, const char *count);

@@ -16,6 +16,7 @@
 #define FAST_TIMES 100000u
 #define CHECKED_TIMES 10000u
 #define PAIR_TIMES 300000u
+#define USERS 3u /* two threads, and one by events */
 
 /* One pool with a warm connection, and a bare one to the same peer. */
 struct stage {
@@ -34,16 +35,21 @@ struct pair {
     bool is_over;
 };
 
-static void stage_open(struct stage *stage, enum pool_check check)
+static void stage_open_on(struct stage *stage, enum pool_check check, struct pool_mux *mux)
 {
     pin_to_core(0);
     echo_start(&stage->echo, 1);
-    need_ok(pool_create(POOL_OPTIONS(.check = check), &stage->pool), "pool_create");
+    need_ok(pool_create(POOL_OPTIONS(.check = check, .mux = mux), &stage->pool), "pool_create");
     pool_call_init(&stage->call);
     need_ok(pool_target_get(stage->pool, stage->echo.addresses[0], &stage->call.target),
             "pool_target_get");
     pthread_mutex_init(&stage->mutex, NULL);
     stage->bare_fd = echo_connect(&stage->echo, 0);
+}
+
+static void stage_open(struct stage *stage, enum pool_check check)
+{
+    stage_open_on(stage, check, NULL);
 }
 
 static void stage_close(struct stage *stage)
@@ -203,43 +209,105 @@ static void *run_second(void *argument)
     }
 }
 
-/* Two at once, so that there is one connection for each thread. */
-static void open_two(struct stage *stage)
+/* So many at once, so that there is one connection for each user. */
+static void open_connections(struct stage *stage, unsigned count)
 {
-    struct pool_conn first, second;
+    struct pool_conn conns[USERS];
 
-    need_ok(pool_borrow(stage->pool, NULL, &stage->call, &first), "pool_borrow");
-    need_ok(pool_borrow(stage->pool, NULL, &stage->call, &second), "pool_borrow");
-    need_ok(pool_return(&first), "pool_return");
-    need_ok(pool_return(&second), "pool_return");
+    for (unsigned i = 0; i < count; i++)
+        need_ok(pool_borrow(stage->pool, NULL, &stage->call, &conns[i]), "pool_borrow");
+    for (unsigned i = 0; i < count; i++)
+        need_ok(pool_return(&conns[i]), "pool_return");
 }
 
-static void need_two_connections(struct pool *pool)
+static void need_connections(struct pool *pool, unsigned count)
 {
     struct pool_stats stats = { .size = sizeof(stats) };
 
     need_ok(pool_stats(pool, &stats), "pool_stats");
-    if (stats.opened != 2)
-        fprintf(stderr, "bench: borrow2 opened %llu connections, not 2\n",
-                (unsigned long long)stats.opened);
+    if (stats.opened != count)
+        fprintf(stderr, "bench: %llu connections were opened, not %u\n",
+                (unsigned long long)stats.opened, count);
+}
+
+/* Two threads, and a user by events beside them if there is one. */
+static void compare_two(const char *name, struct pair *pair, unsigned connections)
+{
+    pthread_t second;
+
+    pthread_barrier_init(&pair->begin, NULL, 2);
+    pthread_barrier_init(&pair->end, NULL, 2);
+    need(pthread_create(&second, NULL, run_second, pair) == 0, "pthread_create");
+    report_comparison(name, alternate(ROUNDS, round_both, round_alone, pair), 1);
+    need_connections(pair->stage.pool, connections);
+    pair->is_over = true;
+    pthread_barrier_wait(&pair->begin);
+    pthread_join(second, NULL);
+    pthread_barrier_destroy(&pair->begin);
+    pthread_barrier_destroy(&pair->end);
 }
 
 void figure_borrow2(const char *name)
 {
     struct pair pair = { .is_over = false };
-    pthread_t second;
 
     stage_open(&pair.stage, POOL_CHECK_NEVER);
-    pthread_barrier_init(&pair.begin, NULL, 2);
-    pthread_barrier_init(&pair.end, NULL, 2);
-    open_two(&pair.stage);
-    need(pthread_create(&second, NULL, run_second, &pair) == 0, "pthread_create");
-    report_comparison(name, alternate(ROUNDS, round_both, round_alone, &pair), 1);
-    need_two_connections(pair.stage.pool);
-    pair.is_over = true;
-    pthread_barrier_wait(&pair.begin);
-    pthread_join(second, NULL);
-    pthread_barrier_destroy(&pair.begin);
-    pthread_barrier_destroy(&pair.end);
+    open_connections(&pair.stage, 2);
+    compare_two(name, &pair, 2);
     stage_close(&pair.stage);
+}
+
+/* ---- and event-driven code beside them, a thousand times a second, on the mux thread */
+
+struct beside {
+    struct stage *stage;
+    struct pool_mux *mux;
+    struct pool_timer *timer;
+};
+
+static void on_lent(struct pool_conn *conn, const struct pool_error *error, void *user)
+{
+    (void)user;
+    need(!error, "a connection");
+    need_ok(pool_return(conn), "pool_return");
+}
+
+static void on_tick(void *user)
+{
+    struct beside *beside = user;
+
+    need_ok(pool_communicate_async(beside->stage->pool, NULL, on_lent, NULL, &beside->stage->call,
+                                   NULL),
+            "pool_communicate_async");
+    need_ok(pool_timer_again(beside->timer, 1), "pool_timer_again");
+}
+
+static void *run_beside(void *argument)
+{
+    struct beside *beside = argument;
+
+    need_ok(pool_mux_run(beside->mux), "pool_mux_run");
+    return NULL;
+}
+
+void figure_borrow2_async(const char *name)
+{
+    struct pair pair = { .is_over = false };
+    struct beside beside = { .stage = &pair.stage };
+    pthread_t thread;
+
+    need_ok(pool_mux_create(&beside.mux), "pool_mux_create");
+    need(pthread_create(&thread, NULL, run_beside, &beside) == 0, "pthread_create");
+    rest_ms(50); /* it counts as the mux's thread once it runs it */
+    stage_open_on(&pair.stage, POOL_CHECK_NEVER, beside.mux);
+    open_connections(&pair.stage, 3);
+    need_ok(pool_mux_after(beside.mux, POOL_NONE, on_tick, &beside, &beside.timer),
+            "pool_mux_after");
+    need_ok(pool_timer_again(beside.timer, 1), "pool_timer_again");
+    compare_two(name, &pair, 3);
+    pool_timer_cancel(beside.timer);
+    stage_close(&pair.stage);
+    pool_mux_stop(beside.mux);
+    pthread_join(thread, NULL);
+    pool_mux_destroy(beside.mux);
 }

@@ -34,6 +34,11 @@ static const struct figure figures[] = {
     { "evict", figure_evict },
     { "idle-bytes", figure_idle_bytes },
     { "timers", figure_timers },
+    { "async", figure_async },
+    { "async-cross", figure_async_cross },
+    { "borrow2-async", figure_borrow2_async },
+    { "waiters", figure_waiters },
+    { "waiters-wakes", figure_waiters_wakes },
 };
 
 #define FIGURES (sizeof(figures) / sizeof(figures[0]))
