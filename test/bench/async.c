@@ -180,7 +180,8 @@ static int open_eventfd(void)
 /* The mux thread and the one that answers stand on one core, the one that measures on another. */
 void figure_async_cross(const char *name)
 {
-    struct cross cross = { .told_fd = open_eventfd(), .there_fd = open_eventfd(),
+    struct cross cross = { .told_fd = open_eventfd(),
+                           .there_fd = open_eventfd(),
                            .back_fd = open_eventfd() };
     pthread_t thread;
 

@@ -437,14 +437,13 @@ Test(pool_async, one_who_queues_again_still_has_a_deadline)
     struct pool *pool;
     struct pool_mux *mux;
     struct pool_conn conn;
-    struct ask ask = { 0 };
+    struct ask first = { 0 }, ask = { 0 };
 
     cr_assert_eq(pool_mux_create(&mux), POOL_OK);
-    pool = MAKE_POOL(.mux = mux, .max_per_address = 1, .park_ms = POOL_NONE,
-                     .connect_ms = POOL_NONE);
-    cr_assert_eq(start_ask(&(struct ask){ 0 }, pool, peer_address(peer), NULL), POOL_OK);
-    while (STAT(pool, idle) != 1)
-        cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
+    pool =
+        MAKE_POOL(.mux = mux, .max_per_address = 1, .park_ms = POOL_NONE, .connect_ms = POOL_NONE);
+    cr_assert_eq(start_ask(&first, pool, peer_address(peer), NULL), POOL_OK);
+    cr_assert(dispatch_until_told(mux, &first));
     cr_assert_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_OK);
     cr_assert_eq(start_ask(&ask, pool, peer_address(peer), POOL_CALL(.timeout_ms = 30)), POOL_OK);
     peer_set_behaviour(peer, PEER_NEVER_ACCEPT);

@@ -85,8 +85,7 @@ static bool is_all_there(void *argument)
     struct lent_user *user = argument;
     int there = 0;
 
-    return !ioctl(pool_conn_fd(&user->ask.conn), FIONREAD, &there) &&
-           (size_t)there >= user->wanted;
+    return !ioctl(pool_conn_fd(&user->ask.conn), FIONREAD, &there) && (size_t)there >= user->wanted;
 }
 
 Test(lent, what_was_read_ahead_comes_first_and_leaves_no_dirt)

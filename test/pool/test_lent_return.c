@@ -237,9 +237,8 @@ Test(lent_return, after_a_send_without_an_answer_it_is_closed_unless_none_is_due
 {
     for (int one_way = 0; one_way < 2; one_way++) {
         struct peer *peer = PEER(.behave = PEER_SINK);
-        struct lent_user *user =
-            lent_user_with(peer, POOL_OPTIONS(.user = NULL),
-                           POOL_CALL(.flags = one_way ? POOL_ONE_WAY : 0));
+        struct lent_user *user = lent_user_with(peer, POOL_OPTIONS(.user = NULL),
+                                                POOL_CALL(.flags = one_way ? POOL_ONE_WAY : 0));
 
         lent_watch(user);
         lent_on_mux(user, write_hello);

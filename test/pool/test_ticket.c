@@ -318,8 +318,8 @@ Test(ticket, cancels_one_that_queued_again)
     struct pool *pool;
 
     cr_assert_eq(pool_mux_create(&mux), POOL_OK);
-    pool = MAKE_POOL(.mux = mux, .max_per_address = 1, .park_ms = POOL_NONE,
-                     .connect_ms = POOL_NONE);
+    pool =
+        MAKE_POOL(.mux = mux, .max_per_address = 1, .park_ms = POOL_NONE, .connect_ms = POOL_NONE);
     cr_assert_eq(start_ask(&ask, pool, peer_address(peer), NULL), POOL_OK);
     cr_assert(dispatch_until_told(mux, &ask));
     cr_assert_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_OK);

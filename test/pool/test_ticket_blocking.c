@@ -33,10 +33,9 @@ static void *talk_on(void *argument)
     uint64_t start_ms = now_ms();
 
     talker->error.size = sizeof(talker->error);
-    talker->status = pool_communicate(talker->pool, talker->address,
-                                      talker->use ? talker->use : use_nothing, talker,
-                                      POOL_CALL(.timeout_ms = VERBS_SOON, .error = &talker->error,
-                                                .ticket = &talker->ticket));
+    talker->status = pool_communicate(
+        talker->pool, talker->address, talker->use ? talker->use : use_nothing, talker,
+        POOL_CALL(.timeout_ms = VERBS_SOON, .error = &talker->error, .ticket = &talker->ticket));
     talker->took_ms = elapsed_ms(start_ms);
     return NULL;
 }
@@ -198,9 +197,9 @@ Test(ticket_blocking, a_call_that_cannot_begin_gives_none)
     struct pool_ticket *ticket = (struct pool_ticket *)(void *)&ticket;
     struct pool *pool = MAKE_POOL();
 
-    cr_expect_eq(pool_communicate(pool, "no address", do_nothing, NULL,
-                                  POOL_CALL(.ticket = &ticket)),
-                 POOL_E_ADDRESS);
+    cr_expect_eq(
+        pool_communicate(pool, "no address", do_nothing, NULL, POOL_CALL(.ticket = &ticket)),
+        POOL_E_ADDRESS);
     cr_expect(!ticket || !pool_ticket_cancel(ticket));
     pool_ticket_free(ticket);
     pool_destroy(pool);

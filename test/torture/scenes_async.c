@@ -29,8 +29,7 @@ static void end_loan(struct request *request, struct pool_conn *conn, enum pool_
 {
     request->status = status;
     request->is_over = true;
-    torture_check(request->torture,
-                  (status ? pool_discard(conn) : pool_return(conn)) == POOL_OK);
+    torture_check(request->torture, (status ? pool_discard(conn) : pool_return(conn)) == POOL_OK);
 }
 
 static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
@@ -90,7 +89,8 @@ static void on_lent(struct pool_conn *conn, const struct pool_error *error, void
 
 static void start(struct torture *torture, struct request *request)
 {
-    struct pool_call call = { .size = sizeof(call), .timeout_ms = request->timeout_ms,
+    struct pool_call call = { .size = sizeof(call),
+                              .timeout_ms = request->timeout_ms,
                               .target = request->target };
 
     request->torture = torture;
@@ -98,9 +98,9 @@ static void start(struct torture *torture, struct request *request)
         call.timeout_ms = request->timeout_ms = 1000;
     memset(request->sent, 'a' + (int)(torture->asked++ % 26), EXCHANGE);
     request->is_starting = true;
-    request->started = pool_communicate_async(torture->pool, request->address, on_lent, request,
-                                              &call, request->wants_ticket ? &request->ticket
-                                                                           : NULL);
+    request->started =
+        pool_communicate_async(torture->pool, request->address, on_lent, request, &call,
+                               request->wants_ticket ? &request->ticket : NULL);
     request->is_starting = false;
     torture_check(torture, !request->wants_ticket || !request->started == !!request->ticket);
     torture_check(torture, !request->told || !request->started);
@@ -116,8 +116,8 @@ static enum pool_status finish(struct request *request, enum pool_status expecte
         world_run(torture->world, 1);
     world_settle(torture->world);
     if (request->told != !request->started)
-        torture_fail(torture, "start: %s, and told %u times",
-                     pool_status_name(request->started), request->told);
+        torture_fail(torture, "start: %s, and told %u times", pool_status_name(request->started),
+                     request->told);
     if (!request->started && !request->is_over)
         torture_fail(torture, "its loan is not over in time");
     if (request->started)
@@ -173,8 +173,10 @@ const struct scenario scene_async_target = { "async-target", .exercise = ask_by_
 
 static void ask_many(struct torture *torture)
 {
-    struct request requests[5] = { { .address = TCP }, { .address = TCP, .wants_ticket = true },
-                                   { .address = TCP }, { .address = TCP, .only_borrows = true },
+    struct request requests[5] = { { .address = TCP },
+                                   { .address = TCP, .wants_ticket = true },
+                                   { .address = TCP },
+                                   { .address = TCP, .only_borrows = true },
                                    { .address = TCP } };
 
     for (int i = 0; i < 5; i++)
@@ -275,7 +277,8 @@ static int prepare(struct pool_conn *conn, void *user)
 
 static void ask_prepared(struct torture *torture)
 {
-    struct request requests[3] = { { .address = TCP }, { .address = TCP, .wants_ticket = true },
+    struct request requests[3] = { { .address = TCP },
+                                   { .address = TCP, .wants_ticket = true },
                                    { .address = TCP2 } };
 
     for (int i = 0; i < 3; i++)
