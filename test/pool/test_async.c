@@ -569,11 +569,18 @@ static void end_at_failure(const struct pool_event_info *event, void *user)
 Test(pool_async, an_observer_of_the_refused_start_may_destroy_the_pool, .timeout = 20)
 {
     struct peer *peer = PEER();
-    struct ask ask = { 0 };
+    struct pool *pool =
+        MAKE_POOL(.on_event = end_at_failure, .max_waiters = 1, .max_per_address = 1);
+    struct ask waiting = { 0 }, ask = { 0 };
+    struct pool_conn conn;
 
-    ended_by_observer = MAKE_POOL(.on_event = end_at_failure, .max_waiters = POOL_ZERO);
-    cr_expect_eq(start_ask(&ask, ended_by_observer, peer_address(peer), NULL), POOL_E_FULL);
+    cr_assert(borrow(pool, peer_address(peer), &conn));
+    cr_assert_eq(start_ask(&waiting, pool, peer_address(peer), NULL), POOL_OK);
+    ended_by_observer = pool;
+    cr_expect_eq(start_ask(&ask, pool, peer_address(peer), NULL), POOL_E_FULL);
     cr_expect_null(ended_by_observer);
     cr_expect_eq(ask.told, 0);
+    expect_told_once(&waiting, POOL_E_CLOSING);
+    cr_expect_eq(pool_return(&conn), POOL_OK);
     peer_stop(peer);
 }

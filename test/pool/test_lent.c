@@ -22,7 +22,7 @@ static void write_hello(void *argument)
 Test(lent, what_is_written_leaves_and_what_comes_is_told)
 {
     struct peer *peer = PEER();
-    struct lent_user *user = lent_user(peer);
+    struct lent_user *user = LENT_USER(peer, .max_per_address = 1);
 
     lent_watch(user);
     lent_on_mux(user, write_hello);
