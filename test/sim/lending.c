@@ -247,6 +247,64 @@ static bool is_more_to_do(const struct move *move)
     return move->all->hints != PL_HINT_HOT;
 }
 
+/* What it is given back as: warm, or claimed first. */
+static bool after_marks(struct move *move)
+{
+    struct actor *self = move->self;
+    bool is_warm = !self->is_over && (self->seen & PL_LISTED) &&
+                   !(self->seen & (PL_PIN_MASK | PL_TOUCHED));
+
+    self->is_over = 0;
+    if (is_warm)
+        return sim_go(move, RETURN_SWAP);
+    self->seen = self->read = 0;
+    return sim_go(move, RETURN_CLAIM);
+}
+
+static bool clear_trace(struct move *move)
+{
+    struct actor *self = move->self;
+
+    if (sim_swap(move, self->seen, self->seen & ~PL_TOUCHED))
+        self->seen &= ~PL_TOUCHED;
+    return sim_has(move, TRACE_CLEARED_LATE) ? after_marks(move) : sim_go(move, RETURN_MARKS);
+}
+
+static bool look_at_marks(struct move *move)
+{
+    struct actor *self = move->self;
+
+    self->is_over = move->all->is_dirty;
+    if (sim_has(move, TRACE_CLEARED_LATE) && (self->seen & PL_TOUCHED))
+        return sim_go(move, RETURN_CLEAR);
+    return after_marks(move);
+}
+
+static bool look_before_return(struct move *move)
+{
+    struct actor *self = move->self;
+
+    self->seen = move->all->word;
+    self->read = sim_has(move, HINT_BEFORE_SWAP) && move->all->hints != PL_HINT_HOT;
+    if ((self->seen & PL_TOUCHED) && !sim_has(move, TRACE_CLEARED_LATE))
+        return sim_go(move, RETURN_CLEAR);
+    return sim_go(move, RETURN_MARKS);
+}
+
+/* claim; with an operation under way, end_shared */
+static bool claim(struct move *move)
+{
+    struct lending *all = move->all;
+
+    if (all->word & PL_PIN_MASK) {
+        sim_swap(move, all->word, pl_word_with(all->word, PL_ENDING));
+        all->owner = 0;
+        return sim_next_round(move);
+    }
+    sim_swap(move, all->word, pl_word_with(all->word, PL_MUX));
+    return sim_go(move, RETURN_UNFIT);
+}
+
 static bool step_return(struct move *move)
 {
     struct lending *all = move->all;
@@ -254,12 +312,11 @@ static bool step_return(struct move *move)
 
     switch (self->at) {
     case RETURN_LOOK:
-        self->seen = all->word;
-        self->read = sim_has(move, HINT_BEFORE_SWAP) && all->hints != PL_HINT_HOT;
-        if (self->seen & PL_LISTED)
-            return sim_go(move, RETURN_SWAP);
-        self->seen = self->read = 0;
-        return sim_go(move, RETURN_CLAIM);
+        return look_before_return(move);
+    case RETURN_CLEAR:
+        return clear_trace(move);
+    case RETURN_MARKS:
+        return look_at_marks(move);
     case RETURN_SWAP:
         self->recent = pl_word_with(self->seen, PL_IDLE);
         if (!sim_swap(move, self->seen, self->recent))
@@ -276,10 +333,40 @@ static bool step_return(struct move *move)
         if (!sim_swap_and_gain(move, self->recent, pl_word_with(self->recent, PL_MUX)))
             return sim_next_round(move);
         return sim_go(move, GIVE_LOCK);
-    default: /* claim, remember_returned */
-        sim_swap(move, all->word, pl_word_with(all->word, PL_MUX));
-        self->recent = pl_word_with(all->word, PL_IDLE) | PL_LISTED;
+    case RETURN_CLAIM:
+        return claim(move);
+    default: /* return_cold */
+        if (all->is_dirty)
+            return sim_go(move, CLOSE_SWAP);
+        self->recent = (pl_word_with(all->word, PL_IDLE) & ~PL_TOUCHED) | PL_LISTED;
         return sim_go(move, GIVE_LOCK);
+    }
+}
+
+/* ---- an operation on a copy of the handle: enter, the mark, leave */
+
+static bool step_copy(struct move *move)
+{
+    struct lending *all = move->all;
+
+    switch (move->self->at) {
+    case COPY_PIN:
+        if (!pl_word_is_held(all->word) || pl_word_serial(all->word) != move->self->seen)
+            return sim_next_round(move); /* it is stale */
+        all->word += PL_PIN;
+        if (!sim_has(move, NO_TRACE))
+            all->word |= PL_TOUCHED;
+        return sim_go(move, COPY_MARK);
+    case COPY_MARK:
+        all->is_dirty |= !move->choice; /* a question leaves nothing */
+        return sim_go(move, COPY_UNPIN);
+    default:
+        all->word -= PL_PIN;
+        if (pl_word_state(all->word) != PL_ENDING)
+            return sim_next_round(move);
+        sim_swap(move, all->word, pl_word_with(all->word, PL_CLOSING));
+        sim_gain(move, move->number);
+        return sim_go(move, CLOSE_LOCK);
     }
 }
 
@@ -320,7 +407,7 @@ static bool make_idle(struct move *move)
     struct lending *all = move->all;
 
     all->in_idle = 1;
-    sim_swap(move, all->word, pl_word_with(all->word, PL_IDLE) | PL_LISTED);
+    sim_swap(move, all->word, (pl_word_with(all->word, PL_IDLE) & ~PL_TOUCHED) | PL_LISTED);
     all->owner = 0;
     call_waiter(move);
     all->peer_lock = 0;
@@ -373,7 +460,7 @@ bool lending_step(void *state, unsigned number, unsigned choice, const void *cas
     struct move move = { all, &all->actors[number], cast, number, choice };
     enum place at = (enum place)all->actors[number].at;
     bool may_choose = at == BORROW_LOCK || at == JOIN || at == WAIT || at == GIVE_LOCK ||
-                      at == SWEEP_LOCK || at == EVENT_SWAP || at == WANT_LOCK;
+                      at == SWEEP_LOCK || at == EVENT_SWAP || at == WANT_LOCK || at == COPY_MARK;
 
     if (at == DONE || (choice && !may_choose))
         return false;
@@ -383,7 +470,7 @@ bool lending_step(void *state, unsigned number, unsigned choice, const void *cas
         return step_borrow(&move);
     if (at <= TAKE_SWAP)
         return step_take(&move);
-    if (at <= RETURN_CLAIM)
+    if (at <= RETURN_UNFIT)
         return step_return(&move);
     if (at <= GIVE_WAKE)
         return step_give(&move);
@@ -391,6 +478,8 @@ bool lending_step(void *state, unsigned number, unsigned choice, const void *cas
         return sim_step_close(&move);
     if (at <= SWEEP_BACK)
         return sim_step_sweep(&move);
+    if (at >= COPY_PIN)
+        return step_copy(&move);
     return at <= EVICT_SWAP ? sim_step_evict(&move) : sim_step_others(&move);
 }
 
@@ -400,7 +489,8 @@ void lending_begin(struct lending *all, const struct cast *cast)
                                         [SWEEPER] = SWEEP_POP,
                                         [WANTER] = WANT,
                                         [EVICTOR] = EVICT_LOOK,
-                                        [EVENT] = EVENT_LOOK };
+                                        [EVENT] = EVENT_LOOK,
+                                        [COPIER] = COPY_PIN };
 
     memset(all, 0, sizeof(*all));
     all->word = PL_LISTED | (cast->is_held ? PL_LENT : PL_PARKED);
@@ -411,6 +501,8 @@ void lending_begin(struct lending *all, const struct cast *cast)
     for (unsigned i = 0; i < LENDING_ACTORS; i++) {
         all->actors[i].at = (uint8_t)first[cast->roles[i]];
         all->actors[i].rounds = cast->rounds[i];
+        if (cast->roles[i] == COPIER)
+            all->actors[i].seen = pl_word_serial(all->word);
     }
     if (cast->is_held) {
         all->actors[0].at = RETURN_LOOK;
@@ -455,5 +547,7 @@ const char *lending_wrong(const void *state, bool is_end, const void *cast)
         return "two have the connection at once";
     if (all->is_illegal)
         return "a move that does not exist";
+    if (all->is_dirty && is_idle(all->word))
+        return "what an operation left behind is kept for the next borrower";
     return is_end ? wrong_in_the_end(all, cast) : NULL;
 }

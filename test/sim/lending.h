@@ -5,7 +5,7 @@
  * between two such accesses; taking a lock and the first look behind it are one. The word and
  * its moves are the library's own (net/word.h). What is modelled is the order of the steps in
  *     lib/pool/borrow.c      take_recent, get_some, join_queue, wait_in_queue, look_around
- *     lib/pool/give_back.c   return_warm, claim
+ *     lib/pool/give_back.c   pool_return, return_warm, claim, end_shared
  *     lib/pool/peer.c        take_listed, give_back, make_idle, call_waiter, look_again, close
  *     lib/pool/room.c        pop_hot, take_hot, park, want, evict, note_hot
  *     lib/pool/parked.c      pl_parked_pop
@@ -24,7 +24,8 @@
 
 #define LENDING_ACTORS 4
 
-enum role { NOBODY, BORROWER, SWEEPER, EVICTOR, WANTER, EVENT };
+/* The copier does one operation on a copy of the handle that the first actor has. */
+enum role { NOBODY, BORROWER, SWEEPER, EVICTOR, WANTER, EVENT, COPIER };
 
 /* What is broken on purpose; some mistakes do harm only together. */
 enum plant {
@@ -41,7 +42,9 @@ enum plant {
     PARK_AND_FORGET = 512, /* the sweep does not look for waiters after parking */
     PARK_WITHOUT_ROOM = 1024, /* the sweep does not look who wants room after parking */
     WANT_WITHOUT_LOCK = 2048, /* who wants room evicts while a sweep is under way */
-    WISH_LATE = 4096 /* who wants room evicts, and only then says so */
+    WISH_LATE = 4096, /* who wants room evicts, and only then says so */
+    NO_TRACE = 8192, /* an operation leaves nothing in the word once it is over */
+    TRACE_CLEARED_LATE = 16384 /* a return looks at what is left behind, then clears the trace */
 };
 
 struct cast {
@@ -72,6 +75,7 @@ struct lending {
     uint8_t peer_lock, sweep_lock; /* who has it, plus one */
     uint8_t in_idle, in_parked; /* the connection stands in these lists */
     uint8_t is_closed;
+    uint8_t is_dirty; /* lease.marks: the copier's operation left something behind */
     uint8_t owner; /* who has the connection, plus one */
     uint8_t is_doubled, is_illegal; /* two had it; it made a move that does not exist */
     uint8_t queued, queue[LENDING_ACTORS];

@@ -18,11 +18,14 @@ enum place {
     TAKE_UNLIST,
     TAKE_SWAP, /* take_listed */
     RETURN_LOOK,
+    RETURN_CLEAR,
+    RETURN_MARKS, /* pool_return */
     RETURN_SWAP,
     RETURN_HINTS,
     RETURN_ROOM,
     RETURN_AGAIN,
     RETURN_CLAIM,
+    RETURN_UNFIT,
     GIVE_LOCK,
     GIVE_ROOM,
     GIVE_IDLE,
@@ -45,7 +48,10 @@ enum place {
     WANT_LOCK,
     EVENT_LOOK,
     EVENT_SWAP,
-    EVENT_LOCK
+    EVENT_LOCK,
+    COPY_PIN,
+    COPY_MARK,
+    COPY_UNPIN
 };
 
 enum site { FIRST, JOINED, AWAKE };

@@ -48,6 +48,12 @@ static const struct scene scenes[] = {
       { .roles = { BORROWER, NOBODY, WANTER, SWEEPER }, .rounds = { 1, 0, 1, 1 }, .is_held = true },
       { { PARK_WITHOUT_ROOM | WANT_WITHOUT_LOCK,
           "no look for room after parking, no sweep lock" } } },
+    { "return-copy",
+      { .roles = { BORROWER, COPIER, BORROWER, COPIER },
+        .rounds = { 1, 0, 1, 0 },
+        .is_held = true },
+      { { NO_TRACE, "no trace of an operation in the word" },
+        { TRACE_CLEARED_LATE, "trace cleared after the look at the marks" } } },
 };
 
 #define SCENES (sizeof(scenes) / sizeof(*scenes))
