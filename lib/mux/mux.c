@@ -30,8 +30,23 @@ static uint64_t self_id(void)
 bool pl_mux_is_dispatching(const struct pool_mux *mux)
 {
     struct pl_thread *self = pl_thread_self();
+    const struct pool_mux *inner = self ? self->dispatching : NULL;
 
-    return self && self->dispatching == mux;
+    while (inner && inner != mux)
+        inner = inner->on_mux.outer;
+    return inner != NULL;
+}
+
+/* A callback of one mux may run a batch of another. */
+static void begin_callbacks(struct pool_mux *mux, struct pl_thread *self)
+{
+    mux->on_mux.outer = self->dispatching;
+    self->dispatching = mux;
+}
+
+static void end_callbacks(struct pool_mux *mux, struct pl_thread *self)
+{
+    self->dispatching = mux->on_mux.outer;
 }
 
 static uint64_t thread_in(uint64_t dispatcher)
@@ -193,11 +208,10 @@ static void finish_batch(struct pool_mux *mux)
 static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_ms)
 {
     struct epoll_event events[BATCH];
-    void *outer = self->dispatching;
     int count;
 
     count = pl_os->epoll_wait(mux->epoll_fd, events, BATCH, timeout_ms);
-    self->dispatching = mux;
+    begin_callbacks(mux, self);
     if (count > 0)
         atomic_fetch_add_explicit(&mux->wakeups, 1, memory_order_relaxed);
     for (int i = 0; i < count && !mux->is_forked; i++)
@@ -208,7 +222,7 @@ static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_m
         run_all_here(mux, NULL);
     if (mux->is_forked)
         return count;                   /* this thread dispatches nothing any more */
-    self->dispatching = outer;
+    end_callbacks(mux, self);
     finish_batch(mux);
     return count;
 }
@@ -272,20 +286,18 @@ static bool visit(struct pool_mux *mux, const void *owner)
 {
     struct pl_thread *self = pl_thread_self();
     uint64_t nobody = 0;
-    void *outer;
 
     if (!self ||
         !atomic_compare_exchange_strong(&mux->dispatcher, &nobody, self->id | PL_MUX_VISITOR))
         return false;
-    outer = self->dispatching;
-    self->dispatching = mux;
+    begin_callbacks(mux, self);
     if (owner)
         run_all_here(mux, owner);
     else
         run_all_posts(mux);
     if (mux->is_forked)
         return true;                    /* as in a batch */
-    self->dispatching = outer;
+    end_callbacks(mux, self);
     finish_batch(mux);
     leave(mux);
     return true;
@@ -380,17 +392,16 @@ enum pool_status pl_mux_add(struct pool_mux *mux, int fd, uint32_t events, uint6
 static void close_mux(struct pool_mux *mux)
 {
     struct pl_thread *self = pl_thread_self();
-    void *outer = self ? self->dispatching : NULL;
 
     if (self)
-        self->dispatching = mux;
+        begin_callbacks(mux, self);
     run_all_posts(mux);
     if (mux->end_extension && !mux->is_forked)
         mux->end_extension(mux);
     if (mux->is_forked)
         return;
     if (self)
-        self->dispatching = outer;
+        end_callbacks(mux, self);
     close_descriptors(mux);
     pl_mux_signals_end(mux);
     pl_timers_fini(&mux->shared.timers);

@@ -62,6 +62,7 @@ struct pool_mux {
     struct pl_list process_link;                        /* muxes.h */
     struct {
         struct pl_list posts; /* made by what runs in a batch, to run in the same one */
+        struct pool_mux *outer;                         /* the one in whose callback the batch runs */
     } on_mux; /* the dispatching thread's alone */
     struct {
         pthread_mutex_t lock;

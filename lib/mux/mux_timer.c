@@ -47,7 +47,7 @@ void pl_mux_timer_close(struct pool_mux *mux, struct pl_timer *timer)
     pthread_mutex_lock(&mux->shared.lock);
     take_back_locked(mux, timer);
     while (mux->shared.firing == timer && !pl_mux_is_dispatching(mux))
-        pthread_cond_wait(&mux->shared.changed, &mux->shared.lock);
+        pl_os->wait_until(&mux->shared.changed, &mux->shared.lock, PL_NEVER);
     take_back_locked(mux, timer);       /* its callback may have armed it again */
     pl_timers_unreserve(&mux->shared.timers);
     timers_changed_locked(mux);
