@@ -57,7 +57,9 @@ enum {
     PL_MARK_REUSED = 32,                        /* the connection had served before; no dirt */
     PL_MARK_READING = 64,                       /* a receiving operation is under way */
     PL_MARK_EVENTS = 128,                       /* it is driven by events; no dirt */
-    PL_MARK_DIRT = PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING
+    PL_MARK_EXPECTS = 256,                      /* a receiving operation would have waited for more, and
+                                                 * nothing has come since */
+    PL_MARK_DIRT = PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING | PL_MARK_EXPECTS
 };
 
 /* In a lease's flags, beside those of the call: lent to event-driven code. */

@@ -172,7 +172,7 @@ enum pool_status pl_stream_fail_at_end(struct pl_connection *connection, bool is
 
 void pl_stream_note_received(struct pl_connection *connection, size_t size, uint64_t now_ns)
 {
-    mark(connection, PL_MARK_RECEIVED, PL_MARK_AWAITS);
+    mark(connection, PL_MARK_RECEIVED, PL_MARK_AWAITS | PL_MARK_EXPECTS);
     pl_add(connection->bytes_in, size);
     pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
 }
@@ -228,8 +228,9 @@ static bool set_receive_timeout(struct pl_connection *connection, uint64_t left_
         return true;
     if (!pl_connection_is_ours(connection))
         return false;
-    if (pl_os->setsockopt(connection->fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) == 0)
-        pl_set(connection->armed_ms, bucket_ms);
+    if (pl_os->setsockopt(connection->fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)))
+        bucket_ms = 0;                  /* the kernel keeps another one, which may be too long */
+    pl_set(connection->armed_ms, bucket_ms);
     return true;
 }
 
@@ -389,9 +390,13 @@ static enum pool_status end_reading(struct pl_connection *connection, enum pool_
 {
     struct pl_input *input = connection->input;
     bool is_unread = input && input->start < input->end;
+    uint32_t set = is_unread ? PL_MARK_UNREAD : 0, clear = is_unread ? 0 : PL_MARK_UNREAD;
 
-    mark(connection, is_unread ? PL_MARK_UNREAD : 0,
-         PL_MARK_READING | (is_unread ? 0 : PL_MARK_UNREAD));
+    if (status == POOL_E_WOULD_BLOCK)
+        set |= PL_MARK_EXPECTS;
+    else if (!status)
+        clear |= PL_MARK_EXPECTS;
+    mark(connection, set, clear | PL_MARK_READING);
     return status;
 }
 
