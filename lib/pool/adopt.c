@@ -13,6 +13,7 @@
 #include "pool/open.h"
 #include "pool/orders.h"
 #include "pool/pool.h"
+#include "pool/waiter.h"
 
 static int option_of(int fd, int name)
 {

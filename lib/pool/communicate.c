@@ -133,7 +133,7 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
     run->may_repeat = !run->was_sent || (flags & POOL_SAFE_TO_REPEAT);
     keep_count(connection, run);
     if (pl_word_unpin(&connection->word)) {
-        pl_peer_finish_close(connection);
+        pl_peer_finish_close_and_tell(connection);
         return;
     }
     if (run->status && !run->has_failed)

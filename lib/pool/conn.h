@@ -22,7 +22,7 @@ static inline bool pl_conn_leave(struct pl_connection *connection)
     bool has_ended = pl_word_unpin(&connection->word);
 
     if (PL_UNLIKELY(has_ended))
-        pl_peer_finish_close(connection);
+        pl_peer_finish_close_and_tell(connection);
     return has_ended;
 }
 

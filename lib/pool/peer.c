@@ -501,3 +501,13 @@ void pl_peer_finish_close(struct pl_connection *connection)
     if (free_user && user)
         free_user(user); /* last of all: whatever it calls finds nothing half done */
 }
+
+void pl_peer_finish_close_and_tell(struct pl_connection *connection)
+{
+    struct pool *pool = connection->peer->pool;
+
+    pl_pool_ref(pool);
+    pl_peer_finish_close(connection);
+    pl_events_tell(pool);
+    pl_pool_leave(pool);
+}

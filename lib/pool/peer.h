@@ -125,6 +125,8 @@ void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reas
 /* The word says CLOSING, and the caller made it so. No lock is held: the program's data on it is
  * freed. */
 void pl_peer_finish_close(struct pl_connection *connection);
+/* The same as the last thing of a program's call: observers are told of it. */
+void pl_peer_finish_close_and_tell(struct pl_connection *connection);
 
 /* The steps by which a connection leaves its pool. From the living to the books both locks are
  * held, the pool's and the peer's: statistics see it once. The peer is entered in exchange for the

@@ -172,7 +172,7 @@ bool pool_ticket_cancel(struct pool_ticket *ticket)
     ticket->is_canceled = ticket->is_canceled || is_in_time;
     pthread_mutex_unlock(&ticket->lock);
     if (pinned && pl_word_unpin(&pinned->word))
-        pl_peer_finish_close(pinned);
+        pl_peer_finish_close_and_tell(pinned);
     return is_in_time;
 }
 
