@@ -144,6 +144,7 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
 {
     const struct pool_options *options = &borrow->pool->settings.options;
     uint64_t begin_ns;
+    uint32_t marks;
     int answer;
 
     *conn = pl_connection_handle(connection, atomic_load(&connection->word));
@@ -172,13 +173,15 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
         return false; /* it threw the connection away */
     }
     borrow->failure = pl_failure_unpack(pl_get(connection->failure));
-    if (!borrow->failure.status &&
-        (answer || (pl_get(connection->lease.marks) & (PL_MARK_DIRT | PL_MARK_AWAITS))))
+    marks = atomic_exchange(&connection->lease.marks, 0);
+    if (!borrow->failure.status && (answer || (marks & (PL_MARK_DIRT | PL_MARK_AWAITS))))
         borrow->failure = pl_failure_because(answer ? PL_REASON_PREPARE : PL_REASON_UNCLEAN,
                                              POOL_PHASE_SETUP, answer);
     borrow->failure.phase = POOL_PHASE_SETUP;
-    pl_set(connection->is_prepared, true);
-    pl_set(connection->lease.marks, 0);
+    if (borrow->failure.status)         /* whoever gives a copy back from here on gives back a failure */
+        pl_set(connection->lease.marks, PL_MARK_FAILED);
+    else
+        pl_set(connection->is_prepared, true);
     if (pl_word_unpin(&connection->word)) {
         pl_peer_finish_close(connection);
         return false;

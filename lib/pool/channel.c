@@ -30,11 +30,13 @@ struct pl_channel *pl_channel_make(struct pl_connection *connection)
 
     if (channel)
         return channel;
-    if (atomic_load(&pool->state) == PL_POOL_DESTROYED)
-        return NULL;                    /* nobody waits for its last calls any more */
-    channel = pl_zalloc(sizeof(*channel));
-    if (!channel)
+    /* Counted first: the pool's end finds it, or has begun before we look. */
+    atomic_fetch_add(&pool->channels, 1);
+    channel = atomic_load(&pool->state) == PL_POOL_DESTROYED ? NULL : pl_zalloc(sizeof(*channel));
+    if (!channel) {
+        atomic_fetch_sub(&pool->channels, 1);
         return NULL;
+    }
     channel->connection = connection;
     channel->pool = pool;
     channel->actor.size = sizeof(channel->actor);
@@ -45,7 +47,6 @@ struct pl_channel *pl_channel_make(struct pl_connection *connection)
     channel->hear_post = (struct pl_post){ .run = on_hear_post, .owner = pool };
     channel->end_post = (struct pl_post){ .run = on_end_post, .owner = pool };
     pl_pool_ref(pool);
-    atomic_fetch_add(&pool->channels, 1);
     atomic_store(&connection->channel, channel);
     return channel;
 }
@@ -518,6 +519,10 @@ void pl_channel_post_hear(struct pl_connection *connection)
 {
     struct pl_channel *channel = pl_channel_of(connection);
 
+    if (!channel) {                     /* the pool's end took it away while it was lent */
+        pl_peer_close(connection, POOL_CLOSE_POOL);
+        return;
+    }
     atomic_fetch_or(&channel->posted, PL_POSTED_HEAR);
     pl_mux_post(channel->pool->mux, &channel->hear_post);
 }

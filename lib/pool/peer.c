@@ -506,6 +506,10 @@ void pl_peer_finish_close_and_tell(struct pl_connection *connection)
 {
     struct pool *pool = connection->peer->pool;
 
+    if (!pool) {                        /* it is detached */
+        pl_peer_finish_close(connection);
+        return;
+    }
     pl_pool_ref(pool);
     pl_peer_finish_close(connection);
     pl_events_tell(pool);

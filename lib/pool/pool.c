@@ -350,11 +350,17 @@ static bool end_connection(struct pl_connection *connection)
     return false;
 }
 
+/* Does the destroyer have something to do with it yet? One that somebody watches has a last call to
+ * get. Peer lock held. */
+static bool is_unended(const struct pl_connection *connection)
+{
+    return atomic_load(&connection->doom) != PL_DOOM_POOL || pl_channel_of(connection);
+}
+
 /* Closes what is idle, shuts down what is lent, one at a time: closing takes the lock. */
 static void end_connections(struct pl_peer *peer)
 {
     struct pl_connection *mine;
-    uint32_t doomed;
 
     do {
         mine = NULL;
@@ -362,8 +368,7 @@ static void end_connections(struct pl_peer *peer)
         PL_LIST_EACH(link, &peer->shared.all) {
             struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
 
-            doomed = atomic_load(&connection->doom);
-            if (!mine && doomed != PL_DOOM_POOL && end_connection(connection))
+            if (!mine && is_unended(connection) && end_connection(connection))
                 mine = connection;
         }
         pthread_mutex_unlock(&peer->lock);
@@ -499,7 +504,7 @@ static bool has_unended(struct pl_peer *peer)
         struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
 
         if (pl_word_state(atomic_load(&connection->word)) == PL_LENT &&
-            !atomic_load(&connection->doom))
+            (!atomic_load(&connection->doom) || pl_channel_of(connection)))
             return true;
     }
     return false;
