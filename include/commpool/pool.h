@@ -69,10 +69,14 @@ POOL_API enum pool_status pool_create(const struct pool_options *options, struct
  *
  * Callers that wait get POOL_E_CLOSING. Connections that are lent are shut down (shutdown(2)), so
  * that I/O on them ends at once; the pool does not wait for the borrowers, and the last return
- * frees what is left. It waits for callbacks that are running, unless it is called from one; with
- * an embedded mux it runs what is left itself. In a child of fork() it only closes the child's
- * copies of the parent's connections: no byte is sent, nothing is shut down, nobody is waited for.
- * Any thread may call it, once; the pointer is dead afterwards. It cannot fail; NULL is fine. */
+ * frees what is left. It waits for callbacks that are running, and for the last events and on_close
+ * of what it closes; after it nothing is called any more. Called from a callback of the same mux it
+ * cannot wait: those last calls then come right after that callback, so `user` pointers must live
+ * until they came. With an embedded mux it runs what is left itself. Two pools with a mux each must
+ * not be ended crosswise, each in a callback of the other: that is two threads waiting for each
+ * other. In a child of fork() it only closes the child's copies of the parent's connections: no byte
+ * is sent, nothing is shut down, nobody is waited for. Any thread may call it, once; the pointer is
+ * dead afterwards. It cannot fail; NULL is fine. */
 POOL_API void pool_destroy(struct pool *pool);
 
 /* Borrows a connection to `address`, runs use(conn, user) on this thread, and returns the
