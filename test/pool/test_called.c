@@ -88,6 +88,8 @@ static void end(struct called *called, enum pool_status status)
     pool_ticket_free(called->ticket);
     cr_expect_eq(join_caller(&called->next), POOL_OK);
     cr_expect_eq(pool_return(&called->next.conn), POOL_OK);
+    if (called->conns[1].slot)
+        cr_expect_eq(pool_return(&called->conns[1]), POOL_OK);
     pool_destroy(called->pool);
     peer_stop(called->peer);
 }

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/connection.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -84,8 +85,7 @@ static bool await(atomic_uint *count, unsigned least)
 #define WITH_TURN(turn, ...) \
     MAKE_POOL(.on_new_connection = hook, .user = (turn), .max_per_address = 1, __VA_ARGS__)
 
-/* Opened and parked; answers its descriptor. */
-static int park_one(struct pool *pool, const struct peer *peer)
+static void park_one(struct pool *pool, const struct peer *peer)
 {
     struct pool_conn conn;
     int fd;
@@ -94,7 +94,12 @@ static int park_one(struct pool *pool, const struct peer *peer)
     fd = pool_conn_fd(&conn);
     cr_assert_eq(pool_return(&conn), POOL_OK);
     cr_assert(wait_parked(fd));
-    return fd;
+}
+
+/* Its actor's turn is over: in the middle of one it is watched, too, and counted as idle. */
+static bool is_parked(void *slot)
+{
+    return pl_word_state(atomic_load(&pl_connection_of(slot)->word)) == PL_PARKED;
 }
 
 Test(turns, an_actors_bound_of_silence_does_not_reach_the_next_loan)
@@ -103,11 +108,11 @@ Test(turns, an_actors_bound_of_silence_does_not_reach_the_next_loan)
     struct peer *peer = PEER(.behave = PEER_SLOW, .delay_ms = 100, .own_process = true);
     struct pool *pool = WITH_TURN(&turn, .park_ms = 1);
     struct pool_conn conn;
-    int fd = park_one(pool, peer);
 
+    park_one(pool, peer);
     peer_push(peer, 0, "push", 4);
     cr_assert(await(&turn.heard, 1));
-    cr_assert(wait_parked(fd));
+    cr_assert(wait_until(is_parked, turn.conn.slot, VERBS_SOON));
     cr_assert(borrow(pool, peer_address(peer), &conn));
     cr_expect_eq(echo(&conn, "longer than the bound"), 0);
     cr_expect_eq(atomic_load(&turn.silences), 0, "the handle of the loan would be the actor's");
@@ -121,13 +126,13 @@ Test(turns, an_actors_watch_does_not_take_what_its_next_turn_is_for)
     static struct turn turn = { .listens = true, .watches = true, .is_late = true };
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = WITH_TURN(&turn, .park_ms = 1);
-    int fd = park_one(pool, peer);
 
+    park_one(pool, peer);
     for (unsigned i = 1; i <= 3; i++) {
         peer_push(peer, 0, "message", 7);
         cr_assert(await(&turn.heard, i));
         pool_conn_ready(&turn.conn, POOL_OK);
-        cr_assert(wait_parked(fd));
+        cr_assert(wait_until(is_parked, turn.conn.slot, VERBS_SOON));
     }
     cr_expect_eq(atomic_load(&turn.read), 0);
     pool_destroy(pool);
