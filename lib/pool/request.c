@@ -163,7 +163,9 @@ static void finish(struct pl_request *request)
 
 static void fail(struct pl_request *request, enum pool_status status, int cause)
 {
-    request->borrow.failure = pl_failure_make(status, POOL_PHASE_WAIT, cause);
+    request->borrow.failure = status == POOL_E_TIMEOUT
+                                  ? pl_failure_because(PL_REASON_DEADLINE, POOL_PHASE_WAIT, cause)
+                                  : pl_failure_make(status, POOL_PHASE_WAIT, cause);
     request->conn = (struct pool_conn){ 0 };
     finish(request);
 }

@@ -140,6 +140,51 @@ Test(pool_texts, an_asynchronous_call_is_told_the_same)
     peer_stop(peer);
 }
 
+/* Waits for an answer that the peer keeps to itself, and holds one of those that run `prepare`. */
+static int wait_for_the_peer(struct pool_conn *conn, void *user)
+{
+    char byte;
+
+    (void)user;
+    return pool_recv_exact(conn, &byte, 1);
+}
+
+static void count_down(struct pool_conn *conn, const struct pool_error *error, void *left)
+{
+    (void)conn, (void)error;
+    atomic_fetch_sub((atomic_uint *)left, 1);
+}
+
+static bool are_all_told(void *left)
+{
+    return atomic_load((atomic_uint *)left) == 0;
+}
+
+Test(pool_texts, an_asynchronous_call_that_waits_for_prepare_is_late_by_our_own_clock)
+{
+    enum { OTHERS = 8 }; /* more than run `prepare` at once */
+    struct delivery delivery = { .is_told = false };
+    struct peer *peer = PEER(.behave = PEER_SILENT);
+    struct pool *pool = MAKE_POOL(.prepare = wait_for_the_peer, .max_connecting = OTHERS + 1);
+    atomic_uint left = OTHERS;
+
+    for (int i = 0; i < OTHERS; i++)
+        cr_assert_eq(pool_communicate_async(pool, peer_address(peer), count_down, &left,
+                                            POOL_CALL(.timeout_ms = VERBS_SOON), NULL),
+                     POOL_OK);
+    cr_assert(peer_wait_accepted(peer, OTHERS, VERBS_SOON));
+    cr_assert_eq(pool_communicate_async(pool, peer_address(peer), on_lent, &delivery,
+                                        POOL_CALL(.timeout_ms = 200), NULL),
+                 POOL_OK);
+    cr_assert(wait_until(is_told, &delivery, VERBS_SOON));
+    cr_expect_eq(delivery.error.status, POOL_E_TIMEOUT);
+    cr_expect_eq(delivery.error.cause, ETIMEDOUT);
+    cr_expect_null(strstr(delivery.error.text, "ETIMEDOUT"), "%s", delivery.error.text);
+    pool_destroy(pool);
+    cr_expect(wait_until(are_all_told, &left, VERBS_SOON));
+    peer_stop(peer);
+}
+
 /* ---- time, and limits of our own */
 
 static int send_and_wait(struct pool_conn *conn, void *user)
