@@ -386,17 +386,26 @@ static enum pool_status begin_reading(struct pl_connection *connection)
     return pl_stream_doom(connection) ? pl_stream_fail_errno(connection, EBADF) : POOL_OK;
 }
 
-static enum pool_status end_reading(struct pl_connection *connection, enum pool_status status)
+static void stop_reading(struct pl_connection *connection, uint32_t set, uint32_t clear)
 {
     struct pl_input *input = connection->input;
     bool is_unread = input && input->start < input->end;
-    uint32_t set = is_unread ? PL_MARK_UNREAD : 0, clear = is_unread ? 0 : PL_MARK_UNREAD;
 
-    if (status == POOL_E_WOULD_BLOCK)
-        set |= PL_MARK_EXPECTS;
-    else if (!status)
-        clear |= PL_MARK_EXPECTS;
-    mark(connection, set, clear | PL_MARK_READING);
+    mark(connection, set | (is_unread ? PL_MARK_UNREAD : 0),
+         clear | PL_MARK_READING | (is_unread ? 0 : PL_MARK_UNREAD));
+}
+
+static enum pool_status end_reading(struct pl_connection *connection, enum pool_status status)
+{
+    stop_reading(connection, status == POOL_E_WOULD_BLOCK ? PL_MARK_EXPECTS : 0,
+                 status ? 0 : PL_MARK_EXPECTS);
+    return status;
+}
+
+/* Who only tries expects nothing. */
+static enum pool_status end_trying(struct pl_connection *connection, enum pool_status status)
+{
+    stop_reading(connection, 0, status ? 0 : PL_MARK_EXPECTS);
     return status;
 }
 
@@ -470,7 +479,7 @@ enum pool_status pl_stream_try_recv(struct pl_connection *connection, void *buff
         return status;
     if (!status)
         status = try_receive(connection, buffer, size, got);
-    return end_reading(connection, status);
+    return end_trying(connection, status);
 }
 
 enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *buffer, size_t size)
