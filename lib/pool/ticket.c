@@ -121,21 +121,15 @@ bool pl_ticket_end(struct pool_ticket *ticket)
     return move_on(ticket, (struct pool_conn){ 0 }, true);
 }
 
-/* Ends the loan that the call has, which is pinned then. NULL: it has ended by itself, or the
- * connection left the pool. */
+/* Ends the loan that the call has, which is pinned then, to be let go of when no lock is held. NULL: it
+ * has ended by itself. One that left the pool is not the call's any more. */
 static struct pl_connection *end_loan(const struct pool_conn *conn)
 {
-    struct pl_connection *connection;
+    struct pl_connection *connection = pl_conn_enter(conn);
     uint32_t none = PL_DOOM_NONE;
 
-    connection = pl_conn_enter(conn);
-    if (!connection)
-        return NULL;
-    if (pl_connection_is_detached(connection)) {        /* it is not the call's any more */
-        pl_conn_leave(connection);
-        return NULL;
-    }
-    if (atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_CANCELED))
+    if (connection && !pl_connection_is_detached(connection) &&
+        atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_CANCELED))
         pl_connection_shut(connection);
     return connection;
 }
