@@ -56,6 +56,9 @@ void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *con
  * handle has ended the loan, or ends it now. */
 bool pl_give_back_claim(struct pl_connection *connection, uint64_t serial) PL_MUST_USE;
 
+/* Why a connection that comes back may not be lent again (enum pool_close_reason); below 0: it may. */
+int pl_give_back_unfitness(struct pl_connection *connection, uint64_t now_ns);
+
 /* A call with a ticket is over, and can be canceled no more: answers its status, or that it was
  * canceled after all. */
 enum pool_status pl_borrow_end_ticket(struct pl_borrow *borrow, enum pool_status status);

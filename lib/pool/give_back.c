@@ -20,8 +20,7 @@ static PL_COLD int what_failed(const struct pl_connection *connection, uint32_t 
 /* It may be lent again: as it is, or once the mux has let go of it. */
 enum { FIT = -1, FIT_BUT_WATCHED = -2 };
 
-/* Why a connection that comes back may not be lent again; below 0: it may. */
-static int unfitness(struct pl_connection *connection, uint64_t now_ns)
+int pl_give_back_unfitness(struct pl_connection *connection, uint64_t now_ns)
 {
     uint32_t marks = pl_get(connection->lease.marks), doom = pl_get(connection->doom);
 
@@ -148,7 +147,8 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
     pool = peer->pool;
     pl_pool_ref(pool);
     pl_event_returned(pool, connection);
-    reason = unfitness(connection, is_discarded ? 0 : pl_os->coarse_ns());
+    is_by_events = pl_get(connection->lease.marks) & PL_MARK_EVENTS; /* it may have begun meanwhile */
+    reason = pl_give_back_unfitness(connection, is_discarded ? 0 : pl_os->coarse_ns());
     if (is_discarded && reason < 0)
         reason = POOL_CLOSE_DIRTY;
     if (reason < 0 && !(atomic_load(&peer->hints) & PL_HINT_WAITERS) &&
@@ -218,7 +218,7 @@ enum pool_status pool_return(struct pool_conn *conn)
      * will do, and its age shows when it is borrowed or parked. */
     now_ns = recent && recent->is_unlooked_at ? 0 : pl_os->coarse_ns();
     pl_set(connection->last_used_ns, pl_thread_stamp(self, now_ns));
-    reason = unfitness(connection, now_ns);
+    reason = pl_give_back_unfitness(connection, now_ns);
     if (PL_LIKELY(reason == FIT) && return_warm(connection, peer, recent, word))
         return POOL_OK;
     return return_cold(connection, pl_word_serial(word), false);

@@ -9,6 +9,7 @@
 
 #include "base/os.h"
 #include "net/stream.h"
+#include "pool/borrow.h"
 #include "pool/pool.h"
 
 #define READ_SIZE 16384
@@ -264,9 +265,12 @@ static void let_go(struct pl_channel *channel, int reason)
 
     if (reason < 0 && pl_buffer_size(&channel->out))
         reason = POOL_CLOSE_DIRTY;
-    /* The mux may have been at it when another thread returned it, and have found its end. */
-    if (reason < 0 && pl_get(connection->lease.marks) & PL_MARK_FAILED)
-        reason = POOL_CLOSE_ERROR;
+    /* Operations may have gone on when it was returned. One that still does ends it; what the others
+     * left behind is known now, and no other one can begin. */
+    if (reason < 0 && pl_word_pins(atomic_load(&connection->word)))
+        reason = POOL_CLOSE_DIRTY;
+    if (reason < 0)
+        reason = pl_give_back_unfitness(connection, pl_os->coarse_ns());
     channel->lent_serial = 0;
     channel->owes_written = channel->is_over_high = false;
     pl_channel_stop_watching(connection);
