@@ -23,6 +23,11 @@ static void on_ready_post(struct pl_post *post);
 static void on_hear_post(struct pl_post *post);
 static void on_end_post(struct pl_post *post);
 
+enum pool_status pl_channel_refusal(const struct pool *pool)
+{
+    return atomic_load(&pool->state) == PL_POOL_DESTROYED ? POOL_E_CLOSING : POOL_E_MEMORY;
+}
+
 struct pl_channel *pl_channel_make(struct pl_connection *connection)
 {
     struct pool *pool = connection->peer->pool;

@@ -45,10 +45,14 @@ static inline struct pl_channel *pl_channel_of(const struct pl_connection *conne
     return atomic_load(&connection->channel);
 }
 
-/* The connection's channel, made if need be; NULL: no memory. */
+/* The connection's channel, made if need be; NULL: no memory, or the pool has ended, which
+ * pl_channel_refusal() tells apart. */
 struct pl_channel *pl_channel_make(struct pl_connection *connection);
 
-/* Runs on_new_connection. False: no memory. With POOL_LATER as the answer, the rest is the
+/* Why none could be made. */
+enum pool_status pl_channel_refusal(const struct pool *pool);
+
+/* Runs on_new_connection. False: it has no channel. With POOL_LATER as the answer, the rest is the
  * channel's business. */
 bool pl_channel_call_hook(struct pl_connection *connection, int *answer) PL_MUST_USE;
 

@@ -34,7 +34,7 @@ static enum pool_status enter_channel(const struct pool_conn *conn, struct pl_ch
         *entered = pl_channel_make(connection);
         status = *entered && (state != PL_LENT || pl_lent_begin(*entered, conn->serial))
                      ? POOL_OK
-                     : POOL_E_MEMORY;
+                     : pl_channel_refusal(connection->peer->pool);
     }
     if (!status)
         (*entered)->stay = stay;

@@ -290,7 +290,7 @@ static void set_up(struct pl_connection *connection)
 
     if (pool_of(connection)->settings.options.on_new_connection) {
         if (!pl_channel_call_hook(connection, &answer)) {
-            failure = pl_failure_make(POOL_E_MEMORY, POOL_PHASE_SETUP, ENOMEM);
+            failure = pl_failure_make(pl_channel_refusal(pool_of(connection)), POOL_PHASE_SETUP, 0);
             pl_open_finish(connection, &failure);
             return;
         }
