@@ -188,7 +188,11 @@ struct pool_options {
     /* Queries in flight on one shared connection. No effect yet. */
     uint32_t max_inflight;
 
-    /* Connections kept open to each address even when nobody needs them. No effect yet. */
+    /* Connections kept open to an address once it was used, even when nobody needs them; at most
+     * max_idle and max_per_address. They are opened in the background, never at the cost of another
+     * connection, and replaced when they end, also when idle_ms ends them. An address that cannot be
+     * reached is left alone until it is used again. `prepare` runs when one is borrowed first.
+     * Default: none. Set it where the first callers after a quiet time must not wait. */
     uint32_t min_idle;
 
     /* Idle connections kept for one address; one returned beyond it is closed. Default:

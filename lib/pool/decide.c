@@ -15,10 +15,12 @@ static uint32_t smaller(uint32_t a, uint32_t b)
 
 uint32_t pl_decide_dials(const struct pl_view *view)
 {
-    uint32_t wanted = room(view->opening, view->waiting);
+    uint32_t wanted = room(view->opening, view->waiting), spares = room(view->count, view->least);
 
     if (view->is_closing)
         return 0;
+    if (wanted < spares)
+        wanted = spares;
     return smaller(wanted, smaller(room(view->opening, view->max_opening),
                                    room(view->count, view->max_count)));
 }

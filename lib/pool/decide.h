@@ -13,6 +13,7 @@ struct pl_view {
     uint32_t count, max_count;  /* connections of the peer in any state, and how many it may have */
     uint32_t opening, max_opening;      /* those of them that are being opened or set up */
     bool is_closing;                    /* the pool was destroyed: nothing new */
+    uint32_t least;                     /* so many there are to be, whoever waits */
 };
 
 /* How many connections to open now. Each one that is on its way will serve one waiter, or a

@@ -12,6 +12,7 @@
 #include "pool/decide.h"
 #include "pool/events.h"
 #include "pool/pool.h"
+#include "pool/spare.h"
 #include "pool/waiter.h"
 
 #define EVICTIONS_PER_DIAL 16           /* others may take what was freed; after so many it is their
@@ -55,10 +56,12 @@ static void drop_dial(struct pl_connection *connection)
 
 /* ---- the end of an attempt */
 
-static void note_outcome(struct pl_peer *peer, const struct pl_failure *failure)
+static void note_outcome(struct pl_peer *peer, const struct pl_failure *failure, bool is_ready)
 {
     pthread_mutex_lock(&peer->lock);
     peer->shared.was_asked = peer->shared.was_asked && (failure->status || peer->shared.is_wanting);
+    if (!is_ready)
+        pl_spare_fail(peer, failure);
     pthread_mutex_unlock(&peer->lock);
 }
 
@@ -112,7 +115,7 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
 
     drop_dial(connection);
     pl_set(connection->failure, pl_failure_pack(told));
-    note_outcome(peer, &told);
+    note_outcome(peer, &told, false);
     hold_supply(peer);
     if (is_closing(peer))
         pl_peer_close(connection, POOL_CLOSE_POOL);
@@ -147,9 +150,7 @@ static bool may_go_on(struct pl_connection *connection)
     return false;
 }
 
-/* Asks the program once for each time that nothing could be removed for this peer; it says whether
- * to wait for room. */
-static bool may_wait_for_room(struct pl_peer *peer)
+bool pl_open_may_wait_for_room(struct pl_peer *peer)
 {
     const struct pool_options *options = &peer->pool->settings.options;
     bool was_asked, may_wait;
@@ -188,7 +189,7 @@ static void give_up_for_room(struct pl_connection *connection, int error)
     }
     pl_peer_fail_hasty(peer, &failure);
     connection->dial->is_begun = false;         /* the program is asked, and may end the pool */
-    may_wait = may_wait_for_room(peer);
+    may_wait = pl_open_may_wait_for_room(peer);
     if (pl_pool_is_forked(pool))
         return;
     if (is_closing(peer))
@@ -231,8 +232,9 @@ static void become_ready(struct pl_connection *connection)
 
     drop_dial(connection);
     pl_os->set_nonblocking(connection->fd, false);
-    note_outcome(peer, &none);
+    note_outcome(peer, &none, true);
     pl_backoff_succeed(peer);
+    pl_spare_begin(peer);
     pl_pool_count(pool, &pool->books.opened);
     pl_event_ready(pool, connection);
     pl_channel_settle(connection);
@@ -304,6 +306,13 @@ static void set_up(struct pl_connection *connection)
 
 /* ---- dialing */
 
+/* Makes room for one that somebody waits for; a spare is not worth another connection. */
+static bool has_made_room(struct pl_connection *connection)
+{
+    return pl_peer_has_waiters(connection->peer) &&
+           pl_room_evict(pool_of(connection)->room, NULL);
+}
+
 static void try_dial(struct pl_dial *dial)
 {
     struct pl_connection *connection = dial->connection;
@@ -313,7 +322,7 @@ static void try_dial(struct pl_dial *dial)
     dial->is_begun = false; /* on_socket may end the pool; it must not end the dial under us */
     error = pl_dial_start(dial);
     for (int i = 0; i < EVICTIONS_PER_DIAL && is_shortage(dial, error); i++) {
-        if (!pl_room_evict(pool_of(connection)->room, NULL))
+        if (!has_made_room(connection))
             break;
         error = pl_dial_start(dial);
     }
@@ -351,7 +360,7 @@ static void on_dialed(struct pl_dial *dial, int error)
 
     if (is_shortage(dial, error)) {     /* EADDRNOTAVAIL may come late */
         pl_connection_close_fd(connection, dial->mux);
-        if (pl_room_evict(pool->room, NULL))
+        if (has_made_room(connection))
             try_dial(dial);
         else
             give_up_for_room(connection, error);
@@ -372,6 +381,17 @@ static void on_dialed(struct pl_dial *dial, int error)
     set_up(connection);
 }
 
+/* Is it to be there although nobody waits? */
+static bool is_spare(struct pl_peer *peer)
+{
+    bool is_spare;
+
+    pthread_mutex_lock(&peer->lock);
+    is_spare = peer->shared.count <= pl_spare_least(peer);
+    pthread_mutex_unlock(&peer->lock);
+    return is_spare;
+}
+
 static void on_mux(struct pl_post *post)
 {
     struct pl_dial *dial = pl_container(post, struct pl_dial, post);
@@ -381,7 +401,7 @@ static void on_mux(struct pl_post *post)
 
     if (!may_go_on(connection))
         return;
-    if (pl_peer_has_waiters(peer))
+    if (pl_peer_has_waiters(peer) || is_spare(peer))
         try_dial(dial);
     else
         pl_open_give_up(connection, &nobody_needs_it); /* a connection came back first */
@@ -393,16 +413,7 @@ void pl_open_on_event(struct pl_connection *connection, uint32_t events)
         pl_dial_on_event(connection->dial, events);
 }
 
-/* ---- deciding to open */
-
-bool pl_open_take_share(struct pool *pool, bool *is_reserved)
-{
-    while (!pl_pool_try_share(pool, is_reserved)) {
-        if (!pl_room_evict(pool->room, *is_reserved ? NULL : pool))
-            return false;
-    }
-    return true;
-}
+/* ---- the beginning */
 
 static struct pl_dial *make_dial(struct pool *pool, struct pl_peer *peer)
 {
@@ -458,130 +469,12 @@ static void begin(struct pool *pool, struct pl_peer *peer, struct pl_dial *dial)
     pl_mux_post(pool->mux, &dial->post);
 }
 
-/* A birth that was planned does not take place. */
-static void take_back_plan(struct pl_peer *peer)
+bool pl_open_begin(struct pl_peer *peer)
 {
-    pthread_mutex_lock(&peer->lock);
-    peer->shared.count--;
-    peer->shared.opening--;
-    pthread_mutex_unlock(&peer->lock);
-}
+    struct pl_dial *dial = make_dial(peer->pool, peer);
 
-/* There is no room. Those who do not wait for it are told; waits somebody else? */
-static bool has_patient_left(struct pl_peer *peer, const struct pl_failure *failure)
-{
-    struct pl_failure full = *failure;
-
-    if (!failure->cause)
-        full.status = POOL_E_FULL;
-    pl_peer_fail_hasty(peer, &full);
-    return pl_peer_has_waiters(peer);
-}
-
-/* False: the next one would fare no better. */
-static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
-{
-    struct pl_failure failure = pl_failure_because(PL_REASON_CAP, POOL_PHASE_WAIT, 0);
-    struct pl_dial *dial;
-    bool is_reserved;
-
-    if (!pl_open_take_share(pool, &is_reserved)) {
-        if (pl_pool_is_forked(pool))
-            return false;
-        take_back_plan(peer);
-        failure.cause = is_reserved ? EMFILE : 0;
-        if (!has_patient_left(peer, &failure))
-            return false;
-        if (may_wait_for_room(peer)) {
-            pl_room_want(pool->room, peer, is_reserved, failure.cause);
-            return false;
-        }
-        pl_peer_fail_waiters(peer, &failure, false);
-        return true;                    /* the next one in the queue has his own chance */
-    }
-    dial = make_dial(pool, peer);
-    if (!dial) {
-        take_back_plan(peer);
-        pl_pool_give_share(pool);
-        failure = pl_failure_make(POOL_E_MEMORY, POOL_PHASE_CONNECT, ENOMEM);
-        pl_peer_fail_waiters(peer, &failure, true);
+    if (!dial)
         return false;
-    }
-    begin(pool, peer, dial);
-    *has_begun = true;
+    begin(peer->pool, peer, dial);
     return true;
-}
-
-/* What there is to decide about; peer lock held. */
-static struct pl_view view_of(const struct pl_peer *peer, const struct pool_options *options)
-{
-    bool is_stopped = is_closing(peer) || peer->shared.is_wanting || peer->shared.holds ||
-                      pl_backoff_is_pausing(peer);
-
-    return (struct pl_view){
-        .waiting = peer->shared.waiting,
-        .count = peer->shared.count,
-        .max_count = options->max_per_address,
-        .opening = peer->shared.opening,
-        /* after a failure one tries for all */
-        .max_opening = peer->shared.backoff.failures ? 1 : options->max_connecting,
-        .is_closing = is_stopped,
-    };
-}
-
-/* Decides, under the lock, whether one more connection should be opened, and counts it as if it
- * were there. */
-static bool plan_one(struct pl_peer *peer, const struct pool_options *options)
-{
-    struct pl_view view;
-    bool is_wanted;
-
-    pthread_mutex_lock(&peer->lock);
-    view = view_of(peer, options);
-    is_wanted = pl_decide_dials(&view) > 0;
-    peer->shared.count += is_wanted;
-    peer->shared.opening += is_wanted;
-    pthread_mutex_unlock(&peer->lock);
-    return is_wanted;
-}
-
-/* Closes an idle connection of the peer for somebody who wants a fresh one and finds no place. */
-static bool make_place(struct pl_peer *peer, const struct pool_options *options)
-{
-    struct pl_connection *coldest = NULL;
-    struct pl_view view;
-
-    if (!pl_get(peer->shared.waiting_fresh))
-        return false;
-    pthread_mutex_lock(&peer->lock);
-    view = view_of(peer, options);
-    view.max_count = UINT32_MAX;
-    if (pl_waiter_wants_place(peer, NULL) && pl_decide_dials(&view))
-        coldest = pl_peer_take_coldest(peer);
-    peer->shared.holds += coldest != NULL; /* until we look ourselves */
-    pthread_mutex_unlock(&peer->lock);
-    if (!coldest)
-        return false;
-    pl_peer_close(coldest, POOL_CLOSE_EVICTED);
-    if (pl_pool_is_forked(peer->pool))
-        return false;
-    pthread_mutex_lock(&peer->lock);
-    peer->shared.holds--;
-    pthread_mutex_unlock(&peer->lock);
-    return true;
-}
-
-bool pl_peer_supply(struct pl_peer *peer)
-{
-    struct pool *pool = peer->pool;
-    const struct pool_options *options = &pool->settings.options;
-    bool has_begun = false, may_go_on = true;
-
-    while (may_go_on && !pl_pool_is_forked(pool)) {
-        if (plan_one(peer, options))
-            may_go_on = open_one(pool, peer, &has_begun);
-        else
-            may_go_on = make_place(peer, options);
-    }
-    return has_begun;
 }

@@ -29,6 +29,13 @@ struct pl_failure pl_open_ordered_failure(const struct pl_connection *connection
 void pl_open_abort(struct pl_peer *peer, bool is_ordered);
 bool pl_open_has_unready(struct pl_peer *peer, bool is_ordered); /* is there any? Peer lock held */
 
+/* Begins to open one that is planned: counted, and with a share of the caps. False: no memory. */
+bool pl_open_begin(struct pl_peer *peer) PL_MUST_USE;
+
+/* Asks the program once for each time that nothing could be removed for this peer; it says whether
+ * to wait for room. */
+bool pl_open_may_wait_for_room(struct pl_peer *peer) PL_MUST_USE;
+
 /* The phase that a caller who waits at this peer is in. */
 enum pool_phase pl_open_phase(struct pl_peer *peer);
 

@@ -11,6 +11,7 @@
 #include "pool/events.h"
 #include "pool/open.h"
 #include "pool/pool.h"
+#include "pool/spare.h"
 #include "pool/waiter.h"
 
 static void prepare_peer(void *element)
@@ -43,6 +44,8 @@ struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address)
     peer->is_ended = false;
     peer->shared.users = 1;
     peer->shared.backoff = (struct pl_backoff){ 0 };
+    peer->shared.keeps_spares = false;
+    peer->shared.spare_ns = 0;
     atomic_fetch_add(&peer->generation, 1);
     pthread_mutex_unlock(&peer->lock);
     return peer;
@@ -100,8 +103,8 @@ bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t gener
 /* Peer lock held. */
 static bool is_needed(struct pl_peer *peer)
 {
-    bool is_remembered =
-        peer->shared.backoff.failures && !(atomic_load(&peer->hints) & PL_HINT_CLOSING);
+    bool is_remembered = (peer->shared.backoff.failures || peer->shared.keeps_spares) &&
+                         !(atomic_load(&peer->hints) & PL_HINT_CLOSING);
 
     return peer->shared.users || peer->shared.count || is_remembered ||
            !pl_list_is_empty(&peer->shared.waiters);
@@ -445,6 +448,7 @@ void pl_peer_after_loss(struct pl_peer *peer, bool has_freed_descriptor)
 
     pl_pool_give_share(pool);
     pl_peer_supply(peer);
+    pl_spare_note(peer);
     if (atomic_load(&pl_room_wanted))
         pl_room_serve(pool->room, pool, has_freed_descriptor);
     pl_peer_leave(peer);

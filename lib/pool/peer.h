@@ -78,6 +78,8 @@ struct pl_peer {
         uint32_t holds;                 /* while there are any, nothing is opened */
         bool was_asked;                 /* on_none_removable ran, and nothing was opened since */
         bool is_wanting;              /* waits for room: nothing is opened until the room says so */
+        bool keeps_spares;              /* min_idle of them, since it was used and not lost */
+        uint64_t spare_ns;              /* none is opened before then */
         struct pl_backoff backoff;
         struct pl_failure last_failure; /* why it is backing off */
     } shared;
@@ -138,6 +140,8 @@ void pl_peer_after_loss(struct pl_peer *peer, bool has_freed_descriptor);
 
 /* Opens what those who wait need; the lock is not held. True: it began to. */
 bool pl_peer_supply(struct pl_peer *peer);
+/* Opens the spares that it is to have (spare.h), as far as there is room; the same. */
+void pl_peer_supply_spares(struct pl_peer *peer);
 
 /* Users keep a peer live. */
 void pl_peer_leave(struct pl_peer *peer);               /* may reclaim it */

@@ -132,6 +132,8 @@ void pl_peer_fail_hasty(struct pl_peer *peer, const struct pl_failure *failure)
 {
     struct pl_waiter *hasty;
 
+    if (pl_pool_is_forked(peer->pool))
+        return;
     pthread_mutex_lock(&peer->lock);
     while ((hasty = first_hasty(peer, true))) /* failing one may serve another */
         pl_waiter_fail(peer, hasty, failure);

@@ -3,7 +3,7 @@
 
 #include <criterion/criterion.h>
 
-#define UP_TO 6u
+#define UP_TO 5u
 
 /* The rule said another way: one more dial at a time, as long as somebody has none and no cap is
  * reached. */
@@ -11,8 +11,8 @@ static uint32_t dials_one_by_one(struct pl_view view)
 {
     uint32_t dials = 0;
 
-    while (!view.is_closing && view.opening < view.waiting && view.opening < view.max_opening &&
-           view.count < view.max_count) {
+    while (!view.is_closing && (view.opening < view.waiting || view.count < view.least) &&
+           view.opening < view.max_opening && view.count < view.max_count) {
         view.opening++;
         view.count++;
         dials++;
@@ -23,7 +23,7 @@ static uint32_t dials_one_by_one(struct pl_view view)
 static bool next_view(struct pl_view *view)
 {
     uint32_t *digits[] = { &view->waiting,     &view->count,   &view->max_count,
-                           &view->opening, &view->max_opening };
+                           &view->opening, &view->max_opening, &view->least };
 
     for (size_t i = 0; i < sizeof(digits) / sizeof(*digits); i++) {
         if (++*digits[i] <= UP_TO)
@@ -47,12 +47,12 @@ Test(decide, each_waiter_gets_a_dial_of_its_own_until_a_cap_is_reached)
 
 Test(decide, the_largest_numbers_overflow_nothing)
 {
-    struct pl_view view = { UINT32_MAX, UINT32_MAX - 1, UINT32_MAX, 0, UINT32_MAX, false };
+    struct pl_view view = { UINT32_MAX, UINT32_MAX - 1, UINT32_MAX, 0, UINT32_MAX, false, 0 };
 
     cr_expect_eq(pl_decide_dials(&view), 1);
-    view = (struct pl_view){ UINT32_MAX, 0, UINT32_MAX, 1, UINT32_MAX, false };
+    view = (struct pl_view){ UINT32_MAX, 0, UINT32_MAX, 1, UINT32_MAX, false, 0 };
     cr_expect_eq(pl_decide_dials(&view), UINT32_MAX - 1);
-    view = (struct pl_view){ 0, UINT32_MAX, 1, UINT32_MAX, 1, false };
+    view = (struct pl_view){ 0, UINT32_MAX, 1, UINT32_MAX, 1, false, 0 };
     cr_expect_eq(pl_decide_dials(&view), 0);
 }
 

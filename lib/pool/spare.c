@@ -1,0 +1,75 @@
+/* spare.c: see spare.h. */
+#include "pool/spare.h"
+
+#include "base/os.h"
+#include "pool/open.h"
+#include "pool/pool.h"
+#include "pool/tend.h"
+
+#define AGAIN_NS (1000 * PL_MS)         /* between attempts while there is no room */
+
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+uint32_t pl_spare_least(const struct pl_peer *peer)
+{
+    const struct pool_options *options = &peer->pool->settings.options;
+
+    if (!peer->shared.keeps_spares || (atomic_load(&peer->hints) & PL_HINT_CLOSING) ||
+        pl_pool_refusal(peer->pool))
+        return 0;
+    return smaller(options->min_idle, smaller(options->max_idle, options->max_per_address));
+}
+
+void pl_spare_fail(struct pl_peer *peer, const struct pl_failure *failure)
+{
+    peer->shared.spare_ns = pl_after(pl_os->now_ns(), AGAIN_NS);
+    if (failure->status && failure->status != POOL_E_RESOURCE && failure->status != POOL_E_MEMORY)
+        peer->shared.keeps_spares = false;
+}
+
+void pl_spare_begin(struct pl_peer *peer)
+{
+    if (!peer->pool->settings.options.min_idle)
+        return;
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.keeps_spares = true;
+    peer->shared.spare_ns = 0;
+    pthread_mutex_unlock(&peer->lock);
+    pl_spare_note(peer);
+}
+
+void pl_spare_note(struct pl_peer *peer)
+{
+    uint64_t when_ns = pl_os->now_ns();
+    bool is_short;
+
+    if (!peer->pool->settings.options.min_idle)
+        return;
+    pthread_mutex_lock(&peer->lock);
+    is_short = peer->shared.count < pl_spare_least(peer);
+    if (when_ns < peer->shared.spare_ns)
+        when_ns = peer->shared.spare_ns;
+    pthread_mutex_unlock(&peer->lock);
+    if (is_short)
+        pl_tend_at(peer->pool->room, peer, when_ns);
+}
+
+uint64_t pl_spare_tend(struct pl_peer *peer, uint64_t now_ns)
+{
+    bool is_short, is_time;
+
+    if (!peer->pool->settings.options.min_idle)
+        return PL_NEVER;
+    pthread_mutex_lock(&peer->lock);
+    is_time = now_ns >= peer->shared.spare_ns && !atomic_load(&pl_room_wanted);
+    pthread_mutex_unlock(&peer->lock);
+    if (is_time)
+        pl_peer_supply_spares(peer);
+    pthread_mutex_lock(&peer->lock);
+    is_short = peer->shared.keeps_spares && peer->shared.count < pl_spare_least(peer);
+    pthread_mutex_unlock(&peer->lock);
+    return is_short ? pl_after(now_ns, AGAIN_NS) : PL_NEVER;
+}
