@@ -6,7 +6,7 @@
 #include "pool/pool.h"
 #include "pool/tend.h"
 
-#define AGAIN_NS (1000 * PL_MS)         /* between attempts while there is no room */
+#define AGAIN_NS (1000 * PL_MS)         /* between attempts that come to nothing */
 
 static uint32_t smaller(uint32_t a, uint32_t b)
 {
@@ -25,9 +25,11 @@ uint32_t pl_spare_least(const struct pl_peer *peer)
 
 void pl_spare_fail(struct pl_peer *peer, const struct pl_failure *failure)
 {
+    bool is_short_of = failure->status == POOL_E_RESOURCE || failure->status == POOL_E_MEMORY;
+
     peer->shared.spare_ns = pl_after(pl_os->now_ns(), AGAIN_NS);
-    if (failure->status && failure->status != POOL_E_RESOURCE && failure->status != POOL_E_MEMORY)
-        peer->shared.keeps_spares = false;
+    if (failure->status && !is_short_of && peer->shared.count <= 1)
+        peer->shared.keeps_spares = false; /* it was the last one */
 }
 
 void pl_spare_begin(struct pl_peer *peer)

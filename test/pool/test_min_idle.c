@@ -213,6 +213,26 @@ Test(min_idle, a_peer_that_cannot_be_reached_is_left_alone_until_it_is_used_agai
     expect_total(3);
 }
 
+Test(min_idle, while_one_stands_a_spare_that_fails_is_tried_for_again)
+{
+    struct pool_conn conn;
+
+    MAKE(.min_idle = 3);
+    cr_assert_eq(pool_borrow(pool, A, NULL, &conn), POOL_OK);
+    world_run(world, 1000);
+    world_behave(peer, WORLD_REFUSE);
+    world_close(world_link_at(peer, 1));
+    world_close(world_link_at(peer, 2));
+    world_run(world, 20000);
+    cr_expect_eq(STAT(pool, total), 1);
+    cr_expect_leq(dials, 25);
+    cr_expect_geq(dials, 6, "%u", dials);
+    world_behave(peer, WORLD_ECHO);
+    world_run(world, 5000);
+    cr_expect_eq(STAT(pool, total), 3);
+    pool_return(&conn);
+}
+
 Test(min_idle, spares_are_prepared_by_whoever_borrows_them_first)
 {
     struct pool_conn conns[3];

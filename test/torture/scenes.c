@@ -20,5 +20,6 @@ const struct scenario *const torture_scenarios[] = {
     &scene_detach_use, &scene_detach_late, &scene_adopt, &scene_adopt_share, &scene_tries,
     &scene_async, &scene_async_target, &scene_async_queue, &scene_async_chain,
     &scene_async_closed, &scene_async_late, &scene_async_share, &scene_async_room,
-    &scene_async_prepare, &scene_async_cancel, &scene_async_end, NULL
+    &scene_async_prepare, &scene_async_cancel, &scene_async_end,
+    &scene_fresh, &scene_again, &scene_spares, &scene_leak, NULL
 };

@@ -42,4 +42,7 @@ extern const struct scenario scene_async, scene_async_target, scene_async_queue,
     scene_async_chain, scene_async_closed, scene_async_late, scene_async_share, scene_async_room,
     scene_async_prepare, scene_async_cancel, scene_async_end;
 
+/* scenes_policy.c */
+extern const struct scenario scene_fresh, scene_again, scene_spares, scene_leak;
+
 #endif
