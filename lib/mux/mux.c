@@ -539,6 +539,14 @@ enum pool_status pool_mux_dispatch(struct pool_mux *mux, uint32_t timeout_ms)
     return status;
 }
 
+/* By another thread, or further up on this one. */
+static bool is_in_batch(struct pool_mux *mux)
+{
+    uint64_t dispatcher = atomic_load(&mux->dispatcher);
+
+    return dispatcher && (!(dispatcher & PL_MUX_VISITOR) || thread_in(dispatcher) == self_id());
+}
+
 enum pool_status pool_mux_run(struct pool_mux *mux)
 {
     enum pool_status status = POOL_OK;
@@ -547,6 +555,8 @@ enum pool_status pool_mux_run(struct pool_mux *mux)
         return POOL_E_ARGUMENT;
     if (mux->is_forked)
         return POOL_E_FORKED;
+    if (is_in_batch(mux))
+        return POOL_E_ARGUMENT;         /* a stop is meant for whoever runs it already */
     pl_mux_ref(mux);
     while (!status && !atomic_exchange(&mux->is_stopped, false))
         status = dispatch(mux, -1);

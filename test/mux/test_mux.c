@@ -360,6 +360,22 @@ Test(mux, stopping_ends_the_run_after_its_batch_or_the_next_one_at_once)
     cr_expect_eq(called, 2);
 }
 
+static void stop_it_and_run_another(void *user)
+{
+    pool_mux_stop(mux);
+    *(enum pool_status *)user = pool_mux_run(mux);
+}
+
+/* Else the inner one would take the stop, and the outer one run for ever. */
+Test(mux, a_stop_is_not_taken_by_a_run_inside_the_one_that_it_is_meant_for)
+{
+    enum pool_status status = POOL_OK;
+
+    pool_mux_post(mux, stop_it_and_run_another, &status);
+    cr_expect_eq(pool_mux_run(mux), POOL_OK);
+    cr_expect_eq(status, POOL_E_ARGUMENT);
+}
+
 /* ---- its birth and its end */
 
 static int calls_until_failure;
