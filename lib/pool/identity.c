@@ -2,7 +2,7 @@
  * targets. */
 #include "base/os.h"
 #include "pool/events.h"
-#include "pool/pool.h"
+#include "pool/orders.h"
 
 /* Ours to look at, whoever has it: idle it is taken, held it is pinned, for a moment and under its
  * peer's lock, where whoever takes it out of the pool looks for pins. */
@@ -117,7 +117,9 @@ enum pool_status pool_target_get(struct pool *pool, const char *address, struct 
     if (!pl_pool_enter(pool))
         return pl_pool_refusal(pool);
     target = pl_zalloc(sizeof(*target));
-    status = target ? pl_pool_find_peer(pool, address, &target->peer, NULL) : POOL_E_MEMORY;
+    status = target ? pl_orders_refusal(pool) : POOL_E_MEMORY;
+    if (!status)
+        status = pl_pool_find_peer(pool, address, &target->peer, NULL);
     if (status) {
         pl_os->free(target);
         pl_pool_leave(pool);

@@ -176,6 +176,22 @@ Test(pool_targets, a_target_may_be_freed_after_its_pool)
     peer_stop(peer);
 }
 
+Test(pool_targets, a_closing_pool_gives_none_not_even_of_an_address_that_it_knows)
+{
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL();
+    struct pool_target *target;
+    struct pool_conn conn;
+
+    cr_assert(borrow(pool, peer_address(peer), &conn));
+    cr_assert_eq(pool_close(pool, POOL_NONE, NULL, NULL), POOL_OK);
+    cr_expect_eq(pool_target_get(pool, peer_address(peer), &target), POOL_E_CLOSING);
+    cr_expect_null(target);
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
 /* Without anybody who needs it, a peer's record is given up, and the next use makes a new one. */
 Test(pool_targets, thousands_of_addresses_leave_no_trace_once_nobody_needs_them)
 {
