@@ -262,8 +262,8 @@ POOL_API enum pool_status pool_send(struct pool_conn *conn, const void *data, si
  * together.
  *
  * `iov` is read, never changed. Threads and errors are those of the section above; POOL_E_ARGUMENT
- * also for a negative count. No SIGPIPE is raised. Source: sendmsg(2), readv(2) for struct
- * iovec. */
+ * also for a negative count, and for a piece at NULL that is not empty. No SIGPIPE is raised.
+ * Source: sendmsg(2), readv(2) for struct iovec. */
 POOL_API enum pool_status pool_sendv(struct pool_conn *conn, const struct iovec *iov, int count);
 
 /* Receives what there is, at least one byte and at most `size`, waiting if nothing has come yet;
@@ -520,8 +520,8 @@ POOL_API int pool_remove_some_connection(struct pool *pool);
  *
  * pool_reserve_fds(pool, 0) gives the room back. Any thread may call it; it never waits. Errors:
  * POOL_E_RESOURCE when not enough could be evicted: nothing is kept free for this pool then;
- * POOL_E_CLOSING when the pool ends; POOL_E_ARGUMENT when `pool` is NULL or the count is
- * impossible. Source: proc(5), /proc/self/fd. */
+ * POOL_E_CLOSING when the pool is being destroyed; POOL_E_ARGUMENT when `pool` is NULL or the count
+ * is impossible. Source: proc(5), /proc/self/fd. */
 POOL_API enum pool_status pool_reserve_fds(struct pool *pool, uint32_t count);
 
 /* Bits for pool_clear(). */

@@ -23,12 +23,19 @@ static enum pool_status enter_loan(const struct pool_conn *conn, struct pl_conne
     return pl_conn_leave(connection) || has_ended ? POOL_E_ARGUMENT : POOL_E_WOULD_BLOCK;
 }
 
+static bool is_readable(const struct iovec *pieces, int count)
+{
+    bool is_readable = count >= 0 && (pieces || !count);
+
+    for (int i = 0; i < count && is_readable; i++)
+        is_readable = pieces[i].iov_base || !pieces[i].iov_len;
+    return is_readable;
+}
+
 enum pool_status pool_send(struct pool_conn *conn, const void *data, size_t size)
 {
     struct iovec piece = { .iov_base = (void *)(uintptr_t)data, .iov_len = size };
 
-    if (!data && size)
-        return POOL_E_ARGUMENT;
     return pool_sendv(conn, &piece, 1);
 }
 
@@ -37,7 +44,7 @@ enum pool_status pool_sendv(struct pool_conn *conn, const struct iovec *iov, int
     struct pl_connection *connection;
     enum pool_status status;
 
-    if (count < 0 || (!iov && count))
+    if (!is_readable(iov, count))
         return POOL_E_ARGUMENT;
     status = enter_loan(conn, &connection);
     if (status)

@@ -209,6 +209,7 @@ Test(pool_misuse, null_is_an_error_or_nothing)
     cr_expect_eq(pool_send(&conn, NULL, 1), POOL_E_ARGUMENT);
     cr_expect_eq(pool_sendv(&conn, NULL, 1), POOL_E_ARGUMENT);
     cr_expect_eq(pool_sendv(&conn, &(struct iovec){ 0 }, -1), POOL_E_ARGUMENT);
+    cr_expect_eq(pool_sendv(&conn, &(struct iovec){ .iov_len = 1 }, 1), POOL_E_ARGUMENT);
     cr_expect_eq(pool_recv(&conn, NULL, 1, &got), POOL_E_ARGUMENT);
     cr_expect_eq(pool_recv(&conn, &byte, 1, NULL), POOL_E_ARGUMENT);
     cr_expect_eq(pool_recv_exact(&conn, NULL, 1), POOL_E_ARGUMENT);
