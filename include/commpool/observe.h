@@ -129,7 +129,8 @@ struct pool_stats {
  *
  * The struct is the caller's; its `size` must be set before. Any thread may call it, callbacks
  * included; it never waits for the network. Errors: POOL_E_ARGUMENT when `pool` or `stats` is NULL
- * or stats->size is impossible; POOL_E_CLOSING when the pool ends. *stats is then unchanged. */
+ * or stats->size is impossible; POOL_E_CLOSING when the pool is being destroyed; one that
+ * pool_close() has closed still answers. *stats is then unchanged. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wshadow" /* C++ takes the struct's name for a constructor's */
 POOL_API enum pool_status pool_stats(struct pool *pool, struct pool_stats *stats);
