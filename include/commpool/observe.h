@@ -143,8 +143,8 @@ POOL_API enum pool_status pool_stats(struct pool *pool, struct pool_stats *stats
  * whole takes, the zero byte included; `text` may be NULL with a size of 0 to ask for that only,
  * which is then answered with POOL_E_FULL. The numbers go on changing, so leave a few bytes more
  * for the next call. Any thread may call it; it never waits for the network. Errors: POOL_E_FULL
- * when `size` is too small: `text` then holds nothing useful; POOL_E_MEMORY; POOL_E_CLOSING when the
- * pool ends; POOL_E_ARGUMENT when `pool` or `needed` is NULL. */
+ * when `size` is too small: `text` then holds nothing useful; POOL_E_MEMORY; POOL_E_CLOSING when
+ * the pool ends; POOL_E_ARGUMENT when `pool` or `needed` is NULL. */
 POOL_API enum pool_status pool_stats_json(struct pool *pool, char *text, size_t size,
                                           size_t *needed);
 

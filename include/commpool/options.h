@@ -117,13 +117,13 @@ typedef int pool_new_connection_fn(struct pool_conn *conn, struct pool_actor *ac
 /* Decides whether a failed attempt of pool_communicate() or pool_borrow() is made again.
  *
  * It is told of each attempt that fails, whether it got no connection or `use` failed on it, on the
- * thread of the call and inside it; `error` is borrowed for the call. The call's hook is told
- * first, then the pool's; the answer of the last one that there is counts.
+ * thread of the call and inside it, and of no asynchronous call; `error` is borrowed for the call.
+ * The call's hook is told first, then the pool's; the answer of the last one that there is counts.
  *
- * POOL_CONTINUE makes another attempt, at most eight times in one call and within its deadline, after
- * a pause as the back-off of the options has it; only after a reused connection has failed there is
- * none. A pause that would pass the deadline, or would have to be spent on the mux thread, is not
- * begun. `use` runs again only when nothing was sent, or with POOL_SAFE_TO_REPEAT. Where
+ * POOL_CONTINUE makes another attempt, at most eight times in one call and within its deadline,
+ * after a pause as the back-off of the options has it; only after a reused connection has failed
+ * there is none. A pause that would pass the deadline, or would have to be spent on the mux thread,
+ * is not begun. `use` runs again only when nothing was sent, or with POOL_SAFE_TO_REPEAT. Where
  * POOL_CONTINUE cannot be obeyed, the call fails with its error. POOL_ABORT and POOL_FATAL let the
  * call fail now; both keep the pool from replacing a reused connection by itself, too.
  *
@@ -168,8 +168,9 @@ struct pool_options {
     struct pool_tls *tls;
 
     /* Connections that the pool may have at once, of any kind, in all. Reaching it evicts an idle
-     * one; when none is idle, callers wait, and get POOL_E_RESOURCE at their deadline. Default: the soft RLIMIT_NOFILE (getrlimit(2)) less 64, at least 8. Lower it when the
-     * program needs many descriptors itself. */
+     * one; when none is idle, callers wait, and get POOL_E_RESOURCE at their deadline. Default: the
+     * soft RLIMIT_NOFILE (getrlimit(2)) less 64, at least 8. Lower it when the program needs many
+     * descriptors itself. */
     uint32_t max_connections;
 
     /* Connections to one address at once. When all are lent, callers wait. Default: 64. Lower it to
@@ -177,8 +178,8 @@ struct pool_options {
     uint32_t max_per_address;
 
     /* Callers that may wait for one address at once; the next one gets POOL_E_FULL. Default:
-     * 10,000. POOL_ZERO: nobody waits for what others have, only for what is being opened. Lower it to
-     * fail early under overload. */
+     * 10,000. POOL_ZERO: nobody waits for what others have, only for what is being opened. Lower it
+     * to fail early under overload. */
     uint32_t max_waiters;
 
     /* Connections to one address that may be in the making at once. Default: 2, which keeps a
@@ -264,8 +265,8 @@ struct pool_options {
     /* Bytes of one message of a codec. No effect yet. */
     uint32_t max_message;
 
-    /* After a failure to connect to an address, the next attempt waits: a time by chance, at most so
-     * many milliseconds after the first failure, twice as long after each one more. Callers wait
+    /* After a failure to connect to an address, the next attempt waits: a time by chance, at most
+     * so many milliseconds after the first failure, twice as long after each one more. Callers wait
      * meanwhile, until their deadlines. Default: 100. POOL_ZERO: no pause. Raise it for peers that
      * take long to come back. */
     uint32_t backoff_first_ms;
@@ -278,8 +279,8 @@ struct pool_options {
      * ten seconds without an attempt, begins anew. Default: 5. POOL_ZERO and POOL_NONE: never. */
     uint32_t suspend_after;
 
-    /* Milliseconds for which it is. Then one attempt is made, for the next caller, and when it fails
-     * the address is suspended again. Default: 1,000. */
+    /* Milliseconds for which it is. Then one attempt is made, for the next caller, and when it
+     * fails the address is suspended again. Default: 1,000. */
     uint32_t suspend_ms;
 
     /* How closely connections are looked at before reuse. Default: POOL_CHECK_ALWAYS, two short
@@ -306,9 +307,9 @@ struct pool_options {
 
     /* Prepares each connection by blocking code, for example AUTH or SELECT, after
      * on_new_connection and before the first use. It runs on the thread of the caller who borrows
-     * it first, within that call's deadline, and never on the mux thread. What it answers counts as
-     * for `use`: non-zero closes the connection, and the caller gets the error. Default: NULL,
-     * none. */
+     * it first, for an asynchronous call on a thread of the pool's own, within that call's deadline
+     * and never on the mux thread. What it answers counts as for `use`: non-zero closes the
+     * connection, and the caller gets the error. Default: NULL, none. */
     pool_use_fn *prepare;
 
     /* Decides whether a failed attempt is made again; after the hook of the call, and with the last
@@ -357,8 +358,8 @@ enum {
      * idle connection is closed to make place for it; else the call waits until one can be. */
     POOL_FRESH = 2,
 
-    /* Do not wait for a connection that somebody else has: POOL_E_FULL at once when none is idle and
-     * none may be opened for this call, because max_per_address or max_connections is reached;
+    /* Do not wait for a connection that somebody else has: POOL_E_FULL at once when none is idle
+     * and none may be opened for this call, because max_per_address or max_connections is reached;
      * POOL_E_RESOURCE when descriptors ran out. One that is being opened is waited for. */
     POOL_DONT_WAIT = 4,
 
@@ -391,15 +392,17 @@ struct pool_call {
      * (clock_gettime(2)); the earliest of all bounds counts. Default: 0, none. */
     uint64_t deadline_ns;
 
-    /* Where to put a ticket by which another thread can cancel the call. Reserved. */
+    /* Where to put a ticket by which another thread can cancel the call: set before the call waits,
+     * and the caller's until pool_ticket_free(); NULL when the call was refused before. It outlives
+     * the call, and after pool_borrow() cancels the loan. Default: NULL, none. */
     struct pool_ticket **ticket;
 
     /* Receives the parts of a reply. Reserved. */
     pool_part_fn *on_part;
 
     /* The peer, looked up beforehand with pool_target_get(). The address of the call is then not
-     * looked at, and may be NULL; errors name the target's peer. Default: NULL. Set it in hot loops: it spares parsing and looking up the text. It must
-     * belong to the same pool. */
+     * looked at, and may be NULL; errors name the target's peer. Default: NULL. Set it in hot
+     * loops: it spares parsing and looking up the text. It must belong to the same pool. */
     struct pool_target *target;
 
     /* Decides whether a failed attempt is made again, before the hook of the pool. Default: NULL,

@@ -5,14 +5,19 @@
  * recently used one when descriptors run out. pool_communicate() is the main call; pool_borrow()
  * and pool_return() are its two halves. This header brings all others with it.
  *
- * It is not a protocol: what the bytes mean is the program's business. Asynchronous borrowing, TLS,
- * names and queries come with later releases.
+ * Code that must not block borrows with pool_communicate_async() and talks event by event.
+ *
+ * It is not a protocol: what the bytes mean is the program's business. TLS, names and queries come
+ * with later releases.
  *
  * Threads. Every function here may be called from any thread, callbacks included, unless its
  * comment says otherwise. Functions that may wait answer POOL_E_WOULD_BLOCK instead of waiting when
- * they are called on the mux thread (mux.h). on_new_connection, actors and connection events run on
- * the mux thread; on_none_removable and prepare run on the thread that decides, inside its call;
- * on_event runs wherever events are told (observe.h). No lock is held in any of them.
+ * they are called on the mux thread (mux.h). on_lent, on_new_connection, on_socket, on_closed,
+ * actors and connection events run on the mux thread. `use`, prepare and on_error run inside the
+ * call that they are for, on its thread; for an asynchronous call prepare runs on a thread of the
+ * pool's own. on_none_removable runs on whichever thread meets the lack of room, the mux thread
+ * included; on_event and on_log run wherever events are told (observe.h). No lock is held in any of
+ * them.
  *
  * Ownership. `const struct x *` is borrowed until the call returns. `struct x **` hands over
  * something that the caller frees. A `struct pool_conn *` given to a callback is borrowed for that
@@ -61,8 +66,8 @@ extern "C" {
  * The pool is the caller's and ends with pool_destroy(). `options` may be NULL for all defaults; it
  * is copied. *pool means something only after POOL_OK. No address is looked at before the first
  * call; pool_address_parse() checks one beforehand, with a sentence for the user. Any thread may
- * call it. Errors: POOL_E_ARGUMENT for an impossible or reserved option; POOL_E_MEMORY; POOL_E_RESOURCE when
- * descriptors or threads ran out; POOL_E_SYSTEM. */
+ * call it. Errors: POOL_E_ARGUMENT for an impossible or reserved option; POOL_E_MEMORY;
+ * POOL_E_RESOURCE when descriptors or threads ran out; POOL_E_SYSTEM. */
 POOL_API enum pool_status pool_create(const struct pool_options *options, struct pool **pool);
 
 /* Ends a pool: closes everything now.
@@ -74,9 +79,9 @@ POOL_API enum pool_status pool_create(const struct pool_options *options, struct
  * cannot wait: those last calls then come right after that callback, so `user` pointers must live
  * until they came. With an embedded mux it runs what is left itself. Two pools with a mux each must
  * not be ended crosswise, each in a callback of the other: that is two threads waiting for each
- * other. In a child of fork() it only closes the child's copies of the parent's connections: no byte
- * is sent, nothing is shut down, nobody is waited for. Any thread may call it, once; the pointer is
- * dead afterwards. It cannot fail; NULL is fine. */
+ * other. In a child of fork() it only closes the child's copies of the parent's connections: no
+ * byte is sent, nothing is shut down, nobody is waited for. Any thread may call it, once; the
+ * pointer is dead afterwards. It cannot fail; NULL is fine. */
 POOL_API void pool_destroy(struct pool *pool);
 
 /* Borrows a connection to `address`, runs use(conn, user) on this thread, and returns the
@@ -125,8 +130,8 @@ POOL_API enum pool_status pool_borrow(struct pool *pool, const char *address,
  * another one than the borrower; it never waits for the network. Another thread's operation that is
  * still running on a copy makes the connection dirty: it is shut down, and closed when that
  * operation ends. Inside `use` there is no need for it: answer 0. Errors: POOL_E_ARGUMENT when the
- * handle is NULL, zero or stale; POOL_E_FORKED in a child of fork(), where *conn stays what it was.
- * */
+ * handle is NULL, zero or stale; POOL_E_FORKED in a child of fork(), where *conn stays what it
+ * was. */
 POOL_API enum pool_status pool_return(struct pool_conn *conn);
 
 /* Gives a borrowed connection back to be closed, and zeroes *conn: for a connection whose state is
@@ -168,18 +173,18 @@ POOL_API bool pool_ticket_cancel(struct pool_ticket *ticket);
  * The pointer is dead afterwards. Any thread may call it. It cannot fail; NULL is fine. */
 POOL_API void pool_ticket_free(struct pool_ticket *ticket);
 
-/* Takes a borrowed connection out of the pool's books. It stays usable through the same handle until
- * pool_discard(), also after the pool and its mux are gone, and no longer counts against any limit;
- * pool_return() closes it, too.
+/* Takes a borrowed connection out of the pool's books. It stays usable through the same handle
+ * until pool_discard(), also after the pool and its mux are gone, and no longer counts against any
+ * limit; pool_return() closes it, too.
  *
  * Inside `use`, copy *conn to keep the handle; pool_communicate() then leaves the connection alone
  * and answers by what `use` answered, without running it again. The deadline of the call ends with
  * the loan: from now on each operation is bounded by read_ms or write_ms, or by the pool's
  * timeout_ms where these are not set, and after pool_conn_deadline() by that deadline instead of
  * timeout_ms. Watching ends, without a last event, and the event-driven calls answer
- * POOL_E_ARGUMENT; an actor is told that the connection is gone. In a callback on a mux thread the blocking functions
- * answer POOL_E_WOULD_BLOCK instead of waiting, as ever. The pool counts it as closed, with
- * POOL_CLOSE_DETACHED. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT
+ * POOL_E_ARGUMENT; an actor is told that the connection is gone. In a callback on a mux thread the
+ * blocking functions answer POOL_E_WOULD_BLOCK instead of waiting, as ever. The pool counts it as
+ * closed, with POOL_CLOSE_DETACHED. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT
  * for NULL, a stale handle, a connection that is detached already, that `prepare` has or whose
  * pool_write() has bytes queued, and while another thread's operation on it is running;
  * POOL_E_CLOSING, POOL_E_BROKEN or what else its operations answer when it was ended meanwhile;
@@ -200,8 +205,8 @@ POOL_API enum pool_status pool_detach(struct pool_conn *conn);
  * lent, and *fd is unchanged. */
 POOL_API enum pool_status pool_release_fd(struct pool_conn *conn, int *fd);
 
-/* Gives a connected socket to the pool, to be lent as a connection to `address`: at once to a caller
- * who waits, else as an idle one.
+/* Gives a connected socket to the pool, to be lent as a connection to `address`: at once to a
+ * caller who waits, else as an idle one.
  *
  * With POOL_OK the descriptor is the pool's, who may close it at any time; it is made blocking and
  * close-on-exec, and gets another number when it is 0, 1 or 2; its other options stay as they are.
@@ -223,8 +228,8 @@ POOL_API enum pool_status pool_adopt(struct pool *pool, const char *address, int
  *
  * It opens no connection. The target is the caller's until pool_target_free() and may be used by
  * many threads at once. *target means something only after POOL_OK. Any thread may call it; it
- * never waits for the network. Errors: POOL_E_ADDRESS, for which pool_address_parse() has a sentence
- * that says what is wrong; POOL_E_RESOLVE for a name; POOL_E_MEMORY; POOL_E_CLOSING;
+ * never waits for the network. Errors: POOL_E_ADDRESS, for which pool_address_parse() has a
+ * sentence that says what is wrong; POOL_E_RESOLVE for a name; POOL_E_MEMORY; POOL_E_CLOSING;
  * POOL_E_ARGUMENT when something is NULL. */
 POOL_API enum pool_status pool_target_get(struct pool *pool, const char *address,
                                           struct pool_target **target);
@@ -318,11 +323,12 @@ POOL_API enum pool_status pool_try_recv(struct pool_conn *conn, void *buffer, si
  * call it. Errors: POOL_E_ARGUMENT for NULL, a stale handle, or one that is not lent. */
 POOL_API enum pool_status pool_conn_deadline(struct pool_conn *conn, uint32_t ms);
 
-/* Event-driven I/O, for on_new_connection and for actors, on the mux thread. */
+/* Event-driven I/O, on the mux thread: for on_new_connection, for actors, and on connections that
+ * pool_communicate_async() lent. */
 
 /* What happened on a watched connection. */
 enum pool_event {
-    POOL_EV_CONNECTED, /* it is connected */
+    POOL_EV_CONNECTED, /* never told so far: what can be watched is connected already */
     POOL_EV_READ, /* bytes came; they are in `bytes` */
     POOL_EV_WRITTEN, /* everything that was queued has left */
     POOL_EV_TIMEOUT_READ, /* nothing came for as long as pool_conn_timeout() allows */
@@ -344,30 +350,31 @@ typedef void pool_conn_event_fn(struct pool_conn *conn, enum pool_event event,
  * connection from now on.
  *
  * It serves exchanges that on_new_connection began and ended with POOL_LATER, until
- * pool_conn_ready(). It never calls back from inside this call. `user` stays the program's and must
- * be valid until the last event. Call it on the mux thread, in on_new_connection or in an actor.
- * Errors: POOL_E_ARGUMENT when something is NULL, the handle is stale, this is not the mux thread,
- * or the connection is lent to a blocking borrower; POOL_E_BROKEN when the descriptor is not the
- * pool's any more; POOL_E_MEMORY. When it fails, nothing is ever called. */
+ * pool_conn_ready(), and loans of pool_communicate_async(), until the return; what comes after
+ * either is not told. It never calls back from inside this call. `user` stays the program's and
+ * must be valid until the last event, or until that end. Call it on the mux thread, in
+ * on_new_connection, in an actor, or while on_lent's connection is lent. Errors: POOL_E_ARGUMENT
+ * when something is NULL, the handle is stale, this is not the mux thread, or the connection is
+ * lent to a blocking borrower; POOL_E_BROKEN when the descriptor is not the pool's any more;
+ * POOL_E_MEMORY. When it fails, nothing is ever called. */
 POOL_API enum pool_status pool_conn_watch(struct pool_conn *conn, pool_conn_event_fn *on_event,
                                           void *user);
 
 /* Queues `size` bytes for sending, and writes at once what fits; it never waits.
  *
  * What does not fit is copied, so `data` is read during the call only. A watched connection gets
- * POOL_EV_WRITTEN when everything has left. Call it on the mux thread, in on_new_connection, in an
- * actor or in an event. Errors: POOL_E_FULL when more than write_high bytes are queued, and until
- * they have fallen to write_low: nothing of `data` was taken; POOL_E_MEMORY; POOL_E_BROKEN when the
- * connection is gone; POOL_E_ARGUMENT. No SIGPIPE is raised. Source: send(2). */
+ * POOL_EV_WRITTEN when everything has left. It is called where pool_conn_watch() is. Errors:
+ * POOL_E_FULL when more than write_high bytes are queued, and until they have fallen to write_low:
+ * nothing of `data` was taken; POOL_E_MEMORY; POOL_E_BROKEN when the connection is gone;
+ * POOL_E_ARGUMENT. No SIGPIPE is raised. Source: send(2). */
 POOL_API enum pool_status pool_write(struct pool_conn *conn, const void *data, size_t size);
 
 /* Bounds the silence in one direction of a watched connection: after `ms` milliseconds without a
  * byte it gets POOL_EV_TIMEOUT_READ or POOL_EV_TIMEOUT_WRITE.
  *
  * POOL_NONE and 0 take the bound away. It counts from this call, and anew from every byte. The
- * event closes nothing by itself. Call it on the mux thread, in on_new_connection, in an actor or
- * in an event. Errors: POOL_E_ARGUMENT for a stale handle or a direction that does not exist;
- * POOL_E_MEMORY. */
+ * event closes nothing by itself. It is called where pool_conn_watch() is. Errors: POOL_E_ARGUMENT
+ * for a stale handle or a direction that does not exist; POOL_E_MEMORY. */
 POOL_API enum pool_status pool_conn_timeout(struct pool_conn *conn, enum pool_direction direction,
                                             uint32_t ms);
 
@@ -388,8 +395,8 @@ POOL_API int pool_conn_fd(const struct pool_conn *conn);
 
 /* Answers the canonical text of the address that the connection belongs to.
  *
- * The text belongs to the library and is valid while the handle is. Any thread may call it. It cannot
- * fail; for a stale handle or NULL it answers NULL. */
+ * The text belongs to the library and is valid while the handle is. Any thread may call it. It
+ * cannot fail; for a stale handle or NULL it answers NULL. */
 POOL_API const char *pool_conn_address(const struct pool_conn *conn);
 
 /* Answers when the connection was last used, in nanoseconds of CLOCK_MONOTONIC (clock_gettime(2)).
@@ -415,9 +422,9 @@ POOL_API enum pool_status pool_conn_error(const struct pool_conn *conn, struct p
  * or the connection closes.
  *
  * Then free_user(user) runs, once, if neither is NULL, with no lock held; it may run on any thread,
- * the mux thread included, when the connection is already gone, and must not call fork(2). Data set earlier is freed so at
- * once, unless it is the same pointer. The caller must hold the connection. It cannot fail; with a
- * stale handle or NULL nothing is kept and nothing is freed. */
+ * the mux thread included, when the connection is already gone, and must not call fork(2). Data set
+ * earlier is freed so at once, unless it is the same pointer. The caller must hold the connection.
+ * It cannot fail; with a stale handle or NULL nothing is kept and nothing is freed. */
 POOL_API void pool_conn_set_user(struct pool_conn *conn, void *user, void (*free_user)(void *user));
 
 /* Answers what pool_conn_set_user() attached, or NULL.

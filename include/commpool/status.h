@@ -33,8 +33,8 @@ enum pool_status {
     /* An allocation failed. */
     POOL_E_MEMORY = -2,
 
-    /* The text is no address, or it asks for what cannot be had here: TLS in this release, or a bind=
-     * that is no address of this machine. */
+    /* The text is no address, or it asks for what cannot be had here: TLS in this release, or a
+     * bind= that is no address of this machine. */
     POOL_E_ADDRESS = -3,
 
     /* The name has no address. In this release that is every name: only numeric hosts are
@@ -70,8 +70,8 @@ enum pool_status {
     /* The peer's bytes make no sense, or pass a limit of ours such as max_line. */
     POOL_E_PROTOCOL = -13,
 
-    /* Descriptors, ports or the system's buffers ran out, or max_connections is reached, and no idle
-     * connection could be evicted in time. */
+    /* Descriptors, ports or the system's buffers ran out, or max_connections is reached, and no
+     * idle connection could be evicted in time. */
     POOL_E_RESOURCE = -14,
 
     /* A limit of the pool itself: too many waiters, or too many bytes queued for writing. */
@@ -80,7 +80,7 @@ enum pool_status {
     /* Only blocking could go on, and on this thread (the mux thread) it must not. */
     POOL_E_WOULD_BLOCK = -16,
 
-    /* Canceled by its owner. (later) */
+    /* Canceled by its owner, through its ticket. */
     POOL_E_CANCELED = -17,
 
     /* The pool or the address was cleared while this waited, or interrupted by that; or the pool is
@@ -120,15 +120,15 @@ enum pool_phase {
 /* What the peer can know of a request that failed; it tells whether repeating it may do something
  * twice. */
 enum pool_outcome {
-    /* No byte of the request was handed to the kernel: repeating is safe. What on_new_connection and
-     * prepare sent to set the connection up is not the request, and does not count. */
+    /* No byte of the request was handed to the kernel: repeating is safe. What on_new_connection
+     * and prepare sent to set the connection up is not the request, and does not count. */
     POOL_NOT_SENT,
     POOL_MAYBE_SENT, /* some or all of it may have arrived: repeat only what may happen twice */
     POOL_ANSWERED /* bytes of an answer came: the peer has acted */
 };
 
-/* Initialises a struct pool_error. In C++17 it is a value of all zeros, which does the same, since a
- * size of 0 counts as that of the first release. */
+/* Initialises a struct pool_error. In C++17 it is a value of all zeros, which does the same, since
+ * a size of 0 counts as that of the first release. */
 #ifdef __cplusplus
 #define POOL_ERROR_INIT {}
 #else
