@@ -42,9 +42,9 @@ static ssize_t answer(ssize_t result, int saved)
     return result;
 }
 
-/* A thread that is cancelled inside a call of the pool would leave locks, pins and its place in a queue
- * behind, so libc's cancellation points are none here: where speed does not count they are called with
- * cancellation held off, elsewhere the system call itself is made. */
+/* A thread that is cancelled inside a call of the pool would leave locks, pins and its place in a
+ * queue behind, so libc's cancellation points are none here: where speed does not count they are
+ * called with cancellation held off, elsewhere the system call itself is made. */
 static int hold_cancellation(void)
 {
     int state;
@@ -269,8 +269,9 @@ static int real_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_even
 static int real_epoll_wait(int epoll_fd, struct epoll_event *events, int count, int timeout_ms)
 {
     int saved = errno;
+    long count_ready = syscall(SYS_epoll_pwait, epoll_fd, events, count, timeout_ms, NULL, 0);
 
-    return (int)answer(syscall(SYS_epoll_pwait, epoll_fd, events, count, timeout_ms, NULL, 0), saved);
+    return (int)answer(count_ready, saved);
 }
 
 static int real_eventfd_create(void)
@@ -286,14 +287,6 @@ static int real_eventfd_add(int fd)
     uint64_t one = 1;
 
     return (int)answer(syscall(SYS_write, fd, &one, sizeof(one)), saved);
-}
-
-static int drain_counter(int fd)
-{
-    int saved = errno;
-    uint64_t count;
-
-    return (int)answer(syscall(SYS_read, fd, &count, sizeof(count)), saved);
 }
 
 static int real_timerfd_create(void)
@@ -543,10 +536,8 @@ const struct pl_os pl_os_real = {
     .epoll_wait = real_epoll_wait,
     .eventfd_create = real_eventfd_create,
     .eventfd_add = real_eventfd_add,
-    .eventfd_drain = drain_counter,
     .timerfd_create = real_timerfd_create,
     .timerfd_arm = real_timerfd_arm,
-    .timerfd_drain = drain_counter,
     .signalfd_set = real_signalfd_set,
     .signalfd_read = real_signalfd_read,
     .signal_block = real_signal_block,

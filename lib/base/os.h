@@ -49,7 +49,8 @@ struct pl_os {
     int (*getsockname)(int fd, struct sockaddr *address, socklen_t *size);
     int (*getpeername)(int fd, struct sockaddr *address, socklen_t *size);
     int (*set_nonblocking)(int fd, bool nonblocking);
-    /* a socket of the program's becomes ours: close-on-exec, blocking; on failure it is as it was */
+    /* a socket of the program's becomes ours: close-on-exec, blocking; on failure it is as it
+     * was */
     int (*make_own)(int fd);
     int (*copy_above_stdio)(int fd);                            /* close-on-exec */
     unsigned (*interface_index)(const char *name);              /* 0: no such interface */
@@ -63,10 +64,8 @@ struct pl_os {
     int (*epoll_wait)(int epoll_fd, struct epoll_event *events, int count, int timeout_ms);
     int (*eventfd_create)(void);                                /* non-blocking */
     int (*eventfd_add)(int fd);
-    int (*eventfd_drain)(int fd);
     int (*timerfd_create)(void);                                /* non-blocking, CLOCK_MONOTONIC */
     int (*timerfd_arm)(int fd, uint64_t deadline_ns); /* PL_NEVER disarms; past: at once */
-    int (*timerfd_drain)(int fd);
     /* fd -1: a new one, non-blocking; else that one tells of `signals` from now on */
     int (*signalfd_set)(int fd, const sigset_t *signals);
     int (*signalfd_read)(int fd);                               /* the number of one signal */

@@ -14,7 +14,8 @@ enum pl_pool_state {
     PL_POOL_NONE,
     PL_POOL_LIVE,
     PL_POOL_PAUSED,                     /* lends and opens nothing until pool_ready() */
-    PL_POOL_CLOSING,                    /* by pool_close(): takes nothing new, lets the rest finish */
+    PL_POOL_CLOSING,                    /* by pool_close(): takes nothing new, lets the rest
+                                         * finish */
     PL_POOL_DESTROYED,
     PL_POOL_FORKED                      /* the parent's; this is the child */
 };
@@ -86,10 +87,8 @@ void pl_pools_orphan(void);
 /* Stops what the pool has on the mux: all of it, or what was cleared or killed. Mux thread. */
 void pl_pool_abort_unready(struct pool *pool, bool is_ordered);
 
-/* Of max_connections and of the mux's room (reserve.h); false: all are taken. */
-bool pl_pool_take_share(struct pool *pool) PL_MUST_USE;
-/* The same; when it is false *is_reserved tells which: the room's, so that closing a connection of
- * any pool on the mux would help. */
+/* Of max_connections and of the mux's room (reserve.h); false: all are taken, and *is_reserved tells
+ * which: the room's, so that closing a connection of any pool on the mux would help. */
 bool pl_pool_try_share(struct pool *pool, bool *is_reserved) PL_MUST_USE;
 void pl_pool_give_share(struct pool *pool);
 bool pl_pool_has_share(const struct pool *pool);        /* is one to be had? */

@@ -48,13 +48,6 @@ bool pl_pool_try_share(struct pool *pool, bool *is_reserved)
     return false;
 }
 
-bool pl_pool_take_share(struct pool *pool)
-{
-    bool is_reserved;
-
-    return pl_pool_try_share(pool, &is_reserved);
-}
-
 bool pl_pool_has_share(const struct pool *pool)
 {
     return atomic_load(&pool->total) < pool->settings.options.max_connections;

@@ -137,12 +137,6 @@ static int eventfd_add_noted(int fd)
     return pl_os_real.eventfd_add(fd);
 }
 
-static int eventfd_drain_noted(int fd)
-{
-    note(fd);
-    return pl_os_real.eventfd_drain(fd);
-}
-
 static int timerfd_arm_noted(int fd, uint64_t deadline_ns)
 {
     note(fd);
@@ -164,7 +158,6 @@ void child_watch_door(void)
     watching.epoll_ctl = epoll_ctl_noted;
     watching.epoll_wait = epoll_wait_noted;
     watching.eventfd_add = eventfd_add_noted;
-    watching.eventfd_drain = eventfd_drain_noted;
     watching.timerfd_arm = timerfd_arm_noted;
     pl_os_replace(&watching);
 }

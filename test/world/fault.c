@@ -377,11 +377,6 @@ static int pass_eventfd_add(int fd)
     return inner->eventfd_add(fd);
 }
 
-static int pass_eventfd_drain(int fd)
-{
-    return inner->eventfd_drain(fd);
-}
-
 static int fail_timerfd_create(void)
 {
     int error = verdict(FAULT_TIMERFD);
@@ -392,11 +387,6 @@ static int fail_timerfd_create(void)
 static int pass_timerfd_arm(int fd, uint64_t deadline_ns)
 {
     return inner->timerfd_arm(fd, deadline_ns);
-}
-
-static int pass_timerfd_drain(int fd)
-{
-    return inner->timerfd_drain(fd);
 }
 
 static int fail_signalfd_set(int fd, const sigset_t *signals)
@@ -531,10 +521,8 @@ static const struct pl_os fault_table = {
     .epoll_wait = fail_epoll_wait,
     .eventfd_create = fail_eventfd_create,
     .eventfd_add = pass_eventfd_add,
-    .eventfd_drain = pass_eventfd_drain,
     .timerfd_create = fail_timerfd_create,
     .timerfd_arm = pass_timerfd_arm,
-    .timerfd_drain = pass_timerfd_drain,
     .signalfd_set = fail_signalfd_set,
     .signalfd_read = pass_signalfd_read,
     .signal_block = pass_signal_block,

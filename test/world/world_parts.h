@@ -262,10 +262,8 @@ int door_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *even
 int door_epoll_wait(int epoll_fd, struct epoll_event *events, int count, int timeout_ms);
 int door_eventfd_create(void);
 int door_eventfd_add(int fd);
-int door_eventfd_drain(int fd);
 int door_timerfd_create(void);
 int door_timerfd_arm(int fd, uint64_t deadline_ns);
-int door_timerfd_drain(int fd);
 int door_signalfd_set(int fd, const sigset_t *signals);
 int door_signalfd_read(int fd);
 void door_signal_block(int signo);

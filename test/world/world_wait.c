@@ -1,5 +1,5 @@
-/* world_wait.c: poll, epoll, eventfd, timerfd and signalfd. Readiness is never stored: it is looked up when
- * somebody asks. */
+/* world_wait.c: poll, epoll, eventfd, timerfd and signalfd. Readiness is never stored: it is looked
+ * up when somebody asks. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -326,19 +326,6 @@ int door_eventfd_add(int fd)
     return sizeof(file->count);
 }
 
-int door_eventfd_drain(int fd)
-{
-    int error;
-    struct world_file *file = file_of_kind(fd, FILE_COUNTER, &error);
-
-    if (!file)
-        return error;
-    if (!file->count)
-        return -EAGAIN;
-    file->count = 0;
-    return sizeof(file->count);
-}
-
 int door_timerfd_create(void)
 {
     struct world_file *file;
@@ -356,19 +343,6 @@ int door_timerfd_arm(int fd, uint64_t deadline_ns)
         return error;
     file->deadline_ns = deadline_ns;
     return 0;
-}
-
-int door_timerfd_drain(int fd)
-{
-    int error;
-    struct world_file *file = file_of_kind(fd, FILE_TIMER, &error);
-
-    if (!file)
-        return error;
-    if (file->deadline_ns > file->world->now_ns)
-        return -EAGAIN;
-    file->deadline_ns = PL_NEVER;
-    return sizeof(uint64_t);
 }
 
 int door_signalfd_set(int fd, const sigset_t *signals)
