@@ -1,5 +1,5 @@
-/* inbox.c: an actor for Redis channels: subscribes event-driven, then collects what is published.
- * */
+/* inbox.c: an actor for Redis channels: subscribes event-driven, then collects what is
+ * published. */
 #include "support/inbox.h"
 
 #include <stdio.h>

@@ -8,8 +8,8 @@
 
 #include "commpool/status.h"
 
-/* What more there is to say than a status and an errno can; it chooses the words of the sentence, and
- * nothing else. */
+/* What more there is to say than a status and an errno can; it chooses the words of the sentence,
+ * and nothing else. */
 enum pl_reason {
     PL_REASON_NONE,
     PL_REASON_DEADLINE,                 /* one of ours came, the kernel said nothing */

@@ -37,8 +37,8 @@ struct pl_thread {
     /* the thread's own */
     uint64_t id;                        /* never 0, never used again */
     uint64_t stamp_ns;
-    void *dispatching;                  /* the mux whose batch this thread is running, the innermost of
-                                         * several, or NULL */
+    void *dispatching;                  /* the mux whose batch this thread is running, the innermost
+                                         * of several, or NULL */
     void *callback;                     /* the connection whose event it is handling, or NULL */
     uint32_t loans;                     /* connections that it has through pool_communicate() */
     unsigned next_recent;

@@ -62,7 +62,7 @@ struct pool_mux {
     struct pl_list process_link;                        /* muxes.h */
     struct {
         struct pl_list posts; /* made by what runs in a batch, to run in the same one */
-        struct pool_mux *outer;                         /* the one in whose callback the batch runs */
+        struct pool_mux *outer; /* the one in whose callback the batch runs */
     } on_mux; /* the dispatching thread's alone */
     struct {
         pthread_mutex_t lock;
@@ -92,8 +92,8 @@ bool pl_mux_is_here(const struct pool_mux *mux);
 bool pl_mux_is_dispatching(const struct pool_mux *mux);
 
 void pl_mux_post(struct pool_mux *mux, struct pl_post *post);
-/* The same for the thread that runs a batch: no lock, no wake-up, and still in this batch, unless it
- * has been long already. */
+/* The same for the thread that runs a batch: no lock, no wake-up, and still in this batch, unless
+ * it has been long already. */
 void pl_mux_post_here(struct pool_mux *mux, struct pl_post *post);
 /* Runs what was posted here until now, for one owner or (NULL) for all; false: nothing was. */
 bool pl_mux_run_posted_here(struct pool_mux *mux, const void *owner);

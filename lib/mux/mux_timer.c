@@ -1,5 +1,5 @@
-/* mux_timer.c: the timers of a mux: the heap, its lock, and the kernel's one timer. The lock is held
- * in the functions whose names end in _locked, and in no callback.
+/* mux_timer.c: the timers of a mux: the heap, its lock, and the kernel's one timer. The lock is
+ * held in the functions whose names end in _locked, and in no callback.
  */
 #include "base/os.h"
 #include "mux/mux.h"

@@ -57,8 +57,8 @@ enum {
     PL_MARK_REUSED = 32,                        /* the connection had served before; no dirt */
     PL_MARK_READING = 64,                       /* a receiving operation is under way */
     PL_MARK_EVENTS = 128,                       /* it is driven by events; no dirt */
-    PL_MARK_EXPECTS = 256,                      /* a receiving operation would have waited for more, and
-                                                 * nothing has come since */
+    PL_MARK_EXPECTS = 256,                      /* a receiving operation would have waited for
+                                                 * more, and nothing has come since */
     PL_MARK_DIRT = PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING | PL_MARK_EXPECTS
 };
 
@@ -122,7 +122,7 @@ struct pl_connection {
     struct pl_dial *dial;               /* while it is being opened */
     struct pl_input *input;             /* bytes read ahead by recv_until; NULL until needed */
     struct pl_channel *_Atomic channel; /* event-driven use and actor; NULL until needed */
-    struct pl_loan_note *note;          /* where leaks are looked for; peer lock; NULL until needed */
+    struct pl_loan_note *note;          /* where leaks are looked for, else NULL; peer lock */
     void *_Atomic user;                 /* the program's own; set under the peer lock */
     void (*free_user)(void *user);
     struct pool_address *address;       /* detached: its own reference; else NULL */

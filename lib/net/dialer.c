@@ -61,7 +61,7 @@ static int set_demands(struct pl_dial *dial, int fd, int family)
         set_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
         error = pl_os->bind(fd, (struct sockaddr *)&local, size);
         if (error == -EADDRNOTAVAIL)
-            dial->reason = PL_REASON_BIND;      /* no port is asked for: it cannot mean a shortage */
+            dial->reason = PL_REASON_BIND; /* no port is asked for: it cannot mean a shortage */
     }
     return -error;
 }

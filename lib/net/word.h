@@ -3,8 +3,8 @@
  *   bits 0..3    state (enum pl_state)
  *   bit  4       listed: it stands in its peer's list of idle connections (a hint, never a right)
  *   bits 5..14   pins: operations that are under way on it
- *   bit  15      touched: there was one since the bit was last cleared, so what it left behind must be
- *                looked at before the connection goes to somebody else
+ *   bit  15      touched: there was one since the bit was last cleared, so what it left behind must
+ *                be looked at before the connection goes to somebody else
  *   bits 16..63  serial: one more each time somebody is given the connection; a handle is good for
  *                one serial
  *

@@ -1,5 +1,5 @@
-/* backoff.c: see backoff.h. A peer that has failed is kept until its failures are forgotten, so that
- * callers who come one after the other meet the same pause.
+/* backoff.c: see backoff.h. A peer that has failed is kept until its failures are forgotten, so
+ * that callers who come one after the other meet the same pause.
  */
 #include "pool/backoff.h"
 

@@ -7,8 +7,8 @@
 
 #include "pool/peer.h"
 
-/* A dial that was begun at `begun_ns` came to nothing, or to a connection. Mux thread; no lock held.
- */
+/* A dial that was begun at `begun_ns` came to nothing, or to a connection. Mux thread; no lock
+ * held. */
 void pl_backoff_fail(struct pl_peer *peer, uint64_t begun_ns, const struct pl_failure *failure);
 void pl_backoff_succeed(struct pl_peer *peer);
 

@@ -178,7 +178,7 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
         borrow->failure = pl_failure_because(answer ? PL_REASON_PREPARE : PL_REASON_UNCLEAN,
                                              POOL_PHASE_SETUP, answer);
     borrow->failure.phase = POOL_PHASE_SETUP;
-    if (borrow->failure.status)         /* whoever gives a copy back from here on gives back a failure */
+    if (borrow->failure.status) /* whoever gives a copy back from here on gives back a failure */
         pl_set(connection->lease.marks, PL_MARK_FAILED);
     else
         pl_set(connection->is_prepared, true);

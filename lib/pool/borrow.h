@@ -40,8 +40,8 @@ bool pl_borrow_warm(struct pool *pool, const char *address, const struct pool_ca
 enum pool_status pl_borrow_begin(struct pl_borrow *borrow) PL_MUST_USE;
 /* The caller's peer, entered; by the target, by memory, or by the text. */
 enum pool_status pl_borrow_find_peer(struct pl_borrow *borrow) PL_MUST_USE;
-/* Did it get what it may use? Looks at one that was not opened for it; false: it was no good, and is
- * dealt with. */
+/* Did it get what it may use? Looks at one that was not opened for it; false: it was no good, and
+ * is dealt with. */
 bool pl_borrow_is_fit(struct pl_borrow *borrow, struct pl_connection *connection) PL_MUST_USE;
 /* Begins the loan: the deadline, and `prepare` on a connection that is new. False:
  * borrow->failure. */
@@ -56,7 +56,8 @@ void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *con
  * handle has ended the loan, or ends it now. */
 bool pl_give_back_claim(struct pl_connection *connection, uint64_t serial) PL_MUST_USE;
 
-/* Why a connection that comes back may not be lent again (enum pool_close_reason); below 0: it may. */
+/* Why a connection that comes back may not be lent again (enum pool_close_reason); below 0: it
+ * may. */
 int pl_give_back_unfitness(struct pl_connection *connection, uint64_t now_ns);
 
 /* A call with a ticket is over, and can be canceled no more: answers its status, or that it was

@@ -63,8 +63,8 @@ static enum pool_status make_bare(struct pl_connection *connection)
     return disarm(connection);
 }
 
-/* What was ended is of no use outside, and whoever ends it may still have his pin; what pool_write()
- * queued could not leave any more. */
+/* What was ended is of no use outside, and whoever ends it may still have his pin; what
+ * pool_write() queued could not leave any more. */
 static enum pool_status claim_as(struct pl_connection *connection, bool is_bare)
 {
     bool is_mine = claim(connection);

@@ -1,7 +1,7 @@
 /* events.c: a queue of copies of events and log lines. Whoever finds nobody telling tells
- * everything; what is noted on the mux's thread is told at the end of the batch. Without an observer
- * nothing is queued. When there is no memory for a copy, it is left out: observing must not make
- * anything fail.
+ * everything; what is noted on the mux's thread is told at the end of the batch. Without an
+ * observer nothing is queued. When there is no memory for a copy, it is left out: observing must
+ * not make anything fail.
  */
 #include "pool/events.h"
 

@@ -147,7 +147,8 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
     pool = peer->pool;
     pl_pool_ref(pool);
     pl_event_returned(pool, connection);
-    is_by_events = pl_get(connection->lease.marks) & PL_MARK_EVENTS; /* it may have begun meanwhile */
+    /* It may have begun meanwhile. */
+    is_by_events = pl_get(connection->lease.marks) & PL_MARK_EVENTS;
     reason = pl_give_back_unfitness(connection, is_discarded ? 0 : pl_os->coarse_ns());
     if (is_discarded && reason < 0)
         reason = POOL_CLOSE_DIRTY;
@@ -208,8 +209,8 @@ enum pool_status pool_return(struct pool_conn *conn)
     *conn = (struct pool_conn){ 0 };
     if (PL_UNLIKELY(pl_get(connection->lease.holder)))
         pl_set(connection->lease.holder, 0);
-    /* What operations left behind is read after the bit was cleared: one that comes meanwhile sets it
-     * again, and the swap below fails. */
+    /* What operations left behind is read after the bit was cleared: one that comes meanwhile sets
+     * it again, and the swap below fails. */
     if ((word & PL_TOUCHED) && pl_word_become(&connection->word, word, word & ~PL_TOUCHED))
         word &= ~PL_TOUCHED;
     peer = pl_get(connection->peer);

@@ -1,6 +1,6 @@
 /* leak.h: loans that last suspiciously long. With leak_ms each loan is noted at its connection, and
- * the sweep reports every one that is older, once. Without it nothing is noted and nothing is looked
- * for.
+ * the sweep reports every one that is older, once. Without it nothing is noted and nothing is
+ * looked for.
  */
 #ifndef PL_POOL_LEAK_H
 #define PL_POOL_LEAK_H

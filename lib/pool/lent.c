@@ -265,8 +265,8 @@ static void let_go(struct pl_channel *channel, int reason)
 
     if (reason < 0 && pl_buffer_size(&channel->out))
         reason = POOL_CLOSE_DIRTY;
-    /* Operations may have gone on when it was returned. One that still does ends it; what the others
-     * left behind is known now, and no other one can begin. */
+    /* Operations may have gone on when it was returned. One that still does ends it; what the
+     * others left behind is known now, and no other one can begin. */
     if (reason < 0 && pl_word_pins(atomic_load(&connection->word)))
         reason = POOL_CLOSE_DIRTY;
     if (reason < 0)

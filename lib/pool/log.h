@@ -1,6 +1,6 @@
-/* log.h: the lines that a pool writes to on_log: what an operator wants to know and no status tells.
- * Writing one only queues it, like an event; it is told when no lock is held. Without on_log they
- * cost one look at an option.
+/* log.h: the lines that a pool writes to on_log: what an operator wants to know and no status
+ * tells. Writing one only queues it, like an event; it is told when no lock is held. Without on_log
+ * they cost one look at an option.
  */
 #ifndef PL_POOL_LOG_H
 #define PL_POOL_LOG_H

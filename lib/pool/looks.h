@@ -1,5 +1,5 @@
-/* looks.h: what is looked at before a connection is lent: is the number still our socket, is it alive,
- * is it silent, is it young enough. Inline where the warm path goes.
+/* looks.h: what is looked at before a connection is lent: is the number still our socket, is it
+ * alive, is it silent, is it young enough. Inline where the warm path goes.
  */
 #ifndef PL_POOL_LOOKS_H
 #define PL_POOL_LOOKS_H

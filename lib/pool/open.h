@@ -14,8 +14,8 @@ void pl_open_finish(struct pl_connection *connection, const struct pl_failure *f
 /* What every connection is given when it is connected: age, uses, whether it must be prepared. */
 void pl_open_note_birth(struct pl_connection *connection, uint64_t now_ns);
 
-/* A share of the caps, by evicting if need be; false: *is_reserved says whether descriptors that are
- * kept for the program are what is missing. */
+/* A share of the caps, by evicting if need be; false: *is_reserved says whether descriptors that
+ * are kept for the program are what is missing. */
 bool pl_open_take_share(struct pool *pool, bool *is_reserved) PL_MUST_USE;
 
 /* Ends the opening of one, and tells who waited for it. Mux thread. */

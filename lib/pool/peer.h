@@ -37,9 +37,9 @@ enum {
 
 enum pl_waiter_state { PL_WAITER_QUEUED, PL_WAITER_SERVED, PL_WAITER_FAILED };
 
-/* A caller who waits; lives on its stack, or in its request (request.c). Under the peer lock while it
- * is queued; whoever takes it off the list fills in the outcome in the same step, and then wakes the
- * thread or posts. */
+/* A caller who waits; lives on its stack, or in its request (request.c). Under the peer lock while
+ * it is queued; whoever takes it off the list fills in the outcome in the same step, and then wakes
+ * the thread or posts. */
 struct pl_waiter {
     struct pl_list link;
     struct pl_thread *thread; /* NULL: an asynchronous one */

@@ -1,9 +1,9 @@
 /* request.c: see request.h.
  *
- * Until its post runs, a request belongs to whoever holds the other end: the peer's queue, a worker,
- * or the call that starts it. Each of them posts it exactly once; from then on it is the mux
- * thread's, which alone may free it. `pool->undelivered` counts requests from before their pool was
- * found open until on_lent came back, so that the pool's end can wait for the last of them.
+ * Until its post runs, a request belongs to whoever holds the other end: the peer's queue, a
+ * worker, or the call that starts it. Each of them posts it exactly once; from then on it is the
+ * mux thread's, which alone may free it. `pool->undelivered` counts requests from before their pool
+ * was found open until on_lent came back, so that the pool's end can wait for the last of them.
  */
 #include "pool/request.h"
 
@@ -388,8 +388,8 @@ static enum pool_status equip(struct pl_request *request, struct pool_ticket **t
     return status;
 }
 
-/* Serves it, queues it, or fails it; whatever it is, the mux will tell. False: it may not queue, and
- * the caller is told why. */
+/* Serves it, queues it, or fails it; whatever it is, the mux will tell. False: it may not queue,
+ * and the caller is told why. */
 static enum pool_status place(struct pl_request *request)
 {
     struct pl_borrow *borrow = &request->borrow;

@@ -32,8 +32,8 @@ bool pl_retry_begin(struct pl_retry *retry, const struct pool_call *call) PL_MUS
 bool pl_retry_wants(struct pl_retry *retry, struct pl_borrow *borrow,
                     const struct pl_attempt *attempt) PL_MUST_USE;
 
-/* The last attempt is made; answers how the call ended. When it failed, the caller is told; from now
- * on the borrow tells him itself again. */
+/* The last attempt is made; answers how the call ended. When it failed, the caller is told; from
+ * now on the borrow tells him itself again. */
 enum pool_status pl_retry_end(struct pl_retry *retry, struct pl_borrow *borrow,
                               enum pool_status status);
 

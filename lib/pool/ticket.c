@@ -1,5 +1,5 @@
-/* ticket.c: see ticket.h. Canceling never waits: a call that waits is failed where it stands, one that
- * has a connection finds it shut down, and one between the two sees the mark at its next step.
+/* ticket.c: see ticket.h. Canceling never waits: a call that waits is failed where it stands, one
+ * that has a connection finds it shut down, and one between the two sees the mark at its next step.
  */
 #include "pool/ticket.h"
 
@@ -121,8 +121,8 @@ bool pl_ticket_end(struct pool_ticket *ticket)
     return move_on(ticket, (struct pool_conn){ 0 }, true);
 }
 
-/* Ends the loan that the call has, which is pinned then, to be let go of when no lock is held. NULL: it
- * has ended by itself. One that left the pool is not the call's any more. */
+/* Ends the loan that the call has, which is pinned then, to be let go of when no lock is held.
+ * NULL: it has ended by itself. One that left the pool is not the call's any more. */
 static struct pl_connection *end_loan(const struct pool_conn *conn)
 {
     struct pl_connection *connection = pl_conn_enter(conn);

@@ -10,7 +10,7 @@
 
 struct pool_ticket {
     _Atomic uint32_t refs; /* the program's, the call's */
-    uint32_t forks;                     /* pl_forks where it was made: elsewhere it is the parent's */
+    uint32_t forks; /* pl_forks where it was made: elsewhere it is the parent's */
     pthread_mutex_t lock;
     bool is_canceled, is_over;
     struct pl_peer *peer; /* while the call waits there; the call has entered it */
@@ -28,8 +28,8 @@ enum pool_status pl_ticket_make(struct pool_ticket **ticket,
                                 struct pool_ticket **given) PL_MUST_USE;
 void pl_ticket_unref(struct pool_ticket *ticket);
 
-/* The call is about to queue at a peer that it has entered: holds the ticket, so that canceling comes
- * before or after that step. False: it was canceled, and the ticket is not held. */
+/* The call is about to queue at a peer that it has entered: holds the ticket, so that canceling
+ * comes before or after that step. False: it was canceled, and the ticket is not held. */
 bool pl_ticket_hold(struct pool_ticket *ticket, struct pl_peer *peer,
                     struct pl_waiter *waiter) PL_MUST_USE;
 void pl_ticket_release(struct pool_ticket *ticket);

@@ -1,5 +1,5 @@
-/* wait.c: see wait.h. Whoever returns a connection looks at the hint after its swap; who waits looks at
- * the idle ones after the hint: no wake-up is lost.
+/* wait.c: see wait.h. Whoever returns a connection looks at the hint after its swap; who waits
+ * looks at the idle ones after the hint: no wake-up is lost.
  */
 #include "pool/wait.h"
 
@@ -95,7 +95,8 @@ static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
     } while (!has_ended);
 }
 
-/* May this caller take what is idle? Where nobody waits for it, nobody is passed. Peer lock held. */
+/* May this caller take what is idle? Where nobody waits for it, nobody is passed. Peer lock
+ * held. */
 static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
 {
     const struct pl_waiter *first = pl_waiter_first(borrow->peer, false);
@@ -148,8 +149,8 @@ static bool is_place_left(struct pl_peer *peer, const struct pool_options *optio
     return !peer->shared.is_wanting && peer->shared.waiting < coming;
 }
 
-/* May this caller queue? Where a refusal is more than its status, borrow->failure says it. Peer lock
- * held. */
+/* May this caller queue? Where a refusal is more than its status, borrow->failure says it. Peer
+ * lock held. */
 static enum pool_status may_queue(struct pl_borrow *borrow, const struct pl_waiter *waiter)
 {
     struct pl_peer *peer = borrow->peer;

@@ -1,5 +1,5 @@
-/* wait.h: how a caller comes to a connection that it must wait for: the queue of its peer. A blocking
- * caller waits in its thread's cell; an asynchronous one (request.c) is told on the mux.
+/* wait.h: how a caller comes to a connection that it must wait for: the queue of its peer. A
+ * blocking caller waits in its thread's cell; an asynchronous one (request.c) is told on the mux.
  */
 #ifndef PL_POOL_WAIT_H
 #define PL_POOL_WAIT_H

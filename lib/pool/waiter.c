@@ -59,8 +59,8 @@ static void tell_waiter(struct pl_peer *peer, struct pl_waiter *waiter)
         pl_mux_post(peer->pool->mux, waiter->post);
 }
 
-/* A waiter that was told to look for itself leaves without having looked: what it was told of is the
- * next one's to find. */
+/* A waiter that was told to look for itself leaves without having looked: what it was told of is
+ * the next one's to find. */
 static void pass_call_on(struct pl_peer *peer, const struct pl_waiter *waiter)
 {
     struct pl_waiter *next = waiter->is_woken ? pl_waiter_next_untold(peer) : NULL;

@@ -19,8 +19,8 @@ struct pl_waiter *pl_waiter_first(struct pl_peer *peer, bool is_new);
  * itself; NULL: all were. */
 struct pl_waiter *pl_waiter_next_untold(struct pl_peer *peer);
 
-/* It gets the connection, which is LENT. Answers whose thread is to be woken; NULL: it is told on the
- * mux. */
+/* It gets the connection, which is LENT. Answers whose thread is to be woken; NULL: it is told on
+ * the mux. */
 struct pl_thread *pl_waiter_serve(struct pl_peer *peer, struct pl_waiter *waiter,
                                   struct pl_connection *connection);
 
@@ -39,7 +39,8 @@ bool pl_peer_has_waiters(struct pl_peer *peer);
 bool pl_peer_has_patient(struct pl_peer *peer);
 
 /* Is a connection to be closed, so that one can be opened in its place? Somebody wants a fresh one,
- * the peer may have no more, and none is on its way. `taker` would else get it, or nobody (NULL). */
+ * the peer may have no more, and none is on its way. `taker` would else get it, or nobody
+ * (NULL). */
 bool pl_waiter_wants_place(struct pl_peer *peer, const struct pl_waiter *taker);
 
 #endif

@@ -1,5 +1,5 @@
-/* worker.c: see worker.h. A worker that finds no job ends; whoever needs its place next, or the pool's
- * end, joins it.
+/* worker.c: see worker.h. A worker that finds no job ends; whoever needs its place next, or the
+ * pool's end, joins it.
  */
 #include "pool/worker.h"
 

@@ -1,6 +1,6 @@
-/* worker.h: threads that run `prepare`, which may block, for connections that no blocking caller waits
- * for. They are started when there is work and end when there is none: an idle pool has no threads but
- * its mux's.
+/* worker.h: threads that run `prepare`, which may block, for connections that no blocking caller
+ * waits for. They are started when there is work and end when there is none: an idle pool has no
+ * threads but its mux's.
  */
 #ifndef PL_POOL_WORKER_H
 #define PL_POOL_WORKER_H

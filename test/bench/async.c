@@ -1,8 +1,9 @@
 /* async.c: what asynchronous borrowing costs, and what waiting costs.
  *
  * async: from pool_communicate_async() to on_lent and back, warm, one after the other on the mux
- * thread. async-cross: the same started from another thread, which is told back by an eventfd; beside
- * it two threads that hand a bare eventfd to and fro. waiters: more threads than connections.
+ * thread. async-cross: the same started from another thread, which is told back by an eventfd;
+ * beside it two threads that hand a bare eventfd to and fro. waiters: more threads than
+ * connections.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -286,8 +287,8 @@ static void crowd_join(struct crowd *crowd, pthread_t *threads)
 
 /* Wall time for each borrow and return of all threads together. There is no limit: the best pool of
  * another world is measured at 52 to 58 ns where threads that find nothing spin in user space; ours
- * sleep, and a sleep and a wake-up cost what the kernel and the machine make of them. How often that
- * is needed is the next figure. */
+ * sleep, and a sleep and a wake-up cost what the kernel and the machine make of them. How often
+ * that is needed is the next figure. */
 void figure_waiters(const char *name)
 {
     struct crowd crowd = { .is_over = false };

@@ -2,8 +2,8 @@
  *
  * It prints one line a figure, with tabs between: name, ours, the reference, ours / reference, the
  * limit; "-" where there is none. Times are nanoseconds. The limit is on the ratio where there is
- * one, else on ours. What the columns are and other notes go to stderr. The exit status is 0 when every figure could be measured,
- * whatever came out.
+ * one, else on ours. What the columns are and other notes go to stderr. The exit status is 0 when
+ * every figure could be measured, whatever came out.
  */
 #include <signal.h>
 #include <stdio.h>

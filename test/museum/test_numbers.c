@@ -238,8 +238,8 @@ Test(museum_numbers, haproxy_b5b40a984_unix_destination_in_the_key)
     peer_stop(second);
 }
 
-/* HAProxy 852234848: alignment left the low bits of the hash zero, and so most of the table unused.
- * */
+/* HAProxy 852234848: alignment left the low bits of the hash zero, and so most of the table
+ * unused. */
 Test(museum_numbers, haproxy_852234848_low_bits_of_the_hash)
 {
     unsigned buckets[64] = { 0 }, most = 0;

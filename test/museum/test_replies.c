@@ -236,8 +236,8 @@ Test(museum_replies, go_unsolicited_response_on_an_idle_connection)
     peer_stop(peer);
 }
 
-/* ClickHouse #110402: data together with an end must not look like either alone, nor like health.
- * */
+/* ClickHouse #110402: data together with an end must not look like either alone, nor like
+ * health. */
 Test(museum_replies, clickhouse_110402_data_and_end_together)
 {
     struct peer *peer = PEER();

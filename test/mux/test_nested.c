@@ -1,4 +1,5 @@
-/* test_nested.c: a callback of one mux may run a batch of another; this thread then is inside both. */
+/* test_nested.c: a callback of one mux may run a batch of another; this thread then is inside
+ * both. */
 #include <criterion/criterion.h>
 
 #include "commpool/mux.h"

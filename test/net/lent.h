@@ -21,7 +21,8 @@ struct pl_failure failure_of(struct pl_connection *connection);
 void make_lazy(struct pl_os *os);
 unsigned any_of(unsigned count); /* the same numbers in each run */
 
-/* The bounds of every connection made here from now on; those of the library's defaults at first. */
+/* The bounds of every connection made here from now on; those of the library's defaults at
+ * first. */
 extern struct pl_limits lent_limits;
 
 #endif

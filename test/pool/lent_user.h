@@ -1,5 +1,5 @@
-/* lent_user.h: a loan in event-driven use, and all that its watcher heard. Tests of the loan's events
- * and of its end share it. */
+/* lent_user.h: a loan in event-driven use, and all that its watcher heard. Tests of the loan's
+ * events and of its end share it. */
 #ifndef TEST_POOL_LENT_USER_H
 #define TEST_POOL_LENT_USER_H
 

@@ -1,5 +1,5 @@
-/* test_called.c: a waiter who is told to look, and comes late or not at all, keeps nobody else waiting
- * beside a connection that is idle. */
+/* test_called.c: a waiter who is told to look, and comes late or not at all, keeps nobody else
+ * waiting beside a connection that is idle. */
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <sched.h>

@@ -1,6 +1,6 @@
 /* test_fork.c: in a child of fork() the parent's pools are refused, its sockets untouched, and its
- * descriptors closed by destroy; the child makes pools of its own. Where it forks, from a callback or
- * beside other threads, makes no difference. */
+ * descriptors closed by destroy; the child makes pools of its own. Where it forks, from a callback
+ * or beside other threads, makes no difference. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
-/* test_fork_callbacks.c: a callback may fork and come back in the child. The call, or the batch, that
- * it runs in ends there with POOL_E_FORKED, without a step on anything of the parent's; the parent
- * goes on. Each callback is tried on a mux with a thread of its own and on one that the program
- * dispatches. */
+/* test_fork_callbacks.c: a callback may fork and come back in the child. The call, or the batch,
+ * that it runs in ends there with POOL_E_FORKED, without a step on anything of the parent's; the
+ * parent goes on. Each callback is tried on a mux with a thread of its own and on one that the
+ * program dispatches. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -309,7 +309,8 @@ static void *work(void *unused)
     return NULL;
 }
 
-/* Without a peer, a share of the cap, or a descriptor, until the callback was asked and has forked. */
+/* Without a peer, a share of the cap, or a descriptor, until the callback was asked and has
+ * forked. */
 static void make_short(enum place place)
 {
     if (place == IN_ERROR)

@@ -1,5 +1,5 @@
-/* test_fresh.c: which connection a call gets, as its flags and the pool's order have it: a fresh one,
- * none that must be waited for, the one returned last or first. */
+/* test_fresh.c: which connection a call gets, as its flags and the pool's order have it: a fresh
+ * one, none that must be waited for, the one returned last or first. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* test_home.c: where waiting would wait for itself, a call says so, wherever on that thread it was made;
- * and what it began and could not finish is not left to the next borrower. */
+/* test_home.c: where waiting would wait for itself, a call says so, wherever on that thread it was
+ * made; and what it began and could not finish is not left to the next borrower. */
 #include <criterion/criterion.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -49,7 +49,8 @@ static void await_bytes(struct pool_conn *conn)
     cr_assert_eq(poll(&polled, 1, VERBS_SOON), 1);
 }
 
-/* True: the answer came in two parts, the first of them was received, and the connection was kept. */
+/* True: the answer came in two parts, the first of them was received, and the connection was
+ * kept. */
 static bool is_kept_after_half(enum receiver how, bool is_rest_read)
 {
     struct peer *peer = PEER(.behave = PEER_SILENT);

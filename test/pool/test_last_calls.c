@@ -1,5 +1,5 @@
-/* test_last_calls.c: what a pool tells when a connection or the pool itself ends: everything, once, and
- * nothing after its end. */
+/* test_last_calls.c: what a pool tells when a connection or the pool itself ends: everything, once,
+ * and nothing after its end. */
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -126,7 +126,8 @@ Test(last_calls, the_pools_end_waits_for_one_that_another_thread_is_about_to_cau
     peer_stop(peer);
 }
 
-/* The pool ends while a borrower looks at what is there for the actor, who has had his last call then. */
+/* The pool ends while a borrower looks at what is there for the actor, who has had his last call
+ * then. */
 Test(last_calls, a_borrower_who_meets_an_actors_data_after_the_end_reaches_no_actor)
 {
     static struct ending ending;

@@ -1,5 +1,5 @@
-/* test_lent_copies.c: a loan to event-driven code is returned while another thread operates on a copy of
- * its handle: what that operation leaves behind reaches nobody. */
+/* test_lent_copies.c: a loan to event-driven code is returned while another thread operates on a
+ * copy of its handle: what that operation leaves behind reaches nobody. */
 #include <criterion/criterion.h>
 #include <stdatomic.h>
 

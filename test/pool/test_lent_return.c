@@ -163,8 +163,8 @@ Test(lent_return, by_another_thread_while_the_mux_looks_at_it_keeps_it_warm)
     lent_end(user, peer);
 }
 
-/* The mux's interest in the socket outlives the loan by one event, at which it must not touch what a
- * thread has by then. */
+/* The mux's interest in the socket outlives the loan by one event, at which it must not touch what
+ * a thread has by then. */
 Test(lent_return, leaves_a_blocking_borrower_in_peace)
 {
     struct peer *peer = PEER();

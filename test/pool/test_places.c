@@ -1,5 +1,5 @@
-/* test_places.c: what an address asks of its sockets (bind=, dscp=, family=), seen at both ends of a
- * borrowed connection. How such texts are read is in test_address.c. */
+/* test_places.c: what an address asks of its sockets (bind=, dscp=, family=), seen at both ends of
+ * a borrowed connection. How such texts are read is in test_address.c. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <net/if.h>

@@ -1,5 +1,5 @@
-/* test_release.c: connections that leave the pool as bare descriptors: what is given away is a plain
- * socket, ours, with nothing left behind. */
+/* test_release.c: connections that leave the pool as bare descriptors: what is given away is a
+ * plain socket, ours, with nothing left behind. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* test_room.c: when descriptors, ports or a cap run out, the least recently used idle connection of
- * anybody on the mux makes room; when nothing is idle, whoever needs room waits, and burns nothing.
- * */
+ * anybody on the mux makes room; when nothing is idle, whoever needs room waits, and burns
+ * nothing. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <netinet/in.h>

@@ -1,5 +1,5 @@
-/* test_shares.c: what comes free reaches whoever can use it, at once; and who waits for room in one pool
- * is no matter of another's. test_room.c has how room is made. */
+/* test_shares.c: what comes free reaches whoever can use it, at once; and who waits for room in one
+ * pool is no matter of another's. test_room.c has how room is made. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <poll.h>
@@ -33,8 +33,8 @@ Test(pool_shares, one_that_comes_free_while_the_program_is_asked_is_found)
     peer_stop(peer);
 }
 
-/* The first in the queue is a peer for which a connection is on its way: the one who waited for a second
- * one has left. */
+/* The first in the queue is a peer for which a connection is on its way: the one who waited for a
+ * second one has left. */
 Test(pool_shares, one_that_the_first_in_the_queue_does_not_need_is_the_nexts)
 {
     struct peer *peer = PEER(.every_loopback = true, .own_process = true);

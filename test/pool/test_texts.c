@@ -1,5 +1,5 @@
-/* test_texts.c: what a failure says to a person: the sentence is about what the program did, and has
- * a hint where one helps. Statuses and causes are other tests'. */
+/* test_texts.c: what a failure says to a person: the sentence is about what the program did, and
+ * has a hint where one helps. Statuses and causes are other tests'. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* test_turns.c: what a hook or an actor asked for ends with its turn: its watch, its bounds, its "ready",
- * and its claim to a number that is another socket's by now. */
+/* test_turns.c: what a hook or an actor asked for ends with its turn: its watch, its bounds, its
+ * "ready", and its claim to a number that is another socket's by now. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <poll.h>

@@ -1,5 +1,5 @@
-/* schedule.c: see schedule.h. A thread runs while it has the seat; whoever wants it stands in a list.
- * Seats of threads that end are given up by a thread-specific key's destructor. */
+/* schedule.c: see schedule.h. A thread runs while it has the seat; whoever wants it stands in a
+ * list. Seats of threads that end are given up by a thread-specific key's destructor. */
 #include "schedule/schedule.h"
 
 #include <pthread.h>

@@ -1,5 +1,5 @@
-/* schedule.h: a schedule of threads by chance and seed: of all threads that could run, one does, and
- * at each of the library's locks and atomic operations (points.h) chance decides whether it is
+/* schedule.h: a schedule of threads by chance and seed: of all threads that could run, one does,
+ * and at each of the library's locks and atomic operations (points.h) chance decides whether it is
  * another one's turn.
  *
  * It finds what a free-running machine meets once in a million runs, for a switch costs it nothing
@@ -11,7 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* From here on, on average one point of `spacing` is a switch. Puts a door in front of the kernel. */
+/* From here on, on average one point of `spacing` is a switch. Puts a door in front of the
+ * kernel. */
 void schedule_begin(uint64_t seed, unsigned spacing);
 void schedule_end(void);
 
@@ -22,7 +23,8 @@ uint64_t schedule_switches(void);
 typedef void schedule_fn(unsigned index, void *argument);
 void schedule_run(unsigned count, schedule_fn *fn, void *argument);
 
-/* A moment at which another thread may run; every lock and atomic operation of the library is one. */
+/* A moment at which another thread may run; every lock and atomic operation of the library is
+ * one. */
 void schedule_point(void);
 
 /* The same where this thread cannot go on: for a lock that another one has. */

@@ -3,8 +3,8 @@
  * others borrow, wait, connect, cancel, hear and are called back.
  *
  * Whatever the schedule: every call ends once, with what its comment promises; nothing is called
- * after pool_destroy() came back, unless it was called from where callbacks run; and nothing is left,
- * no descriptor and no byte.
+ * after pool_destroy() came back, unless it was called from where callbacks run; and nothing is
+ * left, no descriptor and no byte.
  *
  *     schedule_destroy [seed [rounds]]     the seed that a failure names repeats it, nearly always */
 #include <errno.h>

@@ -265,8 +265,8 @@ Test(actor, with_half_a_message_leaves_others_a_connection_of_their_own)
     peer_stop(peer);
 }
 
-/* An actor that wrote something which is answered says LATER, and ready when the answer is there.
- * */
+/* An actor that wrote something which is answered says LATER, and ready when the answer is
+ * there. */
 struct dialogue {
     atomic_uint asked, answered;
     bool from_outside;

@@ -287,8 +287,8 @@ Test(main_job, a_child_inherits_no_descriptor_of_the_pool)
     peer_stop(hung);
 }
 
-/* Non-blocking all but the connected streams, on which the borrower's thread waits in the kernel.
- * */
+/* Non-blocking all but the connected streams, on which the borrower's thread waits in the
+ * kernel. */
 Test(main_job, every_descriptor_is_close_on_exec_and_only_streams_block)
 {
     static char link[64], name[128];

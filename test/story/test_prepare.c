@@ -86,8 +86,8 @@ Test(prepare, and_the_peers_end_are_told_as_they_are)
     peer_stop(peer);
 }
 
-/* The mux's own thread must not run it: there a connection that is not prepared is as good as none.
- * */
+/* The mux's own thread must not run it: there a connection that is not prepared is as good as
+ * none. */
 Test(prepare, never_runs_on_the_mux_thread)
 {
     struct preparing preparing = { .says = "AUTH" };

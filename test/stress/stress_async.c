@@ -1,13 +1,13 @@
 /* stress_async.c: threads that block and event-driven code, all over the same few connections.
  *
- * Threads borrow and block, start asynchronous calls, cancel them at random moments, take over loans
- * that the mux hands them; on the mux thread calls are started from callbacks, connections are used
- * by events, handed on, returned and thrown away. At the end the pool is destroyed with all that is
- * still out.
+ * Threads borrow and block, start asynchronous calls, cancel them at random moments, take over
+ * loans that the mux hands them; on the mux thread calls are started from callbacks, connections
+ * are used by events, handed on, returned and thrown away. At the end the pool is destroyed with
+ * all that is still out.
  *
  * What must hold: every call that started is told exactly once, with an answer that fits; canceled
- * only if a cancel said so, and when one did, canceled or lent before; no connection is lent twice at
- * once; no reply is another's; the gauges of every snapshot add up, and nothing is left. */
+ * only if a cancel said so, and when one did, canceled or lent before; no connection is lent twice
+ * at once; no reply is another's; the gauges of every snapshot add up, and nothing is left. */
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>

@@ -1,9 +1,10 @@
-/* stress_copies.c: copies of handles that are used while those who have the connection let go of it.
+/* stress_copies.c: copies of handles that are used while those who have the connection let go of
+ * it.
  *
  * What must hold: an operation on a copy that came too late is told so, and whatever it left behind
- * reaches nobody; a connection whose `prepare` failed is lent to nobody, whoever gave it back meanwhile;
- * "ready" may be said at any moment of the hook and after it; and an actor's data may meet a borrower
- * and the pool's end at once. */
+ * reaches nobody; a connection whose `prepare` failed is lent to nobody, whoever gave it back
+ * meanwhile; "ready" may be said at any moment of the hook and after it; and an actor's data may
+ * meet a borrower and the pool's end at once. */
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -15,8 +16,8 @@
 #define SPIN 300u
 #define PATIENCE 2000u /* turns of waiting before the processor is given away */
 
-/* What the one thread hands to the other, again and again, in three turns: the copy is there, it was
- * taken, it was used. */
+/* What the one thread hands to the other, again and again, in three turns: the copy is there, it
+ * was taken, it was used. */
 enum { USED, THERE, TAKEN, TURNS };
 static struct pool_conn copy;
 static _Atomic unsigned turn; /* counts on; modulo TURNS it is one of the above */

@@ -1,9 +1,10 @@
-/* stress_fork.c: threads talk through pools, wait, dial, and end pools, while children are forked at
- * any moment by several of them at once.
+/* stress_fork.c: threads talk through pools, wait, dial, and end pools, while children are forked
+ * at any moment by several of them at once.
  *
- * What must hold: every answer in the parent is its asker's own, whatever the children do; a child is
- * refused the parent's pools and handles, may destroy them, makes pools of its own and talks, forks
- * again, executes another program, or just leaves; none hangs, and each ends as it means to. */
+ * What must hold: every answer in the parent is its asker's own, whatever the children do; a child
+ * is refused the parent's pools and handles, may destroy them, makes pools of its own and talks,
+ * forks again, executes another program, or just leaves; none hangs, and each ends as it means
+ * to. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
