@@ -1,8 +1,7 @@
-/* identity.c: descriptors that other code closed or replaced, room asked for by the program, and
- * targets. */
+/* identity.c: descriptors that other code closed or replaced, and room asked for by the program. */
 #include "base/os.h"
 #include "pool/events.h"
-#include "pool/orders.h"
+#include "pool/pool.h"
 
 /* Ours to look at, whoever has it: idle it is taken, held it is pinned, for a moment and under its
  * peer's lock, where whoever takes it out of the pool looks for pins. */
@@ -100,44 +99,4 @@ int pool_remove_some_connection(struct pool *pool)
     pl_events_tell(pool);
     pl_pool_leave(pool);
     return is_removed;
-}
-
-/* ---- targets */
-
-enum pool_status pool_target_get(struct pool *pool, const char *address, struct pool_target **got)
-{
-    struct pool_target *target;
-    enum pool_status status;
-
-    if (!got)
-        return POOL_E_ARGUMENT;
-    *got = NULL;
-    if (!pool || !address)
-        return POOL_E_ARGUMENT;
-    if (!pl_pool_enter(pool))
-        return pl_pool_refusal(pool);
-    target = pl_zalloc(sizeof(*target));
-    status = target ? pl_orders_refusal(pool) : POOL_E_MEMORY;
-    if (!status)
-        status = pl_pool_find_peer(pool, address, &target->peer, NULL);
-    if (status) {
-        pl_os->free(target);
-        pl_pool_leave(pool);
-        return status;
-    }
-    target->pool = pool;                /* and the reference that was entered */
-    *got = target;
-    return POOL_OK;
-}
-
-void pool_target_free(struct pool_target *target)
-{
-    struct pool *pool;
-
-    if (!target)
-        return;
-    pool = target->pool;
-    pl_peer_leave(target->peer);        /* in a child it does nothing */
-    pl_pool_leave(pool);
-    pl_os->free(target);
 }
