@@ -14,47 +14,7 @@
 #include "pool/open.h"
 #include "pool/pool.h"
 
-#define READ_SIZE 16384
-#define READS_PER_EVENT 16
-
-/* ---- life */
-
-static void on_ready_post(struct pl_post *post);
-static void on_hear_post(struct pl_post *post);
-static void on_end_post(struct pl_post *post);
-
-enum pool_status pl_channel_refusal(const struct pool *pool)
-{
-    return atomic_load(&pool->state) == PL_POOL_DESTROYED ? POOL_E_CLOSING : POOL_E_MEMORY;
-}
-
-struct pl_channel *pl_channel_make(struct pl_connection *connection)
-{
-    struct pool *pool = connection->peer->pool;
-    struct pl_channel *channel = pl_channel_of(connection);
-
-    if (channel)
-        return channel;
-    /* Counted first: the pool's end finds it, or has begun before we look. */
-    atomic_fetch_add(&pool->channels, 1);
-    channel = atomic_load(&pool->state) == PL_POOL_DESTROYED ? NULL : pl_zalloc(sizeof(*channel));
-    if (!channel) {
-        atomic_fetch_sub(&pool->channels, 1);
-        return NULL;
-    }
-    channel->connection = connection;
-    channel->pool = pool;
-    channel->actor.size = sizeof(channel->actor);
-    channel->high = pool->settings.options.write_high;
-    channel->low = pool->settings.options.write_low;
-    channel->id = connection->id;
-    channel->ready_post = (struct pl_post){ .run = on_ready_post, .owner = pool };
-    channel->hear_post = (struct pl_post){ .run = on_hear_post, .owner = pool };
-    channel->end_post = (struct pl_post){ .run = on_end_post, .owner = pool };
-    pl_pool_ref(pool);
-    atomic_store(&connection->channel, channel);
-    return channel;
-}
+/* ---- the end */
 
 static void free_channel(struct pl_channel *channel)
 {
@@ -255,8 +215,6 @@ static void unhear(struct pl_connection *connection)
     pl_room_park_one(channel->pool->room, connection);
 }
 
-/* Carries out pool_conn_ready. True: it was told, and the connection has left the channel's
- * hands. */
 bool pl_channel_carry_out_ready(struct pl_connection *connection)
 {
     struct pl_channel *channel = pl_channel_of(connection);
@@ -305,33 +263,7 @@ static void on_ready_post(struct pl_post *post)
     pl_channel_carry_out_ready(connection);
 }
 
-/* ---- the hook */
-
-bool pl_channel_call_hook(struct pl_connection *connection, int *answer)
-{
-    struct pl_channel *channel = pl_channel_make(connection);
-    struct pool_conn handle = pl_connection_handle(connection, atomic_load(&connection->word));
-    const struct pool_options *options = &connection->peer->pool->settings.options;
-    struct call call;
-
-    if (!channel)
-        return false;
-    if (!begin_call(connection, handle.serial, &call)) {
-        *answer = POOL_LATER;
-        return true;
-    }
-    *answer = options->on_new_connection(&handle, &channel->actor, options->user);
-    if (!end_call(connection, &call)) {
-        *answer = POOL_LATER;                   /* it ended meanwhile: nothing is left to do */
-        return true;
-    }
-    if (*answer != POOL_LATER)
-        atomic_store(&channel->is_ready_told, false);   /* nobody waits for it */
-    if (*answer == POOL_LATER && !pl_channel_carry_out_ready(connection) &&
-        !pl_channel_watch_again(channel))
-        end_of_stream(channel, handle, EBADF);
-    return true;
-}
+/* ---- what it is */
 
 bool pl_channel_is_busy(const struct pl_connection *connection)
 {
@@ -365,7 +297,7 @@ void pl_channel_drop_unused(struct pl_connection *connection)
 
 /* ---- events */
 
-int pl_channel_flush(struct pl_channel *channel, bool *has_written)
+static int send_queued(struct pl_channel *channel, bool *has_written)
 {
     struct pl_connection *connection = channel->connection;
     ssize_t sent;
@@ -384,6 +316,27 @@ int pl_channel_flush(struct pl_channel *channel, bool *has_written)
         *has_written = true;
     }
     pl_buffer_fini(&channel->out);
+    return 0;
+}
+
+int pl_channel_flush(struct pl_channel *channel, bool *is_due)
+{
+    bool has_written = false, was_waiting = pl_buffer_size(&channel->out) || channel->owes_written;
+    int error = send_queued(channel, &has_written);
+
+    *is_due = false;
+    if (error)
+        return error;
+    if (has_written)
+        pl_channel_arm_silence(channel, POOL_WRITE);
+    if (pl_buffer_size(&channel->out) <= channel->low)
+        channel->is_over_high = false;
+    if (!was_waiting || pl_buffer_size(&channel->out))
+        return 0;
+    channel->owes_written = false;
+    if (channel->has_timers)
+        pl_mux_timer_disarm(channel->pool->mux, &channel->silence[POOL_WRITE]);
+    *is_due = true;
     return 0;
 }
 
@@ -406,10 +359,10 @@ static bool deliver(struct pl_channel *channel, struct pool_conn handle, struct 
 static bool read_some(struct pl_channel *channel, struct pool_conn handle)
 {
     struct pl_connection *connection = channel->connection;
-    char bytes[READ_SIZE];
+    char bytes[PL_CHANNEL_READ];
     ssize_t got;
 
-    for (int i = 0; i < READS_PER_EVENT; i++) {
+    for (int i = 0; i < PL_CHANNEL_READS; i++) {
         if (!channel->on_event && !channel->actor.on_message)
             return true;
         got = pl_os->recv(connection->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
@@ -432,24 +385,16 @@ static bool read_some(struct pl_channel *channel, struct pool_conn handle)
 
 static bool write_some(struct pl_channel *channel, struct pool_conn handle)
 {
-    bool has_written = false, was_waiting = pl_buffer_size(&channel->out) || channel->owes_written;
-    int error = pl_channel_flush(channel, &has_written);
+    bool is_due;
+    int error = pl_channel_flush(channel, &is_due);
 
     if (error) {
         end_of_stream(channel, handle, error);
         return false;
     }
-    if (has_written)
-        pl_channel_arm_silence(channel, POOL_WRITE);
-    if (pl_buffer_size(&channel->out) <= channel->low)
-        channel->is_over_high = false;
-    if (!was_waiting || pl_buffer_size(&channel->out))
-        return true;
-    channel->owes_written = false;
-    if (channel->has_timers)
-        pl_mux_timer_disarm(channel->pool->mux, &channel->silence[POOL_WRITE]);
-    return pl_channel_tell(channel, handle, POOL_EV_WRITTEN, (struct pool_bytes){ 0 }) &&
-           !pl_channel_carry_out_ready(channel->connection);
+    return !is_due ||
+           (pl_channel_tell(channel, handle, POOL_EV_WRITTEN, (struct pool_bytes){ 0 }) &&
+            !pl_channel_carry_out_ready(channel->connection));
 }
 
 /* What an event leaves behind: an actor between messages lets go, all else is watched on. */
@@ -489,7 +434,6 @@ void pl_channel_hear(struct pl_connection *connection)
     struct pl_channel *channel = pl_channel_of(connection);
     uint64_t seen = atomic_load(&connection->word), word = pl_word_handed(seen, PL_HEARD);
     struct pool_conn handle = pl_connection_handle(connection, word);
-
     int verdict = pl_peer_verdict(connection);
 
     if (atomic_load(&connection->peer->hints) & PL_HINT_CLOSING)
@@ -530,4 +474,65 @@ void pl_channel_post_hear(struct pl_connection *connection)
     }
     atomic_fetch_or(&channel->posted, PL_POSTED_HEAR);
     pl_mux_post(channel->pool->mux, &channel->hear_post);
+}
+
+/* ---- the beginning; last, since it names all the posts */
+
+enum pool_status pl_channel_refusal(const struct pool *pool)
+{
+    return atomic_load(&pool->state) == PL_POOL_DESTROYED ? POOL_E_CLOSING : POOL_E_MEMORY;
+}
+
+struct pl_channel *pl_channel_make(struct pl_connection *connection)
+{
+    struct pool *pool = connection->peer->pool;
+    struct pl_channel *channel = pl_channel_of(connection);
+
+    if (channel)
+        return channel;
+    /* Counted first: the pool's end finds it, or has begun before we look. */
+    atomic_fetch_add(&pool->channels, 1);
+    channel = atomic_load(&pool->state) == PL_POOL_DESTROYED ? NULL : pl_zalloc(sizeof(*channel));
+    if (!channel) {
+        atomic_fetch_sub(&pool->channels, 1);
+        return NULL;
+    }
+    channel->connection = connection;
+    channel->pool = pool;
+    channel->actor.size = sizeof(channel->actor);
+    channel->high = pool->settings.options.write_high;
+    channel->low = pool->settings.options.write_low;
+    channel->id = connection->id;
+    channel->ready_post = (struct pl_post){ .run = on_ready_post, .owner = pool };
+    channel->hear_post = (struct pl_post){ .run = on_hear_post, .owner = pool };
+    channel->end_post = (struct pl_post){ .run = on_end_post, .owner = pool };
+    pl_pool_ref(pool);
+    atomic_store(&connection->channel, channel);
+    return channel;
+}
+
+bool pl_channel_call_hook(struct pl_connection *connection, int *answer)
+{
+    struct pl_channel *channel = pl_channel_make(connection);
+    struct pool_conn handle = pl_connection_handle(connection, atomic_load(&connection->word));
+    const struct pool_options *options = &connection->peer->pool->settings.options;
+    struct call call;
+
+    if (!channel)
+        return false;
+    if (!begin_call(connection, handle.serial, &call)) {
+        *answer = POOL_LATER;
+        return true;
+    }
+    *answer = options->on_new_connection(&handle, &channel->actor, options->user);
+    if (!end_call(connection, &call)) {
+        *answer = POOL_LATER;                   /* it ended meanwhile: nothing is left to do */
+        return true;
+    }
+    if (*answer != POOL_LATER)
+        atomic_store(&channel->is_ready_told, false);   /* nobody waits for it */
+    if (*answer == POOL_LATER && !pl_channel_carry_out_ready(connection) &&
+        !pl_channel_watch_again(channel))
+        end_of_stream(channel, handle, EBADF);
+    return true;
 }

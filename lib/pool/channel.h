@@ -9,6 +9,9 @@
 #include "commpool/pool.h"
 #include "net/connection.h"
 
+#define PL_CHANNEL_READ 16384 /* bytes taken from the socket at once */
+#define PL_CHANNEL_READS 16 /* and how often for each event: others want their turn, too */
+
 struct pl_channel {
     struct pl_connection *connection;   /* NULL once it is gone */
     struct pool *pool;                  /* counted */
@@ -56,8 +59,9 @@ enum pool_status pl_channel_refusal(const struct pool *pool);
  * channel's business. */
 bool pl_channel_call_hook(struct pl_connection *connection, int *answer) PL_MUST_USE;
 
-/* Sends what is queued and fits: 0, or a positive errno. */
-int pl_channel_flush(struct pl_channel *channel, bool *has_written);
+/* Sends what is queued and fits: 0, or a positive errno. *is_due: all has left, which the watcher
+ * is to be told. */
+int pl_channel_flush(struct pl_channel *channel, bool *is_due);
 
 void pl_channel_stop_watching(struct pl_connection *connection);
 /* Something is queued and unsent. */

@@ -12,9 +12,6 @@
 #include "pool/borrow.h"
 #include "pool/pool.h"
 
-#define READ_SIZE 16384
-#define READS_PER_EVENT 16
-
 /* The channel of a loan that still is what it was, pinned; NULL: it ended. */
 static struct pl_channel *enter(const struct pool_conn *handle)
 {
@@ -126,7 +123,7 @@ static bool tell_read_ahead(struct pool_conn handle)
 {
     struct pl_connection *connection = pl_connection_of(handle.slot);
     struct pl_channel *channel;
-    char bytes[READ_SIZE];
+    char bytes[PL_CHANNEL_READ];
     size_t size;
 
     while ((channel = enter(&handle))) {
@@ -143,7 +140,7 @@ static bool read_once(struct pool_conn handle)
 {
     struct pl_connection *connection = pl_connection_of(handle.slot);
     struct pl_channel *channel = enter(&handle);
-    char bytes[READ_SIZE];
+    char bytes[PL_CHANNEL_READ];
     ssize_t got;
 
     if (!channel)
@@ -172,29 +169,18 @@ static bool read_once(struct pool_conn handle)
 static void write_some(struct pool_conn handle)
 {
     struct pl_channel *channel = enter(&handle);
-    bool has_written = false, was_waiting;
+    bool is_due = false;
     int error;
 
     if (!channel)
         return;
-    was_waiting = pl_buffer_size(&channel->out) || channel->owes_written;
-    error = pl_stream_doom(channel->connection) ? EBADF : pl_channel_flush(channel, &has_written);
-    if (error) {
+    error = pl_stream_doom(channel->connection) ? EBADF : pl_channel_flush(channel, &is_due);
+    if (error)
         leave_and_end(channel, handle, error);
-        return;
-    }
-    if (has_written)
-        pl_channel_arm_silence(channel, POOL_WRITE);
-    if (pl_buffer_size(&channel->out) <= channel->low)
-        channel->is_over_high = false;
-    if (!was_waiting || pl_buffer_size(&channel->out)) {
+    else if (is_due)
+        leave_and_tell(channel, handle, POOL_EV_WRITTEN, (struct pool_bytes){ 0 });
+    else
         leave(&handle);
-        return;
-    }
-    channel->owes_written = false;
-    if (channel->has_timers)
-        pl_mux_timer_disarm(channel->pool->mux, &channel->silence[POOL_WRITE]);
-    leave_and_tell(channel, handle, POOL_EV_WRITTEN, (struct pool_bytes){ 0 });
 }
 
 static void watch_on(struct pool_conn handle)
@@ -228,7 +214,7 @@ void pl_lent_on_event(struct pl_connection *connection, uint64_t word, uint32_t 
         write_some(handle);
     if (!tell_read_ahead(handle))
         return;
-    for (int i = 0; i < READS_PER_EVENT && (events & ~(uint32_t)EPOLLOUT); i++) {
+    for (int i = 0; i < PL_CHANNEL_READS && (events & ~(uint32_t)EPOLLOUT); i++) {
         if (!read_once(handle))
             break;
     }
