@@ -579,3 +579,10 @@ void *pl_zalloc(size_t size)
 
     return memory ? memset(memory, 0, size) : NULL;
 }
+
+uint64_t pl_dice(void)
+{
+    uint64_t dice;
+
+    return pl_os->random(&dice, sizeof(dice)) < 0 ? UINT64_MAX : dice;
+}

@@ -110,10 +110,29 @@ void pl_os_set_allocator(void *(*malloc_fn)(size_t), void *(*realloc_fn)(void *,
 
 void *pl_zalloc(size_t size);           /* zeroed, or NULL */
 
+/* A throw of the dice; without chance, always the highest number. */
+uint64_t pl_dice(void);
+
 /* A deadline that would pass the largest number is PL_NEVER. */
 static inline uint64_t pl_after(uint64_t start_ns, uint64_t span_ns)
 {
     return span_ns > PL_NEVER - start_ns ? PL_NEVER : start_ns + span_ns;
+}
+
+static inline bool pl_is_past(uint64_t deadline_ns)
+{
+    return deadline_ns != PL_NEVER && pl_os->now_ns() >= deadline_ns;
+}
+
+static inline uint64_t pl_earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* How long ago that was; 0 when it lies ahead, as a coarse clock may have it. */
+static inline uint64_t pl_since(uint64_t start_ns, uint64_t now_ns)
+{
+    return now_ns > start_ns ? now_ns - start_ns : 0;
 }
 
 #endif

@@ -211,6 +211,14 @@ PL_INLINE enum pl_health pl_connection_peek(const struct pl_connection *connecti
 #define pl_set(field, value) atomic_store_explicit(&(field), (value), memory_order_relaxed)
 #define pl_add(field, value) pl_set(field, pl_get(field) + (value))
 
+/* False: it has a doom already, which stays. */
+static inline bool pl_connection_doom(struct pl_connection *connection, enum pl_doom doom)
+{
+    uint32_t none = PL_DOOM_NONE;
+
+    return atomic_compare_exchange_strong(&connection->doom, &none, (uint32_t)doom);
+}
+
 static inline struct pl_connection *pl_connection_of(struct pool_slot *slot)
 {
     return (struct pl_connection *)(void *)slot;

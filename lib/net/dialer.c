@@ -113,8 +113,7 @@ static int begin_connect(struct pl_dial *dial, int fd)
     if (error == -EAGAIN && peer.ss_family == AF_UNIX) {
         uint64_t again_ns = pl_after(pl_os->now_ns(), RETRY_NS);
 
-        pl_mux_timer_arm(dial->mux, &dial->timer,
-                         again_ns < dial->deadline_ns ? again_ns : dial->deadline_ns);
+        pl_mux_timer_arm(dial->mux, &dial->timer, pl_earlier(again_ns, dial->deadline_ns));
         return 0;
     }
     if (error == -EINVAL && lacks_zone(&peer))

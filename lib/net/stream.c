@@ -196,7 +196,7 @@ static uint64_t call_deadline(struct pl_connection *connection, uint32_t own_ms,
         own_ms = each_ms;
     if (!*own_ns)
         *own_ns = own_ms == POOL_NONE ? PL_NEVER : pl_after(now_ns, own_ms * PL_MS);
-    return *own_ns < whole_ns ? *own_ns : whole_ns;
+    return pl_earlier(*own_ns, whole_ns);
 }
 
 /* A detached connection knows no mux, but a batch of any must not be held up. */

@@ -29,13 +29,6 @@ static bool is_the_peers(const struct pl_failure *failure)
     }
 }
 
-static uint64_t dice(void)
-{
-    uint64_t dice;
-
-    return pl_os->random(&dice, sizeof(dice)) < 0 ? UINT64_MAX : dice;
-}
-
 static void log_suspension(struct pl_peer *peer, uint32_t failures,
                            const struct pl_failure *failure)
 {
@@ -50,7 +43,7 @@ void pl_backoff_fail(struct pl_peer *peer, uint64_t begun_ns, const struct pl_fa
 {
     const struct pl_backoff_rules *rules = &peer->pool->settings.backoff;
     struct pl_backoff *backoff = &peer->shared.backoff, before, after;
-    uint64_t now_ns = pl_os->now_ns(), chance = dice();
+    uint64_t now_ns = pl_os->now_ns(), chance = pl_dice();
 
     if (!pl_decide_backs_off(rules) || !is_the_peers(failure))
         return;

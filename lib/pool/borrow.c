@@ -132,13 +132,11 @@ void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *con
             total_ns;
         return;
     }
-    own_ns = now_ns > connection->opened_ns ? now_ns - connection->opened_ns : 0;
+    own_ns = pl_since(connection->opened_ns, now_ns);
     borrow->spent.ns[POOL_PHASE_CONNECT] += pl_earlier(own_ns, total_ns);
     borrow->spent.ns[POOL_PHASE_WAIT] += total_ns - pl_earlier(own_ns, total_ns);
 }
 
-/* Gives the connection its deadline and runs `prepare` on one that is new. False:
- * borrow->failure. */
 bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
                          struct pool_conn *conn)
 {

@@ -26,6 +26,13 @@ static bool connection_decides(const struct pl_failure *failure, uint32_t marks,
     return failure->status != POOL_E_CLOSED || answer || !(marks & PL_MARK_RECEIVED);
 }
 
+static uint8_t outcome_of(const struct run *run)
+{
+    if (run->was_received)
+        return POOL_ANSWERED;
+    return run->was_sent ? POOL_MAYBE_SENT : POOL_NOT_SENT;
+}
+
 static void judge(struct run *run, struct pl_connection *connection, int answer)
 {
     uint32_t marks = pl_get(connection->lease.marks);
@@ -42,9 +49,7 @@ static void judge(struct run *run, struct pl_connection *connection, int answer)
         run->failure = (struct pl_failure){ 0 };
     if (!run->failure.status && answer) {
         run->failure = pl_failure_because(PL_REASON_USE, POOL_PHASE_USE, answer);
-        run->failure.outcome = run->was_received ? POOL_ANSWERED
-                               : run->was_sent   ? POOL_MAYBE_SENT
-                                                 : POOL_NOT_SENT;
+        run->failure.outcome = outcome_of(run);
     }
     run->status = (enum pool_status)run->failure.status;
 }
@@ -74,9 +79,7 @@ static void keep_count(struct pl_connection *connection, const struct run *run)
 static void note_canceled(struct run *run)
 {
     run->failure = pl_failure_make(POOL_E_CANCELED, POOL_PHASE_USE, 0);
-    run->failure.outcome = run->was_received ? POOL_ANSWERED
-                           : run->was_sent   ? POOL_MAYBE_SENT
-                                             : POOL_NOT_SENT;
+    run->failure.outcome = outcome_of(run);
     run->status = POOL_E_CANCELED;
 }
 

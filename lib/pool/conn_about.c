@@ -1,4 +1,5 @@
-/* conn_about.c: questions about a connection, by its handle, and what a program attaches to it. */
+/* conn_about.c: questions about a connection, by its handle, what a program attaches to it, and the
+ * word that it is not to be lent again. */
 #include <string.h>
 
 #include "base/os.h"

@@ -151,11 +151,9 @@ void pl_event_line(struct pool *pool, enum pool_log_level level, const char *lin
     append_and_post(pool, event);
 }
 
-static uint64_t since(uint64_t start_ns)
+static uint64_t until_now(uint64_t start_ns)
 {
-    uint64_t now_ns = pl_os->now_ns();
-
-    return now_ns > start_ns ? now_ns - start_ns : 0;
+    return pl_since(start_ns, pl_os->now_ns());
 }
 
 #define OF(connection, ...) (struct pool_event_info){ .connection = (connection)->id, __VA_ARGS__ }
@@ -170,7 +168,7 @@ void pl_event_ready(struct pool *pool, const struct pl_connection *connection)
 {
     if (pool->events)
         note(pool, connection->peer->text, OF(connection, .kind = POOL_EVENT_CONNECTION_READY,
-                                              .duration_ns = since(connection->opened_ns)));
+                                              .duration_ns = until_now(connection->opened_ns)));
 }
 
 void pl_event_closed(struct pool *pool, const struct pl_connection *connection)
@@ -198,7 +196,7 @@ void pl_event_returned(struct pool *pool, const struct pl_connection *connection
 {
     if (pool->events)
         note(pool, connection->peer->text, OF(connection, .kind = POOL_EVENT_RETURNED,
-                                              .duration_ns = since(connection->lease.lent_ns)));
+                                              .duration_ns = until_now(connection->lease.lent_ns)));
 }
 
 void pl_event_borrow_started(struct pool *pool, const char *address)

@@ -37,30 +37,11 @@ int pl_give_back_unfitness(struct pl_connection *connection, uint64_t now_ns)
     return marks & PL_MARK_EVENTS ? FIT_BUT_WATCHED : FIT;
 }
 
-PL_COLD bool pl_peer_is_idle_full(struct pl_peer *peer)
-{
-    const struct pool_options *options = &peer->pool->settings.options;
-    uint32_t idle = 0;
-
-    if (options->max_idle == POOL_NONE)
-        return false;
-    pthread_mutex_lock(&peer->lock);
-    PL_LIST_EACH(link, &peer->shared.idle) {
-        struct pl_connection *connection = pl_container(link, struct pl_connection, idle_link);
-        enum pl_state state = pl_word_state(atomic_load(&connection->word));
-
-        idle += state == PL_IDLE || state == PL_PARKED || state == PL_MUX;
-    }
-    pthread_mutex_unlock(&peer->lock);
-    return idle >= options->max_idle;
-}
-
 /* Operations are under way on copies of the handle: whoever does them must not meet the next
  * borrower's connection, so it ends, and the last of them closes it. False: the handle is stale. */
 static bool end_shared(struct pl_connection *connection, uint64_t serial)
 {
     uint64_t seen;
-    uint32_t none = PL_DOOM_NONE;
     struct pool *pool;
     bool is_mine = false;
 
@@ -69,7 +50,7 @@ static bool end_shared(struct pl_connection *connection, uint64_t serial)
     pool = connection->peer->pool;      /* NULL: it is detached */
     if (pool)
         pl_pool_ref(pool);
-    atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_STALE_COPY);
+    pl_connection_doom(connection, PL_DOOM_STALE_COPY);
     pl_connection_shut(connection);
     for (seen = atomic_load(&connection->word); !is_mine && pl_word_state(seen) == PL_LENT;
          seen = atomic_load(&connection->word))

@@ -71,7 +71,7 @@ static uint64_t look_through(struct pool *pool, uint64_t now_ns)
         PL_LIST_EACH(link, &peer->shared.all) {
             due_ns = look_at(pl_container(link, struct pl_connection, all_link),
                              pool->settings.leak_ns, now_ns);
-            next_ns = due_ns < next_ns ? due_ns : next_ns;
+            next_ns = pl_earlier(due_ns, next_ns);
         }
         pthread_mutex_unlock(&peer->lock);
     }

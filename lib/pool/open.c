@@ -240,9 +240,7 @@ static void become_ready(struct pl_connection *connection)
     pl_channel_settle(connection);
     connection->is_fresh = true;
     pl_pool_ref(pool);
-    pthread_mutex_lock(&peer->lock);
-    peer->shared.users++;
-    pthread_mutex_unlock(&peer->lock);
+    pl_peer_join(peer);
     pl_peer_give_back(peer, connection);
     pl_peer_supply(peer);               /* max_connecting held others back, who still wait */
     if (atomic_load(&pl_room_wanted))

@@ -124,7 +124,7 @@ static void take_aged(struct pool *pool, uint64_t now_ns, struct pl_list *aged)
             continue;
         if (expires_ns > now_ns || (seen & PL_PIN_MASK) ||
             !pl_word_become_state(&connection->word, seen, PL_CLOSING)) {
-            next_ns = expires_ns < next_ns ? expires_ns : next_ns;
+            next_ns = pl_earlier(expires_ns, next_ns);
             continue;
         }
         connection->close_reason = (uint8_t)pl_peer_reason_of_age(connection);
@@ -149,7 +149,7 @@ static uint64_t end_aged(struct pl_room *room, uint64_t now_ns)
 
         if (pool->aged_ns <= now_ns)
             take_aged(pool, now_ns, &aged);
-        next_ns = pool->aged_ns < next_ns ? pool->aged_ns : next_ns;
+        next_ns = pl_earlier(pool->aged_ns, next_ns);
     }
     pthread_mutex_unlock(&room->lock);
     while ((link = pl_list_pop_front(&aged)))
@@ -161,5 +161,5 @@ uint64_t pl_parked_expire(struct pl_room *room, uint64_t now_ns)
 {
     uint64_t idle_ns = end_idle(room, now_ns), aged_ns = end_aged(room, now_ns);
 
-    return idle_ns < aged_ns ? idle_ns : aged_ns;
+    return pl_earlier(idle_ns, aged_ns);
 }

@@ -84,6 +84,14 @@ static bool is_live(const struct pl_peer *peer)
     return atomic_load(&peer->generation) & 1;
 }
 
+struct pl_peer *pl_peer_join(struct pl_peer *peer)
+{
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.users++;
+    pthread_mutex_unlock(&peer->lock);
+    return peer;
+}
+
 bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t generation)
 {
     bool is_same;
@@ -221,6 +229,24 @@ struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepa
     return NULL;
 }
 
+PL_COLD bool pl_peer_is_idle_full(struct pl_peer *peer)
+{
+    const struct pool_options *options = &peer->pool->settings.options;
+    uint32_t idle = 0;
+
+    if (options->max_idle == POOL_NONE)
+        return false;
+    pthread_mutex_lock(&peer->lock);
+    PL_LIST_EACH(link, &peer->shared.idle) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, idle_link);
+        enum pl_state state = pl_word_state(atomic_load(&connection->word));
+
+        idle += state == PL_IDLE || state == PL_PARKED || state == PL_MUX;
+    }
+    pthread_mutex_unlock(&peer->lock);
+    return idle >= options->max_idle;
+}
+
 /* Swaps the word of an owned connection to `state`; false: operations are under way on it, so it
  * must end. */
 static bool settle(struct pl_connection *connection, enum pl_state state, bool handed)
@@ -314,15 +340,6 @@ static enum give_back_end make_idle(struct pl_peer *peer, struct pl_connection *
     return UNFIT;
 }
 
-/* Nobody has waited for long: the connection is anybody's, and one who waits is told to look. */
-static bool is_for_all(struct pl_peer *peer, const struct pl_waiter *first)
-{
-    uint64_t now_ns = pl_os->now_ns();
-    uint64_t waited_ns = now_ns > first->queued_ns ? now_ns - first->queued_ns : 0;
-
-    return pl_decide_may_barge(waited_ns, peer->pool->settings.barge_ns);
-}
-
 /* Peer lock held. An asynchronous waiter cannot look for itself without a way to the mux and back,
  * so it is handed what a thread would be called for. */
 static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *connection,
@@ -335,7 +352,8 @@ static enum give_back_end give_back(struct pl_peer *peer, struct pl_connection *
         return EVICT;
     if (!waiter)
         return make_idle(peer, connection);
-    if (!is_new && !is_draining(peer) && is_for_all(peer, waiter)) {
+    if (!is_new && !is_draining(peer) && pl_waiter_may_be_passed(peer, waiter, pl_os->now_ns())) {
+        /* It is anybody's, and one who waits is told to look. */
         waiter = pl_waiter_next_untold(peer);
         if (!waiter || waiter->thread) {
             end = make_idle(peer, connection);
@@ -386,7 +404,6 @@ void pl_peer_look_again(struct pl_peer *peer, struct pl_connection *connection, 
 void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reason)
 {
     uint64_t seen = atomic_load(&connection->word);
-    uint32_t none = PL_DOOM_NONE;
     enum pl_state next;
 
     if (pl_word_state(seen) == PL_FORKED)
@@ -395,7 +412,7 @@ void pl_peer_close(struct pl_connection *connection, enum pool_close_reason reas
     for (;;) {
         next = seen & PL_PIN_MASK ? PL_ENDING : PL_CLOSING;
         if (next == PL_ENDING) {
-            atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_STALE_COPY);
+            pl_connection_doom(connection, PL_DOOM_STALE_COPY);
             pl_connection_shut(connection);
         }
         if (pl_word_become_state(&connection->word, seen, next))

@@ -145,6 +145,9 @@ void pl_peer_supply_spares(struct pl_peer *peer);
 
 /* Users keep a peer live. */
 void pl_peer_leave(struct pl_peer *peer);               /* may reclaim it */
+/* Enters one that cannot go meanwhile: pool->lock is held, or it is entered or has a connection of
+ * the caller's. Answers it. */
+struct pl_peer *pl_peer_join(struct pl_peer *peer);
 /* False: it is another one now. `pool` NULL: of whatever pool, which is then counted once more for
  * the caller. */
 bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t generation);

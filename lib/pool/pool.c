@@ -159,22 +159,24 @@ static bool is_open(const struct pool *pool)
     return state == PL_POOL_LIVE || state == PL_POOL_PAUSED;
 }
 
+/* Pool lock held. NULL: there is none; else it is entered. */
+static struct pl_peer *find(struct pool *pool, const struct pl_key *key)
+{
+    struct pl_table_node *node = pl_table_find(&pool->peers, pl_key_hash(key), is_peer_of, key);
+
+    return node ? pl_peer_join(pl_container(node, struct pl_peer, table_node)) : NULL;
+}
+
 /* Peers are found and made under the lock, so two callers never make two of one address. Takes the
  * address. */
 static struct pl_peer *find_or_make(struct pool *pool, struct pool_address *address)
 {
     struct pl_key key = pl_key_make(address, &pool->settings.options);
-    struct pl_table_node *node;
-    struct pl_peer *peer = NULL;
+    struct pl_peer *peer;
 
     pthread_mutex_lock(&pool->lock);
-    node = pl_table_find(&pool->peers, pl_key_hash(&key), is_peer_of, &key);
-    if (node) {
-        peer = pl_container(node, struct pl_peer, table_node);
-        pthread_mutex_lock(&peer->lock);
-        peer->shared.users++;
-        pthread_mutex_unlock(&peer->lock);
-    } else if (is_open(pool)) {
+    peer = find(pool, &key);
+    if (!peer && is_open(pool)) {
         peer = pl_peer_make(pool, address);
         if (peer) {
             peer->key = key;
@@ -191,17 +193,10 @@ static struct pl_peer *find_or_make(struct pool *pool, struct pool_address *addr
 struct pl_peer *pl_pool_look_up(struct pool *pool, const struct pool_address *address)
 {
     struct pl_key key = pl_key_make(address, &pool->settings.options);
-    struct pl_table_node *node;
-    struct pl_peer *peer = NULL;
+    struct pl_peer *peer;
 
     pthread_mutex_lock(&pool->lock);
-    node = pl_table_find(&pool->peers, pl_key_hash(&key), is_peer_of, &key);
-    if (node) {
-        peer = pl_container(node, struct pl_peer, table_node);
-        pthread_mutex_lock(&peer->lock);
-        peer->shared.users++;
-        pthread_mutex_unlock(&peer->lock);
-    }
+    peer = find(pool, &key);
     pthread_mutex_unlock(&pool->lock);
     return peer;
 }
@@ -332,7 +327,6 @@ no_pool:
 static bool end_connection(struct pl_connection *connection)
 {
     uint64_t seen = atomic_load(&connection->word);
-    uint32_t none = PL_DOOM_NONE;
 
     while (pl_word_state(seen) == PL_IDLE || pl_word_state(seen) == PL_PARKED) {
         connection->close_reason = POOL_CLOSE_POOL;
@@ -341,7 +335,7 @@ static bool end_connection(struct pl_connection *connection)
         seen = atomic_load(&connection->word);
     }
     if (pl_word_state(seen) == PL_LENT && pl_word_pin_any(&connection->word)) {
-        atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_POOL);
+        pl_connection_doom(connection, PL_DOOM_POOL);
         pl_connection_shut(connection);
         pl_channel_end(connection);
         if (pl_word_unpin(&connection->word))
@@ -392,9 +386,7 @@ static struct pl_peer *next_peer(struct pool *pool)
             peer->is_ended = true;
             pl_list_unlink(&peer->pool_link);
             pl_list_push_back(&pool->all_peers, &peer->pool_link);
-            pthread_mutex_lock(&peer->lock);
-            peer->shared.users++;
-            pthread_mutex_unlock(&peer->lock);
+            pl_peer_join(peer);
         }
     }
     pthread_mutex_unlock(&pool->lock);

@@ -87,8 +87,8 @@ void pl_pools_orphan(void);
 /* Stops what the pool has on the mux: all of it, or what was cleared or killed. Mux thread. */
 void pl_pool_abort_unready(struct pool *pool, bool is_ordered);
 
-/* Of max_connections and of the mux's room (reserve.h); false: all are taken, and *is_reserved tells
- * which: the room's, so that closing a connection of any pool on the mux would help. */
+/* Of max_connections and of the mux's room (reserve.h); false: all are taken, and *is_reserved
+ * tells which: the room's, so that closing a connection of any pool on the mux would help. */
 bool pl_pool_try_share(struct pool *pool, bool *is_reserved) PL_MUST_USE;
 void pl_pool_give_share(struct pool *pool);
 bool pl_pool_has_share(const struct pool *pool);        /* is one to be had? */

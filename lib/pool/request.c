@@ -371,9 +371,8 @@ static enum pool_status equip(struct pl_request *request, struct pool_ticket **t
     peer = borrow->peer;
     if (ticket)
         status = pl_ticket_make(&borrow->ticket, ticket);
-    if (!status && !pl_mux_timer_open(borrow->pool->mux, &request->timer, on_deadline, request)) {
+    if (!status && !pl_mux_timer_open(borrow->pool->mux, &request->timer, on_deadline, request))
         status = POOL_E_MEMORY;
-    }
     if (!status) {
         borrow->address = NULL; /* the program's text ends with the call; the peer has it */
         return POOL_OK;
@@ -388,8 +387,8 @@ static enum pool_status equip(struct pl_request *request, struct pool_ticket **t
     return status;
 }
 
-/* Serves it, queues it, or fails it; whatever it is, the mux will tell. False: it may not queue,
- * and the caller is told why. */
+/* Serves it or queues it; either way the mux will tell. Else the answer says why it may not
+ * queue. */
 static enum pool_status place(struct pl_request *request)
 {
     struct pl_borrow *borrow = &request->borrow;
@@ -402,13 +401,12 @@ static enum pool_status place(struct pl_request *request)
         return POOL_E_CANCELED;
     pthread_mutex_lock(&peer->lock);
     waiter->connection = pl_wait_join(borrow, waiter, &status);
-    if (!status && !waiter->connection)
-        arm_wait(request);
-    if (waiter->connection)
+    if (waiter->connection) {
         waiter->state = PL_WAITER_SERVED;
-    /* With none of these it is queued, and from the unlocking on another's. */
-    if (waiter->connection)
         pl_mux_post(borrow->pool->mux, &request->post);
+    } else if (!status) {
+        arm_wait(request);              /* from the unlocking on it is another's */
+    }
     pthread_mutex_unlock(&peer->lock);
     pl_ticket_release(ticket);
     return status;
@@ -426,8 +424,8 @@ static void drop(struct pl_request *request, bool has_ticket)
     pl_peer_leave(borrow->peer);
 }
 
-/* A request that never calls back: canceled, out of time before it could queue, or suspended, it
- * does. */
+/* Canceled, out of time before it could queue, or suspended: that comes through on_lent. Any other
+ * refusal is the answer of the call, and on_lent never runs. */
 static bool is_told_later(enum pool_status status)
 {
     return status == POOL_E_TIMEOUT || status == POOL_E_CANCELED || status == POOL_E_SUSPENDED;
@@ -456,10 +454,7 @@ static enum pool_status start_entered(struct pl_request *request, struct pool_ti
         pl_borrow_give_up(borrow, status);
         return status;
     }
-    peer = borrow->peer;
-    pthread_mutex_lock(&peer->lock);
-    peer->shared.users++; /* for this call: the request may end before it */
-    pthread_mutex_unlock(&peer->lock);
+    peer = pl_peer_join(borrow->peer); /* for this call: the request may end before it */
     status = place(request);
     if (!status) {
         pl_peer_supply(peer);

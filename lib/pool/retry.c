@@ -53,13 +53,6 @@ static bool is_the_callers(const struct pl_failure *failure)
     }
 }
 
-static uint64_t dice(void)
-{
-    uint64_t dice;
-
-    return pl_os->random(&dice, sizeof(dice)) < 0 ? UINT64_MAX : dice;
-}
-
 /* Waits for the pause to end, or the pool, or the call by its ticket. */
 static void wait_until(struct pl_borrow *borrow, uint64_t until_ns)
 {
@@ -92,7 +85,7 @@ static bool pause_before(const struct pl_retry *retry, struct pl_borrow *borrow,
 {
     struct pool *pool = borrow->pool;
     uint64_t start_ns = pl_os->now_ns(),
-             pause_ns = pl_decide_pause(&pool->settings.backoff, retry->repeats + 1, dice());
+             pause_ns = pl_decide_pause(&pool->settings.backoff, retry->repeats + 1, pl_dice());
 
     if (attempt->was_reused)
         pause_ns = 0;

@@ -505,7 +505,7 @@ static void on_sweep(void *user)
     expire_ns = pl_parked_expire(room, pl_os->now_ns());
     leak_ns = pl_leak_look(room, pl_os->now_ns());
     pthread_mutex_lock(&room->lock);
-    arm_sweep(room, expire_ns < leak_ns ? expire_ns : leak_ns);
+    arm_sweep(room, pl_earlier(expire_ns, leak_ns));
     pthread_mutex_unlock(&room->lock);
 }
 

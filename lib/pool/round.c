@@ -38,14 +38,6 @@ static bool take_idle(struct pl_round *round, struct pl_connection *connection, 
     return true;
 }
 
-/* False: it was somebody's doom already. */
-static bool doom(const struct pl_round *round, struct pl_connection *connection)
-{
-    uint32_t none = PL_DOOM_NONE;
-
-    return atomic_compare_exchange_strong(&connection->doom, &none, (uint32_t)round->doom);
-}
-
 /* False: it is lent no more. */
 static bool doom_lent(struct pl_round *round, struct pl_connection *connection)
 {
@@ -56,7 +48,7 @@ static bool doom_lent(struct pl_round *round, struct pl_connection *connection)
     if (!pl_word_pin_any(&connection->word))
         return false;
     is_lent = pl_word_state(atomic_load(&connection->word)) == PL_LENT;
-    if (is_lent && doom(round, connection))
+    if (is_lent && pl_connection_doom(connection, round->doom))
         keep(&round->doomed, connection);
     else if (pl_word_unpin(&connection->word))
         keep(&round->taken, connection); /* it was given back meanwhile, and is ours now */
@@ -69,7 +61,7 @@ static bool mark_unready(struct pl_round *round, struct pl_connection *connectio
     if (round->spares_unready)
         return false;
     if (round->doom != PL_DOOM_NONE)
-        doom(round, connection);
+        pl_connection_doom(connection, round->doom);
     round->needs_mux = true;
     return true;
 }
@@ -88,7 +80,7 @@ static bool meet_as(struct pl_round *round, struct pl_connection *connection, ui
     case PL_MUX:
         round->has_met = true;
         if (round->doom != PL_DOOM_NONE)
-            doom(round, connection);
+            pl_connection_doom(connection, round->doom);
         return atomic_load(&connection->word) == seen; /* else its owner may not have seen it */
     case PL_OPENING:
     case PL_SETUP:
@@ -150,9 +142,7 @@ static struct pl_peer *next_peer(struct pool *pool, uint64_t round)
             peer->round = round;
             pl_list_unlink(&peer->pool_link);
             pl_list_push_back(&pool->all_peers, &peer->pool_link);
-            pthread_mutex_lock(&peer->lock);
-            peer->shared.users++;
-            pthread_mutex_unlock(&peer->lock);
+            pl_peer_join(peer);
         }
     }
     pthread_mutex_unlock(&pool->lock);

@@ -126,10 +126,9 @@ bool pl_ticket_end(struct pool_ticket *ticket)
 static struct pl_connection *end_loan(const struct pool_conn *conn)
 {
     struct pl_connection *connection = pl_conn_enter(conn);
-    uint32_t none = PL_DOOM_NONE;
 
     if (connection && !pl_connection_is_detached(connection) &&
-        atomic_compare_exchange_strong(&connection->doom, &none, PL_DOOM_CANCELED))
+        pl_connection_doom(connection, PL_DOOM_CANCELED))
         pl_connection_shut(connection);
     return connection;
 }

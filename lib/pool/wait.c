@@ -7,13 +7,11 @@
 
 #include "base/os.h"
 #include "pool/backoff.h"
-#include "pool/decide.h"
 #include "pool/nested.h"
 #include "pool/open.h"
 #include "pool/ticket.h"
 #include "pool/waiter.h"
 
-/* The deadline came while waiting. What for decides what it is called. */
 struct pl_failure pl_wait_out_of_time(struct pl_peer *peer)
 {
     enum pool_phase phase = pl_open_phase(peer);
@@ -32,7 +30,6 @@ struct pl_failure pl_wait_out_of_time(struct pl_peer *peer)
     return failure;
 }
 
-/* Nobody waits at the peer any more: it needs no room either. Peer lock held. */
 void pl_wait_calm_down(struct pl_peer *peer)
 {
     if (!pl_list_is_empty(&peer->shared.waiters) || !peer->shared.is_wanting)
@@ -100,14 +97,10 @@ static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
 static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
 {
     const struct pl_waiter *first = pl_waiter_first(borrow->peer, false);
-    uint64_t waited_ns;
 
     if ((borrow->call.flags & POOL_FRESH) || pl_pool_admission(borrow->pool, borrow->has_waited))
         return false;
-    if (!first)
-        return true;
-    waited_ns = now_ns > first->queued_ns ? now_ns - first->queued_ns : 0;
-    return pl_decide_may_barge(waited_ns, borrow->pool->settings.barge_ns);
+    return !first || pl_waiter_may_be_passed(borrow->peer, first, now_ns);
 }
 
 /* A blocking caller must not stop the mux that it waits for; an asynchronous one does not. */

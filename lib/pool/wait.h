@@ -4,7 +4,6 @@
 #ifndef PL_POOL_WAIT_H
 #define PL_POOL_WAIT_H
 
-#include "base/os.h"
 #include "pool/borrow.h"
 
 /* Some connection for this caller, LENT and not looked at yet; NULL: borrow->failure. */
@@ -22,15 +21,5 @@ struct pl_failure pl_wait_out_of_time(struct pl_peer *peer);
 
 /* When nobody waits at the peer any more it needs no room either. Peer lock held. */
 void pl_wait_calm_down(struct pl_peer *peer);
-
-static inline bool pl_is_past(uint64_t deadline_ns)
-{
-    return deadline_ns != PL_NEVER && pl_os->now_ns() >= deadline_ns;
-}
-
-static inline uint64_t pl_earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 #endif

@@ -50,6 +50,13 @@ struct pl_waiter *pl_waiter_next_untold(struct pl_peer *peer)
     return NULL;
 }
 
+bool pl_waiter_may_be_passed(const struct pl_peer *peer, const struct pl_waiter *waiter,
+                             uint64_t now_ns)
+{
+    return pl_decide_may_barge(pl_since(waiter->queued_ns, now_ns),
+                               peer->pool->settings.barge_ns);
+}
+
 /* The outcome of a wait stands. The peer lock keeps a blocking waiter's stack there. */
 static void tell_waiter(struct pl_peer *peer, struct pl_waiter *waiter)
 {
@@ -174,5 +181,5 @@ bool pl_waiter_wants_place(struct pl_peer *peer, const struct pl_waiter *taker)
         return true;
     now_ns = pl_os->now_ns();
     return first->wants_fresh && now_ns > first->queued_ns &&
-           !pl_decide_may_barge(now_ns - first->queued_ns, peer->pool->settings.barge_ns);
+           !pl_waiter_may_be_passed(peer, first, now_ns);
 }

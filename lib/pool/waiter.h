@@ -19,6 +19,10 @@ struct pl_waiter *pl_waiter_first(struct pl_peer *peer, bool is_new);
  * itself; NULL: all were. */
 struct pl_waiter *pl_waiter_next_untold(struct pl_peer *peer);
 
+/* May a newcomer, or whoever looks first, take a connection ahead of this one? */
+bool pl_waiter_may_be_passed(const struct pl_peer *peer, const struct pl_waiter *waiter,
+                             uint64_t now_ns);
+
 /* It gets the connection, which is LENT. Answers whose thread is to be woken; NULL: it is told on
  * the mux. */
 struct pl_thread *pl_waiter_serve(struct pl_peer *peer, struct pl_waiter *waiter,
