@@ -8,10 +8,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "net/connection.h"
-
 struct pool;
 struct pl_room;
+struct pl_connection;
 
 #define PL_TAG 32                       /* bytes of a call's tag that are kept, the zero byte too */
 
