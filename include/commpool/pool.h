@@ -3,9 +3,8 @@
  * A program names a peer by an address (address.h has the form). The pool opens the connection when
  * it is first needed, lends it to one user at a time, takes it back warm, and closes the least
  * recently used one when descriptors run out. pool_communicate() is the main call; pool_borrow()
- * and pool_return() are its two halves. This header brings all others with it.
- *
- * Code that must not block borrows with pool_communicate_async() and talks event by event.
+ * and pool_return() are its two halves, and pool_communicate_async() lends to code that must not
+ * block. This header brings all others with it.
  *
  * It is not a protocol: what the bytes mean is the program's business. TLS, names and queries come
  * with later releases.
@@ -13,11 +12,10 @@
  * Threads. Every function here may be called from any thread, callbacks included, unless its
  * comment says otherwise. Functions that may wait answer POOL_E_WOULD_BLOCK instead of waiting when
  * they are called on the mux thread (mux.h). on_lent, on_new_connection, on_socket, on_closed,
- * actors and connection events run on the mux thread. `use`, prepare and on_error run inside the
- * call that they are for, on its thread; for an asynchronous call prepare runs on a thread of the
- * pool's own. on_none_removable runs on whichever thread meets the lack of room, the mux thread
- * included; on_event and on_log run wherever events are told (observe.h). No lock is held in any of
- * them.
+ * actors and connection events run on the mux thread; `use`, prepare and on_error inside the call
+ * that they are for, on its thread, but prepare for an asynchronous call on a thread of the pool's
+ * own; on_none_removable on whichever thread meets the lack of room; on_event and on_log wherever
+ * events are told (observe.h). No lock is held in any of them.
  *
  * Ownership. `const struct x *` is borrowed until the call returns. `struct x **` hands over
  * something that the caller frees. A `struct pool_conn *` given to a callback is borrowed for that
@@ -275,9 +273,8 @@ POOL_API enum pool_status pool_sendv(struct pool_conn *conn, const struct iovec 
  * stores the number in *got.
  *
  * Bytes that an earlier pool_recv_until() read beyond its delimiter come first. A `size` of 0 waits
- * for nothing and answers POOL_OK with 0 bytes; `buffer` may then be NULL. Threads and errors
- * are those of the section above; POOL_E_CLOSED when the peer has ended the stream. Source:
- * recv(2). */
+ * for nothing and answers POOL_OK with 0 bytes; `buffer` may then be NULL. Threads and errors are
+ * those of the section above; POOL_E_CLOSED when the peer has ended the stream. Source: recv(2). */
 POOL_API enum pool_status pool_recv(struct pool_conn *conn, void *buffer, size_t size, size_t *got);
 
 /* Receives exactly `size` bytes, waiting until the last one has come.
@@ -323,8 +320,7 @@ POOL_API enum pool_status pool_try_recv(struct pool_conn *conn, void *buffer, si
  * call it. Errors: POOL_E_ARGUMENT for NULL, a stale handle, or one that is not lent. */
 POOL_API enum pool_status pool_conn_deadline(struct pool_conn *conn, uint32_t ms);
 
-/* Event-driven I/O, on the mux thread: for on_new_connection, for actors, and on connections that
- * pool_communicate_async() lent. */
+/* Event-driven I/O, on the mux thread: for on_new_connection, actors, and asynchronous loans. */
 
 /* What happened on a watched connection. */
 enum pool_event {
