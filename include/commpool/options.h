@@ -48,7 +48,7 @@ enum pool_order {
 
 /* What a deciding hook wants. Any other number counts as POOL_ABORT. */
 enum pool_decision {
-    POOL_ABORT, /* let the call fail now */
+    POOL_ABORT, /* do nothing more: let the call fail now, as without a hook */
     POOL_CONTINUE, /* go on: wait, or try again */
     POOL_FATAL /* let the call fail, and never try again for it */
 };
@@ -121,11 +121,12 @@ typedef int pool_new_connection_fn(struct pool_conn *conn, struct pool_actor *ac
  * The call's hook is told first, then the pool's; the answer of the last one that there is counts.
  *
  * POOL_CONTINUE makes another attempt, at most eight times in one call and within its deadline,
- * after a pause as the back-off of the options has it; only after a reused connection has failed
- * there is none. A pause that would pass the deadline, or would have to be spent on the mux thread,
- * is not begun. `use` runs again only when nothing was sent, or with POOL_SAFE_TO_REPEAT. Where
- * POOL_CONTINUE cannot be obeyed, the call fails with its error. POOL_ABORT and POOL_FATAL let the
- * call fail now; both keep the pool from replacing a reused connection by itself, too.
+ * after a pause as the back-off of the options has it; only after a reused one has failed there is
+ * none. A pause that would pass the deadline, or would have to be spent on the mux thread, is not
+ * begun. `use` runs again only when nothing was sent, or with POOL_SAFE_TO_REPEAT. Where
+ * POOL_CONTINUE cannot be obeyed, the call fails with its error. POOL_ABORT lets it fail now, as
+ * it would without a hook: a reused connection that failed before anything was sent is still
+ * replaced, once, by pool_communicate(). POOL_FATAL lets it fail without even that.
  *
  * Failures of the caller's own are told but never repeated: POOL_E_ARGUMENT, POOL_E_ADDRESS,
  * POOL_E_WOULD_BLOCK, POOL_E_CANCELED, POOL_E_CLOSING, POOL_E_FORKED, and POOL_E_FULL when the

@@ -13,8 +13,8 @@ struct run {
     struct pl_failure failure;
     bool was_reused, was_sent, was_received;
     bool has_failed; /* an operation did: the connection's return will say why it is closed */
-    bool may_repeat; /* nothing was sent, or it does no harm */
-    bool is_to_repeat; /* the pool itself decides, and it is */
+    struct pl_repeatable repeatable;
+    bool is_to_repeat; /* nobody else decides, and it is */
 };
 
 /* Does what the connection says win over what `use` answered? The peer's end does, unless it is the
@@ -132,8 +132,9 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
     judge(run, connection, answer);
     if (was_canceled)
         note_canceled(run);
-    run->is_to_repeat = may_repeat && !was_canceled && is_worth_repeating(run, flags);
-    run->may_repeat = !run->was_sent || (flags & POOL_SAFE_TO_REPEAT);
+    run->repeatable.by_itself = !was_canceled && is_worth_repeating(run, flags);
+    run->repeatable.if_wanted = !run->was_sent || (flags & POOL_SAFE_TO_REPEAT);
+    run->is_to_repeat = may_repeat && run->repeatable.by_itself;
     keep_count(connection, run);
     if (pl_word_unpin(&connection->word)) {
         pl_peer_finish_close_and_tell(connection);
@@ -187,8 +188,9 @@ static enum pool_status use_once(struct job *job, struct pool_conn *conn, bool m
         return POOL_OK;
     account_use(&job->borrow.spent, job->begin_ns);
     attempt->failure = run.failure;
-    attempt->may_repeat = job->retry ? run.may_repeat : run.is_to_repeat;
+    attempt->repeatable = run.repeatable;
     attempt->was_reused = run.was_reused;
+    attempt->is_to_repeat = run.is_to_repeat;
     if (job->retry || !run.is_to_repeat)
         tell_failure(job, &run);
     return run.status;
@@ -202,7 +204,7 @@ static bool is_wanted_again(struct job *job, enum pool_status status, bool has_r
         return false;
     if (!has_run)
         *attempt = pl_retry_failed_borrow(&job->borrow, status);
-    return job->retry ? pl_retry_wants(job->retry, &job->borrow, attempt) : attempt->may_repeat;
+    return job->retry ? pl_retry_wants(job->retry, &job->borrow, attempt) : attempt->is_to_repeat;
 }
 
 static enum pool_status communicate(struct job *job)

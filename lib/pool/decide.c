@@ -32,7 +32,7 @@ bool pl_decide_may_barge(uint64_t oldest_wait_ns, uint64_t barge_ns)
 
 /* ---- after failures */
 
-bool pl_decide_again(const struct pl_votes *votes, uint32_t repeats)
+bool pl_decide_again(const struct pl_votes *votes, struct pl_repeatable attempt, uint32_t repeats)
 {
     enum pool_decision last = POOL_ABORT;
 
@@ -40,7 +40,9 @@ bool pl_decide_again(const struct pl_votes *votes, uint32_t repeats)
         last = votes->call_says;
     if (votes->pool_ran)
         last = votes->pool_says;
-    return last == POOL_CONTINUE && repeats < PL_REPEATS;
+    if (last == POOL_CONTINUE)
+        return attempt.if_wanted && repeats < PL_REPEATS;
+    return last != POOL_FATAL && attempt.by_itself && repeats == 0;
 }
 
 bool pl_decide_backs_off(const struct pl_backoff_rules *rules)

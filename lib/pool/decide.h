@@ -34,8 +34,14 @@ struct pl_votes {
     enum pool_decision call_says, pool_says;
 };
 
-/* Is the attempt to be made again? The last one that ran decides. */
-bool pl_decide_again(const struct pl_votes *votes, uint32_t repeats);
+/* What may be made again: whatever the program wants, and what the pool repeats of its own. */
+struct pl_repeatable {
+    bool if_wanted, by_itself;
+};
+
+/* Is the attempt to be made again? The last one that ran decides; to abort leaves the rest to the
+ * pool, which does it once. */
+bool pl_decide_again(const struct pl_votes *votes, struct pl_repeatable attempt, uint32_t repeats);
 
 struct pl_backoff_rules {
     uint64_t first_ns, longest_ns;      /* the first pause, and the longest one */

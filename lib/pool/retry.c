@@ -131,8 +131,8 @@ bool pl_retry_wants(struct pl_retry *retry, struct pl_borrow *borrow,
     ask(retry, &pool->settings.options, &votes);
     if (pl_pool_is_forked(pool))
         return false;
-    if (attempt->may_repeat && !is_the_callers(&attempt->failure) &&
-        pl_decide_again(&votes, retry->repeats))
+    if (!is_the_callers(&attempt->failure) &&
+        pl_decide_again(&votes, attempt->repeatable, retry->repeats))
         is_wanted = pl_thread_self() && pause_before(retry, borrow, attempt);
     if (is_wanted) {
         retry->repeats++;
@@ -168,7 +168,7 @@ struct pl_attempt pl_retry_failed_borrow(const struct pl_borrow *borrow, enum po
 {
     struct pl_attempt attempt = { .failure = borrow->failure,
                                   .deadline_ns = borrow->deadline_ns,
-                                  .may_repeat = true };
+                                  .repeatable.if_wanted = true };
 
     attempt.failure.status = (int8_t)status;
     return attempt;

@@ -18,7 +18,8 @@ struct pl_retry {
 struct pl_attempt {
     struct pl_failure failure;
     uint64_t deadline_ns;               /* of the whole call */
-    bool may_repeat;                    /* what was sent does not forbid it */
+    struct pl_repeatable repeatable;
+    bool is_to_repeat;                  /* where nobody is asked */
     bool was_reused;                    /* it was the connection's age: no reason for a pause */
 };
 

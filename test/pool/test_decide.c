@@ -69,21 +69,30 @@ Test(decide, newcomers_pass_a_waiter_until_it_has_waited_for_barge_ms)
 
 #define ABSENT 9
 
-/* What on_error of the call and of the pool say, and whether the attempt is made again. */
+enum outcome { FAILS, AGAIN, ONCE /* if the pool does so by itself */ };
+
+/* What on_error of the call and of the pool say, and what becomes of the attempt. */
 static const struct {
     int call, pool;
-    bool again;
+    enum outcome outcome;
 } votes[] = {
-    { POOL_ABORT, POOL_ABORT, false },    { POOL_ABORT, POOL_CONTINUE, true },
-    { POOL_ABORT, POOL_FATAL, false },    { POOL_CONTINUE, POOL_ABORT, false },
-    { POOL_CONTINUE, POOL_CONTINUE, true }, { POOL_CONTINUE, POOL_FATAL, false },
-    { POOL_FATAL, POOL_ABORT, false },    { POOL_FATAL, POOL_CONTINUE, true },
-    { POOL_FATAL, POOL_FATAL, false },    { ABSENT, POOL_ABORT, false },
-    { ABSENT, POOL_CONTINUE, true },      { ABSENT, POOL_FATAL, false },
-    { POOL_ABORT, ABSENT, false },        { POOL_CONTINUE, ABSENT, true },
-    { POOL_FATAL, ABSENT, false },        { ABSENT, ABSENT, false },
-    { POOL_CONTINUE, 77, false },
+    { POOL_ABORT, POOL_ABORT, ONCE },       { POOL_ABORT, POOL_CONTINUE, AGAIN },
+    { POOL_ABORT, POOL_FATAL, FAILS },      { POOL_CONTINUE, POOL_ABORT, ONCE },
+    { POOL_CONTINUE, POOL_CONTINUE, AGAIN }, { POOL_CONTINUE, POOL_FATAL, FAILS },
+    { POOL_FATAL, POOL_ABORT, ONCE },       { POOL_FATAL, POOL_CONTINUE, AGAIN },
+    { POOL_FATAL, POOL_FATAL, FAILS },      { ABSENT, POOL_ABORT, ONCE },
+    { ABSENT, POOL_CONTINUE, AGAIN },       { ABSENT, POOL_FATAL, FAILS },
+    { POOL_ABORT, ABSENT, ONCE },           { POOL_CONTINUE, ABSENT, AGAIN },
+    { POOL_FATAL, ABSENT, FAILS },          { ABSENT, ABSENT, ONCE },
+    { POOL_CONTINUE, 77, ONCE },
 };
+
+static bool is_made_again(enum outcome outcome, struct pl_repeatable attempt, uint32_t repeats)
+{
+    if (outcome == AGAIN)
+        return attempt.if_wanted && repeats < 8;
+    return outcome == ONCE && attempt.by_itself && repeats < 1;
+}
 
 Test(decide, the_last_level_that_ran_decides_about_another_attempt)
 {
@@ -93,9 +102,13 @@ Test(decide, the_last_level_that_ran_decides_about_another_attempt)
                                  .call_says = (enum pool_decision)votes[i].call,
                                  .pool_says = (enum pool_decision)votes[i].pool };
 
-        for (uint32_t repeats = 0; repeats < 20; repeats++)
-            cr_expect_eq(pl_decide_again(&said, repeats), votes[i].again && repeats < 8,
-                         "%d, %d, %u", votes[i].call, votes[i].pool, repeats);
+        for (unsigned j = 0; j < 4 * 20; j++) {
+            struct pl_repeatable attempt = { j & 1, j & 2 };
+
+            cr_expect_eq(pl_decide_again(&said, attempt, j / 4),
+                         is_made_again(votes[i].outcome, attempt, j / 4), "%d, %d, %u",
+                         votes[i].call, votes[i].pool, j);
+        }
     }
 }
 

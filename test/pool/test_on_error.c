@@ -309,13 +309,23 @@ Test(on_error, continue_replaces_a_stale_connection_without_a_pause)
     cr_expect_eq(STAT(pool, retries), 1);
 }
 
-Test(on_error, abort_keeps_the_pool_from_replacing_a_stale_connection)
+Test(on_error, abort_leaves_it_to_the_pool_to_replace_a_stale_connection)
 {
     struct runs runs = { 0 };
 
-    cr_expect_eq(use_stale(POOL_ABORT, &runs, 0), POOL_E_BROKEN);
+    cr_expect_eq(use_stale(POOL_ABORT, &runs, 0), POOL_OK);
+    cr_expect_eq(runs.count, 2);
+    cr_expect_eq(of_call.count, 1, "it was told");
+    cr_expect_eq(STAT(pool, retries), 1);
+}
+
+Test(on_error, abort_fails_what_the_pool_does_not_repeat_by_itself)
+{
+    struct runs runs = { .answers = 42 };
+
+    cr_expect_eq(use_stale(POOL_ABORT, &runs, 0), POOL_E_USER);
     cr_expect_eq(runs.count, 1);
-    cr_expect_eq(told.status, POOL_E_BROKEN);
+    cr_expect_eq(told.status, POOL_E_USER);
 }
 
 Test(on_error, fatal_keeps_the_pool_from_replacing_a_stale_connection)
