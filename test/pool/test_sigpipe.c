@@ -124,7 +124,7 @@ struct driven {
     enum loss loss;
     enum pool_status written;
     enum pool_event last;
-    atomic_bool is_over;
+    atomic_bool is_begun, is_over;
 };
 
 static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
@@ -153,6 +153,11 @@ static void on_lent(struct pool_conn *conn, const struct pool_error *error, void
     cr_assert_eq(pool_write(conn, "x", 1), POOL_OK);
     lose(driven->peer, conn, driven->loss);
     driven->written = send_on(conn, by_write);
+}
+
+static bool is_begun(void *argument)
+{
+    return atomic_load(&((struct driven *)argument)->is_begun);
 }
 
 static bool is_over(void *argument)
@@ -187,6 +192,7 @@ static int queue_much(struct pool_conn *conn, struct pool_actor *actor, void *us
         return 2;
     for (unsigned i = 0; i < TRIES; i++)
         (void)pool_write(conn, much, sizeof(much));
+    atomic_store(&driven->is_begun, true);
     return POOL_LATER;
 }
 
@@ -199,6 +205,7 @@ Test(pool_sigpipe, none_from_what_the_mux_flushes_later)
 
         cr_assert(start_caller(&caller, pool, peer_address(driven.peer), VERBS_SOON));
         cr_assert(peer_wait_accepted(driven.peer, 1, VERBS_SOON));
+        cr_assert(wait_until(is_begun, &driven, VERBS_SOON));
         if (loss == RESET)
             peer_reset_all(driven.peer);
         else
