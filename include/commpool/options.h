@@ -192,9 +192,9 @@ struct pool_options {
 
     /* Connections kept open to an address once it was used, even when nobody needs them; at most
      * max_idle and max_per_address. They are opened in the background, never at the cost of another
-     * connection, and replaced when they end, also when idle_ms ends them. An address that cannot be
-     * reached any more is left alone until it is used again. `prepare` runs when one is borrowed first.
-     * Default: none. Set it where the first callers after a quiet time must not wait. */
+     * connection, and replaced when they end, also when idle_ms ends them. An address that cannot
+     * be reached any more is left alone until it is used again. `prepare` runs when one is borrowed
+     * first. Default: none. Set it where the first callers after a quiet time must not wait. */
     uint32_t min_idle;
 
     /* Idle connections kept for one address; one returned beyond it is closed. Default:

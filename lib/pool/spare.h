@@ -10,8 +10,8 @@
  * one. */
 uint32_t pl_spare_least(const struct pl_peer *peer);
 
-/* One more came to nothing. A peer that cannot be reached, and has no other connection, is left alone
- * until it is used again. */
+/* One more came to nothing. A peer that cannot be reached, and has no other connection, is left
+ * alone until it is used again. */
 void pl_spare_fail(struct pl_peer *peer, const struct pl_failure *failure);
 
 /* A connection of the peer is ready: from now on there are to be spares. No lock held. */
