@@ -186,7 +186,7 @@ Test(pool_reserve, a_caller_who_stands_before_it_waits_and_fails_with_resource)
     cr_assert(borrow(pool, loopback_at(peer, 0), &conn));
     cr_expect_eq(pool_reserve_fds(pool, count_free()), POOL_OK);
     cr_expect_eq(pool_borrow(pool, loopback_at(peer, 1),
-                             POOL_CALL(.timeout_ms = 100, .error = &error), &caller.conn),
+                             POOL_CALL(.timeout_ms = 150, .error = &error), &caller.conn),
                  POOL_E_RESOURCE);
     cr_expect_eq(error.cause, EMFILE);
     cr_assert(queue_caller(&caller, pool, loopback_at(peer, 1), VERBS_SOON));
