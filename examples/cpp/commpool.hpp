@@ -36,6 +36,7 @@ public:
     explicit error(pool_status status) : std::runtime_error(pool_status_text(status))
     {
         told_.status = status;
+        told_.outcome = POOL_MAYBE_SENT; // nobody knows better here
     }
 
     pool_status status() const noexcept { return told_.status; }
@@ -57,14 +58,17 @@ class connection {
 public:
     explicit connection(pool_conn handle) noexcept : handle_(handle) {}
 
-    void send(std::string_view bytes) { check(pool_send(&handle_, bytes.data(), bytes.size())); }
+    void send(std::string_view bytes)
+    {
+        check_io(pool_send(&handle_, bytes.data(), bytes.size()));
+    }
 
     // The bytes are good until the next I/O on the connection, or its return.
     std::string_view receive_until(std::string_view delimiter)
     {
         pool_bytes bytes{};
 
-        check(pool_recv_until(&handle_, delimiter.data(), delimiter.size(), &bytes));
+        check_io(pool_recv_until(&handle_, delimiter.data(), delimiter.size(), &bytes));
         return { static_cast<const char *>(bytes.data), bytes.size };
     }
 
@@ -72,7 +76,7 @@ public:
     {
         std::string bytes(size, '\0');
 
-        check(pool_recv_exact(&handle_, bytes.data(), size));
+        check_io(pool_recv_exact(&handle_, bytes.data(), size));
         return bytes;
     }
 
@@ -80,6 +84,19 @@ public:
     pool_conn *handle() noexcept { return &handle_; }
 
 protected:
+    // A failure of the connection knows the peer, the phase and what was sent.
+    void check_io(pool_status status)
+    {
+        pool_error told{};
+
+        if (status == POOL_OK)
+            return;
+        told.size = sizeof(told);
+        if (pool_conn_error(&handle_, &told) == POOL_OK && told.status != POOL_OK)
+            throw error(told);
+        throw error(status);
+    }
+
     pool_conn handle_;
 };
 

@@ -70,7 +70,10 @@ _Event = _c.CFUNCTYPE(None, _c.POINTER(_Conn), _c.c_int, _Bytes, _p)
 
 
 def _load():
-    library = _c.CDLL(os.environ.get("COMMPOOL_LIBRARY") or _c.util.find_library("commpool"))
+    name = os.environ.get("COMMPOOL_LIBRARY") or _c.util.find_library("commpool")
+    if not name:
+        raise ImportError("libcommpool.so was not found: install it, or name it in COMMPOOL_LIBRARY")
+    library = _c.CDLL(name)
     conn, call = _c.POINTER(_Conn), _c.POINTER(_Call)
     for name, *types in (
             ("pool_create", _c.POINTER(_Options), _c.POINTER(_p)), ("pool_borrow", _p, _c.c_char_p, call, conn),
@@ -102,7 +105,7 @@ class Error(Exception):
     def __init__(self, status, told=None):
         self.status = status
         self.name = _lib.pool_status_name(status).decode()
-        self.outcome = told.outcome if told is not None else 0
+        self.outcome = told.outcome if told is not None else 1  # perhaps sent: nobody knows better here
         super().__init__((told.text if told is not None and told.text else _lib.pool_status_text(status)).decode())
 
 
@@ -125,9 +128,21 @@ def _open(options, mux=None):
     _lib.pool_options_init(_c.byref(given))
     given.mux = mux
     for name, value in options.items():
+        if name not in _NUMBERS + ["check", "order", "start_paused"]:
+            raise TypeError(f"there is no option {name}")
         setattr(given, name, value)
     _check(_lib.pool_create(_c.byref(given), _c.byref(pool)))
     return pool
+
+
+def _check_io(status, handle):
+    """A failure of a connection knows the peer, the phase and what was sent."""
+    if status == POOL_OK:
+        return
+    told = _Error(size=_c.sizeof(_Error))
+    if _lib.pool_conn_error(_c.byref(handle), _c.byref(told)) == POOL_OK and told.status != POOL_OK:
+        raise Error(told.status, told)
+    raise Error(status)
 
 
 class Connection:
@@ -141,16 +156,16 @@ class Connection:
         return _lib.pool_conn_id(_c.byref(self.handle))
 
     def send(self, data):
-        _check(_lib.pool_send(_c.byref(self.handle), data, len(data)))
+        _check_io(_lib.pool_send(_c.byref(self.handle), data, len(data)), self.handle)
 
     def receive_until(self, delimiter):
         got = _Bytes()
-        _check(_lib.pool_recv_until(_c.byref(self.handle), delimiter, len(delimiter), _c.byref(got)))
+        _check_io(_lib.pool_recv_until(_c.byref(self.handle), delimiter, len(delimiter), _c.byref(got)), self.handle)
         return _c.string_at(got.data, got.size)
 
     def receive_exactly(self, size):
         room = _c.create_string_buffer(size)
-        _check(_lib.pool_recv_exact(_c.byref(self.handle), room, size))
+        _check_io(_lib.pool_recv_exact(_c.byref(self.handle), room, size), self.handle)
         return room.raw
 
     def ask(self, request, delimiter):
@@ -240,7 +255,7 @@ class AsyncConnection:
         self.changed.set()
 
     def send(self, data):
-        _check(_lib.pool_write(_c.byref(self.handle), data, len(data)))
+        _check_io(_lib.pool_write(_c.byref(self.handle), data, len(data)), self.handle)
 
     async def receive_until(self, delimiter):
         while delimiter not in self.unread:
@@ -280,15 +295,16 @@ class AsyncPool:
     @contextlib.asynccontextmanager
     async def borrow(self, address, timeout_ms=0):
         """A connection for an async with-block: returned at its end, discarded when an exception ends it."""
-        call, _ = _call(timeout_ms)
+        call, told = _call(timeout_ms)
         lent = self.loop.create_future()
 
         def on_lent(conn, error, _):
-            self.waiting.pop(lent, None)
-            if not conn:
+            self.loop.call_soon(self.waiting.pop, lent, None)  # not while it runs
+            if lent.cancelled():
+                if conn:
+                    _lib.pool_return(conn)
+            elif not conn:
                 lent.set_exception(Error(error[0].status, error[0]))
-            elif lent.cancelled():
-                _lib.pool_return(conn)
             else:
                 lent.set_result(AsyncConnection(_Conn(conn[0].slot, conn[0].serial)))
 
@@ -296,8 +312,13 @@ class AsyncPool:
         status = _lib.pool_communicate_async(self.pool, address.encode(), self.waiting[lent], None, _c.byref(call), None)
         if status != POOL_OK:
             del self.waiting[lent]
-            raise Error(status)
-        connection = await lent
+            raise Error(status, told)
+        try:
+            connection = await lent
+        except asyncio.CancelledError:
+            if lent.done() and not lent.cancelled() and not lent.exception():
+                _lib.pool_discard(_c.byref(lent.result().handle))  # it had come, and nobody took it
+            raise
         try:
             yield connection
         except BaseException:
