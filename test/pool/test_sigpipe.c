@@ -116,7 +116,7 @@ Test(pool_sigpipe, none_from_a_unix_peer_that_is_gone)
     expect_none_on(&(struct peer_options){ .behave = PEER_ECHO, .family = AF_UNIX });
 }
 
-/* ---- event-driven */
+/* ---- event-driven, on this thread: a thread of the pool's own blocks all signals */
 
 struct driven {
     struct peer *peer;
@@ -124,7 +124,7 @@ struct driven {
     enum loss loss;
     enum pool_status written;
     enum pool_event last;
-    atomic_bool is_begun, is_over;
+    atomic_bool is_over;
 };
 
 static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
@@ -155,28 +155,31 @@ static void on_lent(struct pool_conn *conn, const struct pool_error *error, void
     driven->written = send_on(conn, by_write);
 }
 
-static bool is_begun(void *argument)
+static void dispatch_until_over(struct pool_mux *mux, struct driven *driven)
 {
-    return atomic_load(&((struct driven *)argument)->is_begun);
-}
+    uint64_t start_ms = now_ms();
 
-static bool is_over(void *argument)
-{
-    return atomic_load(&((struct driven *)argument)->is_over);
+    while (!atomic_load(&driven->is_over) && elapsed_ms(start_ms) < VERBS_SOON)
+        cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
+    cr_assert(atomic_load(&driven->is_over));
 }
 
 Test(pool_sigpipe, none_from_event_driven_writes)
 {
     for (enum loss loss = RESET; loss < LOSSES; loss++) {
         struct driven driven = { .peer = PEER(.behave = PEER_SILENT), .loss = loss };
-        struct pool *pool = MAKE_POOL();
+        struct pool_mux *mux;
+        struct pool *pool;
 
+        cr_assert_eq(pool_mux_create(&mux), POOL_OK);
+        pool = MAKE_POOL(.mux = mux);
         cr_assert_eq(pool_communicate_async(pool, peer_address(driven.peer), on_lent, &driven,
                                             POOL_CALL(.timeout_ms = VERBS_SOON), NULL),
                      POOL_OK);
-        cr_expect(wait_until(is_over, &driven, VERBS_SOON));
+        dispatch_until_over(mux, &driven);
         cr_expect_neq(driven.written, POOL_OK);
         pool_destroy(pool);
+        pool_mux_destroy(mux);
         peer_stop(driven.peer);
     }
 }
@@ -192,7 +195,6 @@ static int queue_much(struct pool_conn *conn, struct pool_actor *actor, void *us
         return 2;
     for (unsigned i = 0; i < TRIES; i++)
         (void)pool_write(conn, much, sizeof(much));
-    atomic_store(&driven->is_begun, true);
     return POOL_LATER;
 }
 
@@ -200,19 +202,23 @@ Test(pool_sigpipe, none_from_what_the_mux_flushes_later)
 {
     for (enum loss loss = RESET; loss < LOSSES; loss++) {
         struct driven driven = { .peer = PEER(.behave = PEER_DEAF), .loss = loss };
-        struct pool *pool = MAKE_POOL(.on_new_connection = queue_much, .user = &driven);
+        struct pool_mux *mux;
+        struct pool *pool;
         struct caller caller;
 
+        cr_assert_eq(pool_mux_create(&mux), POOL_OK);
+        pool = MAKE_POOL(.mux = mux, .on_new_connection = queue_much, .user = &driven);
         cr_assert(start_caller(&caller, pool, peer_address(driven.peer), VERBS_SOON));
+        while (!driven.conn.slot)
+            cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
         cr_assert(peer_wait_accepted(driven.peer, 1, VERBS_SOON));
-        cr_assert(wait_until(is_begun, &driven, VERBS_SOON));
-        if (loss == RESET)
-            peer_reset_all(driven.peer);
-        else
-            peer_close_all(driven.peer);
-        cr_expect(wait_until(is_over, &driven, VERBS_SOON));
+        lose(driven.peer, &driven.conn, loss);
+        dispatch_until_over(mux, &driven);
+        while (!atomic_load(&caller.is_back))
+            cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
         cr_expect_neq(join_caller(&caller), POOL_OK);
         pool_destroy(pool);
+        pool_mux_destroy(mux);
         peer_stop(driven.peer);
     }
 }
