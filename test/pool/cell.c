@@ -24,7 +24,7 @@ void poke(struct pool_conn *conn)
     atomic_store(&cell.has_run, true);
 }
 
-static bool has_run(void *argument)
+bool cell_has_run(void *argument)
 {
     (void)argument;
     return atomic_load(&cell.has_run);
@@ -111,14 +111,14 @@ static void be_told_something(void)
 {
     communicate();
     peer_push(cell.peer, PEER_ALL, "news", 4);
-    wait_until(has_run, NULL, VERBS_SOON);
+    wait_until(cell_has_run, NULL, VERBS_SOON);
 }
 
 static void be_left(void)
 {
     communicate();
     peer_close(cell.peer, 1);
-    wait_until(has_run, NULL, VERBS_SOON);
+    wait_until(cell_has_run, NULL, VERBS_SOON);
 }
 
 static int on_socket(int fd, const char *address, void *user)
@@ -150,7 +150,7 @@ static void lend(void)
         pool_communicate_async(cell.props.pool, cell.props.address, on_lent, NULL, PATIENT, NULL);
 
     cr_expect_eq(status, POOL_OK);
-    wait_until(has_run, NULL, VERBS_SOON);
+    wait_until(cell_has_run, NULL, VERBS_SOON);
 }
 
 static void on_event_of_connection(struct pool_conn *conn, enum pool_event event,
@@ -262,7 +262,7 @@ static void on_call(void *user)
 static void post(void)
 {
     cr_expect_eq(pool_mux_post(cell.mux, on_call, NULL), POOL_OK);
-    wait_until(has_run, NULL, VERBS_SOON);
+    wait_until(cell_has_run, NULL, VERBS_SOON);
 }
 
 /* The timer is the one that the call is made on. */
@@ -270,20 +270,20 @@ static void fire(void)
 {
     pool_timer_cancel(cell.props.timer);
     cr_expect_eq(pool_mux_after(cell.mux, 0, on_call, NULL, &cell.props.timer), POOL_OK);
-    wait_until(has_run, NULL, VERBS_SOON);
+    wait_until(cell_has_run, NULL, VERBS_SOON);
 }
 
 static void send_signal(void)
 {
     cr_expect_eq(pool_mux_signal(cell.mux, SIGUSR2, on_call, NULL), POOL_OK);
     kill(getpid(), SIGUSR2);
-    wait_until(has_run, NULL, VERBS_SOON);
+    wait_until(cell_has_run, NULL, VERBS_SOON);
 }
 
 static void close_it(void)
 {
     cr_expect_eq(pool_close(cell.props.pool, POOL_NONE, on_call, NULL), POOL_OK);
-    wait_until(has_run, NULL, VERBS_SOON);
+    wait_until(cell_has_run, NULL, VERBS_SOON);
 }
 
 static void free_data(void *user)

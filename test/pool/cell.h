@@ -24,6 +24,7 @@ extern struct cell cell;
 /* The call of the cell, on the connection that the callback has, else on the loan: the first time
  * only. */
 void poke(struct pool_conn *conn);
+bool cell_has_run(void *unused);
 
 struct callback {
     const char *name;
