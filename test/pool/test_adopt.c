@@ -281,6 +281,8 @@ Test(adopt, only_connected_stream_sockets_of_the_addresss_kind_are_taken)
     int unconnected = socket(AF_INET, SOCK_STREAM, 0);
     int four = peer_dial(peer), sixth = peer_dial(six);
 
+    cr_assert(peer_wait_accepted(peer, 1, VERBS_SOON)); /* what it opens is counted, too */
+    cr_assert(peer_wait_accepted(six, 1, VERBS_SOON));
     cr_assert_eq(pipe(files), 0);
     cr_assert_eq(socketpair(AF_UNIX, SOCK_DGRAM, 0, datagrams), 0);
     cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, packets), 0);
