@@ -9,9 +9,9 @@
 
 enum pool_status pl_orders_refusal(const struct pool *pool)
 {
-    uint32_t state = atomic_load(&pool->state);
+    enum pool_status refusal = pl_pool_refusal(pool); /* one look: the state may change */
 
-    return state == PL_POOL_PAUSED ? POOL_OK : pl_pool_refusal(pool);
+    return refusal == POOL_E_CLEARED ? POOL_OK : refusal;
 }
 
 /* ---- errands */

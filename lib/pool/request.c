@@ -224,6 +224,7 @@ static bool queue_again(struct pl_request *request)
     struct pl_peer *peer = request->borrow.peer;
     struct pl_waiter *waiter = &request->waiter;
     enum pool_status refusal;
+    bool has_one;
 
     if (pl_pool_is_forked(request->borrow.pool))
         return false;
@@ -238,11 +239,12 @@ static bool queue_again(struct pl_request *request)
     waiter->connection = refusal || waiter->wants_fresh ? NULL : pl_peer_take_idle(peer, false);
     if (!waiter->connection && !refusal)
         queue_first(request);
+    has_one = waiter->connection != NULL; /* once it is queued, others write that */
     pthread_mutex_unlock(&peer->lock);
     pl_ticket_release(ticket);
-    if (waiter->connection || refusal)
+    if (has_one || refusal)
         pl_ticket_wait_end(ticket);
-    if (waiter->connection)
+    if (has_one)
         return true;
     if (refusal)
         fail_waiting(request, refusal);

@@ -205,12 +205,15 @@ static void communicate_in_vain(void)
     (void)pool_communicate(cell.props.pool, cell.props.address, fail, NULL, PATIENT);
 }
 
+/* Once the call was made, whoever comes later waits. */
 static enum pool_decision on_none_removable(struct pool *pool, void *user)
 {
+    bool was_made = atomic_load(&cell.has_run);
+
     (void)pool;
     (void)user;
     poke(NULL);
-    return POOL_ABORT;
+    return was_made ? POOL_CONTINUE : POOL_ABORT;
 }
 
 /* The loan is all that there may be. */

@@ -25,6 +25,7 @@ static struct {
 } schedule = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static __thread struct runner *self;
+static __thread bool has_ended;         /* what its last destructors do is outside the schedule */
 static pthread_key_t key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -85,6 +86,7 @@ static void on_end(void *ended)
         seat_somebody();
     pthread_mutex_unlock(&schedule.lock);
     self = NULL;
+    has_ended = true;
     pthread_cond_destroy(&runner->turn);
     free(runner);
 }
@@ -124,7 +126,7 @@ static void switch_now(void)
 
 void schedule_point(void)
 {
-    if (!schedule.is_on)
+    if (!schedule.is_on || has_ended)
         return;
     if (!self)
         become_runner();
