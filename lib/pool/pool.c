@@ -329,9 +329,10 @@ static bool end_connection(struct pl_connection *connection)
     uint64_t seen = atomic_load(&connection->word);
 
     while (pl_word_state(seen) == PL_IDLE || pl_word_state(seen) == PL_PARKED) {
-        connection->close_reason = POOL_CLOSE_POOL;
-        if (pl_word_become_state(&connection->word, seen, PL_CLOSING))
+        if (pl_word_become_state(&connection->word, seen, PL_CLOSING)) {
+            connection->close_reason = POOL_CLOSE_POOL;
             return true;
+        }
         seen = atomic_load(&connection->word);
     }
     if (pl_word_state(seen) == PL_LENT && pl_word_pin_any(&connection->word)) {
