@@ -157,9 +157,9 @@ struct pool_options {
      * A size that the library does not know is POOL_E_ARGUMENT. */
     size_t size;
 
-    /* The mux that serves the pool. It must outlive the pool. Default, NULL: one of the pool's own,
-     * on its own thread. Set it to share one among pools, or to run it in a loop of your own
-     * (mux.h). */
+    /* The mux that serves the pool. A pool keeps its mux: pool_mux_destroy() may come first, and
+     * takes effect when the pool has ended. Default, NULL: one of the pool's own, on its own
+     * thread. Set it to share one among pools, or to run it in a loop of your own (mux.h). */
     struct pool_mux *mux;
 
     /* How the protocol cuts bytes into messages. Reserved. */
@@ -376,7 +376,8 @@ enum {
  * value. */
 struct pool_call {
     /* Bytes of the struct as the program was compiled; POOL_CALL and pool_call_init() set it. A
-     * size that the library does not know is POOL_E_ARGUMENT. */
+     * size that the library does not know is POOL_E_ARGUMENT. Only a struct that is all zeros may
+     * do without. */
     size_t size;
 
     /* Milliseconds for the whole call. Default: pool_options.timeout_ms. POOL_NONE waits for
@@ -395,7 +396,8 @@ struct pool_call {
 
     /* Where to put a ticket by which another thread can cancel the call: set before the call waits,
      * and the caller's until pool_ticket_free(); NULL when the call was refused before. It outlives
-     * the call, and after pool_borrow() cancels the loan. Default: NULL, none. */
+     * the call, and after pool_borrow() cancels the loan. For pool_communicate_async() the
+     * parameter `ticket` counts, where it is not NULL, before this one. Default: NULL, none. */
     struct pool_ticket **ticket;
 
     /* Receives the parts of a reply. Reserved. */
@@ -411,7 +413,8 @@ struct pool_call {
     pool_error_fn *on_error;
 
     /* Where to write the details of a failure. A call that succeeds leaves it as it was: test the
-     * answer of the call, not this. Default: NULL, nowhere. It must be initialised with
+     * answer of the call, not this. pool_communicate_async() writes it before it returns or never;
+     * on_lent is given the later failures. Default: NULL, nowhere. It must be initialised with
      * POOL_ERROR_INIT, or be all zeros. */
     struct pool_error *error;
 

@@ -144,7 +144,8 @@ POOL_API enum pool_status pool_discard(struct pool_conn *conn);
 /* Borrows a connection to `address` for event-driven code: on_lent(conn, error, user) runs later,
  * exactly once, on the mux thread, never on the stack of this call.
  *
- * The connection stays lent until pool_return() or pool_discard(). `address` and `call` are read
+ * The connection stays lent until pool_return() or pool_discard(), and the call's deadline goes on
+ * counting; when it passes, a watched connection gets POOL_EV_ERROR. `address` and `call` are read
  * during the call only; `user` stays the program's. `ticket` may be NULL; else *ticket gets a
  * ticket, set before on_lent can run, by which the call can be canceled, and which is the caller's
  * until pool_ticket_free(). Any thread may call it; it never waits. Errors of the start, after
@@ -203,8 +204,8 @@ POOL_API enum pool_status pool_detach(struct pool_conn *conn);
  * lent, and *fd is unchanged. */
 POOL_API enum pool_status pool_release_fd(struct pool_conn *conn, int *fd);
 
-/* Gives a connected socket to the pool, to be lent as a connection to `address`: at once to a
- * caller who waits, else as an idle one.
+/* Gives a connected or accepted socket to the pool, to be lent as a connection to `address`: at
+ * once to a caller who waits, else as an idle one. When none is idle, the pool still dials.
  *
  * With POOL_OK the descriptor is the pool's, who may close it at any time; it is made blocking and
  * close-on-exec, and gets another number when it is 0, 1 or 2; its other options stay as they are.
@@ -242,9 +243,9 @@ POOL_API void pool_target_free(struct pool_target *target);
  *
  * These functions work on the calling thread, on the connection of a valid handle, straight on its
  * socket. Each is bounded by the deadline of the call that borrowed the connection, and by read_ms
- * or write_ms. Buffers stay the caller's. Any thread may call them, one at a time for each
- * connection; on the mux thread they answer POOL_E_WOULD_BLOCK instead of waiting. An operation
- * that fails makes the connection unfit for reuse: it is closed when it is returned.
+ * or write_ms. They bound waiting alone. Buffers stay the caller's. Any thread may call them, one
+ * at a time for each connection; on the mux thread they answer POOL_E_WOULD_BLOCK instead of
+ * waiting. An operation that fails makes the connection unfit for reuse: its return closes it.
  *
  * Errors that all of them have: POOL_E_ARGUMENT for NULL or a stale handle; POOL_E_TIMEOUT when
  * time ran out before anything of this exchange was on the wire, POOL_E_TIMEOUT_IN_TRANSFER when it
@@ -329,7 +330,7 @@ enum pool_event {
     POOL_EV_WRITTEN, /* everything that was queued has left */
     POOL_EV_TIMEOUT_READ, /* nothing came for as long as pool_conn_timeout() allows */
     POOL_EV_TIMEOUT_WRITE, /* nothing left for as long as it allows, although something is queued */
-    POOL_EV_ERROR, /* it failed; pool_conn_error() tells how. Last event */
+    POOL_EV_ERROR, /* it failed, ran out of time or was canceled: pool_conn_error(). Last event */
     POOL_EV_CLOSED /* it was closed without an error. Last event */
 };
 
@@ -337,8 +338,8 @@ enum pool_event {
 enum pool_direction { POOL_READ, POOL_WRITE };
 
 /* A receiver of events. `conn` and `bytes` are borrowed for the call; `bytes` is empty in all
- * events but POOL_EV_READ. Exactly one of POOL_EV_ERROR and POOL_EV_CLOSED comes, and nothing comes
- * after it. */
+ * events but POOL_EV_READ. At most one of POOL_EV_ERROR and POOL_EV_CLOSED comes, and nothing after
+ * it; a connection that is lent still has to be given back. */
 typedef void pool_conn_event_fn(struct pool_conn *conn, enum pool_event event,
                                 struct pool_bytes bytes, void *user);
 

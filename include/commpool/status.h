@@ -57,8 +57,8 @@ enum pool_status {
     /* Out of time, and nothing of this exchange is on the wire: it is safe to repeat. */
     POOL_E_TIMEOUT = -9,
 
-    /* Out of time part way: the connection is closed, and the peer may have acted on what it
-     * got. */
+    /* Out of time part way: the connection is closed once it goes back, and the peer may have acted
+     * on what it got. */
     POOL_E_TIMEOUT_IN_TRANSFER = -10,
 
     /* The peer ended the stream at a place where it may. */
@@ -118,7 +118,8 @@ enum pool_phase {
 };
 
 /* What the peer can know of a request that failed; it tells whether repeating it may do something
- * twice. */
+ * twice. It counts all that was sent and received since the connection was lent, however many
+ * exchanges that were. */
 enum pool_outcome {
     /* No byte of the request was handed to the kernel: repeating is safe. What on_new_connection
      * and prepare sent to set the connection up is not the request, and does not count. */
