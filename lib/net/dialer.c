@@ -170,6 +170,22 @@ static int family_of(const struct pl_dial *dial, int *family)
     return -error;
 }
 
+/* The program sees the socket, and may have done to it what it must not: connecting another one, or
+ * one that blocks, would be worse than failing. 0, or a positive errno. */
+static int show(struct pl_dial *dial, int fd)
+{
+    dial->answer = dial->on_socket(fd, pool_address_text(dial->address), dial->user);
+    if (dial->mux->is_forked)
+        return ECANCELED;               /* the hook did, and this is the child */
+    if (dial->answer) {
+        dial->reason = PL_REASON_SOCKET;
+        return EPERM;
+    }
+    if (!pl_connection_is_ours(dial->connection))
+        return EBADF;
+    return -pl_os->set_nonblocking(fd, true);
+}
+
 int pl_dial_start(struct pl_dial *dial)
 {
     struct pl_connection *connection = dial->connection;
@@ -185,13 +201,10 @@ int pl_dial_start(struct pl_dial *dial)
         set_comforts(dial, fd);
         error = set_demands(dial, fd, family);
     }
-    if (!error && dial->on_socket) {
-        dial->answer = dial->on_socket(fd, pool_address_text(dial->address), dial->user);
-        dial->reason = dial->answer ? PL_REASON_SOCKET : PL_REASON_NONE;
-        error = dial->answer ? EPERM : 0;
-    }
+    if (!error && dial->on_socket)
+        error = show(dial, fd);
     if (dial->mux->is_forked)
-        return ECANCELED;               /* the hook did, and this is the child */
+        return error;
     if (!error)
         error = begin_connect(dial, fd);
     if (error)
