@@ -12,6 +12,7 @@
 #include "base/os.h"
 #include "net/stream.h"
 #include "pool/events.h"
+#include "pool/hooks.h"
 #include "pool/looks.h"
 #include "pool/recent.h"
 #include "pool/retry.h"
@@ -137,10 +138,25 @@ void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *con
     borrow->spent.ns[POOL_PHASE_WAIT] += total_ns - pl_earlier(own_ns, total_ns);
 }
 
+/* Not after the pool's end, which the connection then tells, since it was doomed with it. */
+static int prepare(struct pool *pool, struct pool_conn conn)
+{
+    const struct pool_options *options = &pool->settings.options;
+    struct pl_hook hook;
+    int answer;
+
+    if (!pl_hook_enter(pool, &hook)) {
+        pl_stream_fail(pl_connection_of(conn.slot), POOL_E_CLOSING, 0);
+        return -1;
+    }
+    answer = options->prepare(&conn, options->user);
+    pl_hook_leave(pool, &hook);
+    return answer;
+}
+
 bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
                          struct pool_conn *conn)
 {
-    const struct pool_options *options = &borrow->pool->settings.options;
     uint64_t begin_ns;
     uint32_t marks;
     int answer;
@@ -164,7 +180,7 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
     if (pl_get(connection->is_prepared))
         return true;
     begin_ns = pl_os->now_ns();
-    answer = options->prepare(&(struct pool_conn){ conn->slot, conn->serial }, options->user);
+    answer = prepare(borrow->pool, *conn);
     borrow->spent.ns[POOL_PHASE_SETUP] += pl_os->now_ns() - begin_ns;
     if (!pl_word_pin(&connection->word, conn->serial)) {
         borrow->failure = pl_failure_because(PL_REASON_PREPARE, POOL_PHASE_SETUP, answer);

@@ -7,6 +7,7 @@
 #include "pool/close.h"
 #include "pool/events.h"
 #include "pool/fork.h"
+#include "pool/hooks.h"
 #include "pool/open.h"
 #include "pool/reserve.h"
 #include "pool/retry.h"
@@ -291,6 +292,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     pl_list_init(&pool->all_peers);
     pl_list_init(&pool->parked);
     pl_list_init(&pool->pausing);
+    pl_list_init(&pool->hooks);
     pl_workers_init(&pool->workers);
     pool->aged_ns = PL_NEVER;
     pool->last_round = 0;
@@ -514,18 +516,22 @@ static void end_stragglers(struct pool *pool)
     }
 }
 
-/* Waits until every asynchronous call was told its end, and every channel, unless called from where
- * they are told. */
+/* Asynchronous calls and channels that were not told their end, hooks that run. */
+static bool has_last_calls(struct pool *pool)
+{
+    return atomic_load(&pool->undelivered) || atomic_load(&pool->channels) ||
+           pl_hooks_run_elsewhere(pool);
+}
+
+/* Waits for them, unless called from where they are made. */
 static void await_last_calls(struct pool *pool)
 {
     struct pl_thread *self = pl_thread_self();
     bool is_inside = pl_mux_is_dispatching(pool->mux) || pl_workers_are_here(&pool->workers);
 
-    while (self && !is_inside && !pl_pool_is_forked(pool) &&
-           (atomic_load(&pool->undelivered) || atomic_load(&pool->channels))) {
+    while (self && !is_inside && !pl_pool_is_forked(pool) && has_last_calls(pool)) {
         end_stragglers(pool);
-        if (pool->mux->has_thread || !pl_mux_visit(pool->mux, pool) ||
-            atomic_load(&pool->undelivered) || atomic_load(&pool->channels))
+        if (pool->mux->has_thread || !pl_mux_visit(pool->mux, pool) || has_last_calls(pool))
             pl_thread_wait(self, pl_after(pl_os->now_ns(), PL_MS));
     }
 }

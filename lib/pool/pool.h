@@ -48,6 +48,7 @@ struct pool {
     struct pl_list all_peers;           /* lock; in no order */
     struct pl_books books;              /* lock */
     struct pl_list pausing;             /* lock; callers between two attempts */
+    struct pl_list hooks;               /* lock; those that run on threads of callers (hooks.h) */
     struct pl_list parked;              /* room lock: least recently used first */
     uint64_t aged_ns;                   /* room lock: not before then is one of them too old */
     _Atomic uint64_t leak_ns;           /* not before then has a loan lasted for too long */

@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "base/os.h"
+#include "pool/hooks.h"
 #include "pool/ticket.h"
 #include "pool/wait.h"
 
@@ -101,17 +102,21 @@ static bool pause_before(const struct pl_retry *retry, struct pl_borrow *borrow,
     return true;
 }
 
-/* Both levels are told, the call's first; what they say is in `votes`. */
-static void ask(const struct pl_retry *retry, const struct pool_options *options,
-                struct pl_votes *votes)
+/* Both levels are told, the call's first; what they say is in `votes`. `pool` NULL: it has ended,
+ * as it may in the hook of the call. */
+static void ask(const struct pl_retry *retry, struct pool *pool, struct pl_votes *votes)
 {
+    const struct pool_options *options = pool ? &pool->settings.options : NULL;
+    struct pl_hook hook;
+
     if (retry->call.on_error) {
         votes->call_says = retry->call.on_error(&retry->error, retry->call.user);
         votes->call_ran = true;
     }
-    if (options && options->on_error) {
+    if (options && options->on_error && pl_hook_enter(pool, &hook)) {
         votes->pool_says = options->on_error(&retry->error, options->user);
         votes->pool_ran = true;
+        pl_hook_leave(pool, &hook);
     }
 }
 
@@ -128,7 +133,7 @@ bool pl_retry_wants(struct pl_retry *retry, struct pl_borrow *borrow,
         ask(retry, NULL, &votes);
         return false;
     }
-    ask(retry, &pool->settings.options, &votes);
+    ask(retry, pool, &votes);
     if (pl_pool_is_forked(pool))
         return false;
     if (!is_the_callers(&attempt->failure) &&

@@ -11,6 +11,7 @@
 #include "net/stream.h"
 #include "pool/channel.h"
 #include "pool/events.h"
+#include "pool/hooks.h"
 #include "pool/leak.h"
 #include "pool/parked.h"
 #include "pool/pool.h"
@@ -344,12 +345,14 @@ enum pool_decision pl_room_ask(struct pool *pool, pool_none_removable_fn *ask)
 {
     static __thread bool is_asking __attribute__((tls_model("initial-exec")));
     enum pool_decision decision;
+    struct pl_hook hook;
 
-    if (!ask || is_asking)
+    if (!ask || is_asking || !pl_hook_enter(pool, &hook))
         return POOL_CONTINUE;
     is_asking = true;
     decision = ask(pool, pool->settings.options.user);
     is_asking = false;
+    pl_hook_leave(pool, &hook);
     return decision;
 }
 
