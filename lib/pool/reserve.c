@@ -124,30 +124,52 @@ static uint64_t count_sockets(struct pl_room *room)
 
 /* ---- reserving */
 
-/* Sets what this pool is to keep free; answers the sum of all pools, and what it was in *before. */
-static uint32_t set_reserved(struct pool *pool, uint32_t count, uint32_t *before)
+static bool has_ended(const struct pool *pool)
 {
-    struct pl_room *room = pool->room;
-    uint32_t sum;
-
-    pthread_mutex_lock(&room->lock);
-    *before = pool->reserved;
-    room->reserved += count - *before;
-    pool->reserved = count;
-    sum = room->reserved;
-    if (!sum)
-        atomic_store(&room->left, 0);
-    pthread_mutex_unlock(&room->lock);
-    return sum;
+    return atomic_load(&pool->state) == PL_POOL_DESTROYED;
 }
 
-/* Works out anew how much is left to others. Answers how many connections must go before `wanted`
- * numbers are free, 0 or less for none, or a negative errno in *error. What cannot be known errs on
+/* Sets what this pool is to keep free, and what it was in *before. False: the pool has ended, and
+ * nobody would ever give it back. */
+static bool set_reserved(struct pool *pool, uint32_t count, uint32_t *before)
+{
+    struct pl_room *room = pool->room;
+    bool may_reserve;
+
+    pthread_mutex_lock(&room->lock);
+    may_reserve = !count || !has_ended(pool);
+    *before = pool->reserved;
+    if (may_reserve) {
+        room->reserved += count - *before;
+        pool->reserved = count;
+    }
+    if (!room->reserved)
+        atomic_store(&room->left, 0);
+    pthread_mutex_unlock(&room->lock);
+    return may_reserve;
+}
+
+/* Sets what `others` and what is reserved leave, and answers what is: one step, so that whoever
+ * counted before it was changed does not have the last word. */
+static uint32_t set_left(struct pl_room *room, int64_t others)
+{
+    uint32_t wanted;
+
+    pthread_mutex_lock(&room->lock);
+    wanted = room->reserved;
+    atomic_store(&room->left, wanted ? (uint64_t)((others > 0 ? others : 0) + wanted) : 0);
+    pthread_mutex_unlock(&room->lock);
+    return wanted;
+}
+
+/* Works out anew how much is left to others. Answers how many connections must go before what is
+ * reserved is free, 0 or less for none, or a negative errno in *error. What cannot be known errs on
  * the safe side: a socket that is opened after they were counted is taken for somebody else's, and
  * for one that has a share and is not known to have a socket another number must be free. */
-static int64_t work_out(struct pl_room *room, uint32_t wanted, int *error)
+static int64_t work_out(struct pl_room *room, int *error)
 {
-    int64_t limit = (int64_t)pl_os->descriptor_limit(), sockets, shares, free, others, unborn;
+    int64_t limit = (int64_t)pl_os->descriptor_limit(), sockets, shares, free, unborn;
+    uint32_t wanted;
 
     pthread_mutex_lock(&room->close_lock);
     sockets = (int64_t)count_sockets(room);
@@ -158,19 +180,18 @@ static int64_t work_out(struct pl_room *room, uint32_t wanted, int *error)
         return 0;
     shares = atomic_load(&room->shares);
     unborn = shares > sockets ? shares - sockets : 0;
-    others = limit - free - sockets;
-    atomic_store(&room->left, (uint64_t)((others > 0 ? others : 0) + wanted));
-    return (int64_t)wanted + unborn - free;
+    wanted = set_left(room, limit - free - sockets);
+    return wanted ? (int64_t)wanted + unborn - free : 0;
 }
 
-/* Evicts until `wanted` numbers are free; false: nothing is left to evict. */
-static bool make_room(struct pl_room *room, uint32_t wanted)
+/* Evicts until what is reserved is free; false: nothing is left to evict. */
+static bool make_room(struct pl_room *room)
 {
     int64_t missing;
     int error;
 
     for (;;) {
-        missing = work_out(room, wanted, &error);
+        missing = work_out(room, &error);
         if (error)
             missing = 1; /* not even one to look with: after the next eviction there is */
         if (missing <= 0)
@@ -191,24 +212,28 @@ static void let_in(struct pool *pool, uint32_t count)
 
 void pl_reserve_end(struct pool *pool)
 {
-    uint32_t before, sum = set_reserved(pool, 0, &before);
+    uint32_t before;
     int error;
 
-    if (sum && before)
-        work_out(pool->room, sum, &error);
+    if (set_reserved(pool, 0, &before) && before)
+        work_out(pool->room, &error);
     let_in(pool, before);
 }
 
 static enum pool_status reserve(struct pool *pool, uint32_t count)
 {
-    uint32_t before, sum = set_reserved(pool, count, &before);
+    uint32_t before;
 
-    if (!make_room(pool->room, sum)) {
+    if (!set_reserved(pool, count, &before))
+        return POOL_E_CLOSING;
+    if (!make_room(pool->room)) {
         if (pl_pool_is_forked(pool))
             return POOL_E_FORKED;       /* a hook did */
         pl_reserve_end(pool);
-        return POOL_E_RESOURCE;
+        return has_ended(pool) ? POOL_E_CLOSING : POOL_E_RESOURCE;
     }
+    if (has_ended(pool))
+        return POOL_E_CLOSING;          /* meanwhile, and gave it back */
     if (before > count)
         let_in(pool, before - count);
     return POOL_OK;

@@ -316,3 +316,49 @@ Test(pool_reserve, in_the_thick_of_work_is_kept_all_the_same, .timeout = 120)
     pool_destroy(thick.pool);
     peer_stop(thick.peer);
 }
+
+/* A borrow on a mux that this thread drives. */
+static struct pool_conn borrow_driving(struct pool_mux *mux, struct pool *pool, const char *address)
+{
+    struct caller caller;
+
+    cr_assert(start_caller(&caller, pool, address, 2000));
+    while (!atomic_load(&caller.is_back))
+        cr_assert_eq(pool_mux_dispatch(mux, 10), POOL_OK);
+    cr_expect_eq(join_caller(&caller), POOL_OK, "%s", address);
+    return caller.conn;
+}
+
+static void end_pool(void *pool)
+{
+    pool_destroy(pool);
+}
+
+Test(pool_reserve, leaves_nothing_reserved_when_the_pool_ends_while_it_makes_room)
+{
+    struct peer *peer = many();
+    struct pool_mux *mux;
+    struct pool *other, *pool;
+    struct pool_conn conns[40];
+
+    cr_assert_eq(pool_mux_create(&mux), POOL_OK);
+    other = MAKE_POOL(.mux = mux, .max_connections = POOL_NONE);
+    pool = MAKE_POOL(.mux = mux, .max_connections = POOL_NONE);
+    for (unsigned i = 0; i < 30; i++) {
+        conns[0] = borrow_driving(mux, pool, loopback_at(peer, i));
+        if (i == 0)
+            pool_conn_set_user(&conns[0], pool, end_pool);
+        pool_return(&conns[0]);
+    }
+    fill_descriptors_but(2);
+    cr_expect_eq(pool_reserve_fds(pool, 3), POOL_E_CLOSING);
+    free_descriptors(PEER_ALL);
+    for (unsigned i = 0; i < 40; i++)
+        conns[i] = borrow_driving(mux, other, loopback_at(peer, i));
+    cr_expect_eq(STAT(other, lent), 40);
+    for (unsigned i = 0; i < 40; i++)
+        pool_return(&conns[i]);
+    pool_destroy(other);
+    pool_mux_destroy(mux);
+    peer_stop(peer);
+}
