@@ -45,7 +45,7 @@ struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address)
     peer->shared.users = 1;
     peer->shared.backoff = (struct pl_backoff){ 0 };
     peer->shared.keeps_spares = false;
-    peer->shared.spare_ns = 0;
+    peer->shared.spare_ns = peer->shared.spare_lost_ns = 0;
     atomic_fetch_add(&peer->generation, 1);
     pthread_mutex_unlock(&peer->lock);
     return peer;
@@ -502,6 +502,7 @@ static void close_in_pool(struct pl_connection *connection)
     /* From the living to the books in one step: statistics see it once. */
     pthread_mutex_lock(&pool->lock);
     pthread_mutex_lock(&peer->lock);
+    pl_spare_lose(peer, connection);
     pl_peer_remove(peer, connection);
     pthread_mutex_unlock(&peer->lock);
     pl_peer_keep_books(pool, connection);

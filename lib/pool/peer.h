@@ -80,6 +80,7 @@ struct pl_peer {
         bool is_wanting;              /* waits for room: nothing is opened until the room says so */
         bool keeps_spares;              /* min_idle of them, since it was used and not lost */
         uint64_t spare_ns;              /* none is opened before then */
+        uint64_t spare_lost_ns;         /* nor before then: one did not last */
         struct pl_backoff backoff;
         struct pl_failure last_failure; /* why it is backing off */
     } shared;

@@ -32,6 +32,22 @@ void pl_spare_fail(struct pl_peer *peer, const struct pl_failure *failure)
         peer->shared.keeps_spares = false; /* it was the last one */
 }
 
+void pl_spare_lose(struct pl_peer *peer, const struct pl_connection *connection)
+{
+    uint64_t again_ns = pl_after(connection->opened_ns, AGAIN_NS);
+
+    switch ((enum pool_close_reason)connection->close_reason) {
+    case POOL_CLOSE_PEER:
+    case POOL_CLOSE_ERROR:
+    case POOL_CLOSE_DIRTY:
+        if (!pl_get(connection->uses) && again_ns > peer->shared.spare_lost_ns)
+            peer->shared.spare_lost_ns = again_ns;
+        break;
+    default:
+        break;                          /* our own doing */
+    }
+}
+
 void pl_spare_begin(struct pl_peer *peer)
 {
     if (!peer->pool->settings.options.min_idle)
@@ -43,17 +59,25 @@ void pl_spare_begin(struct pl_peer *peer)
     pl_spare_note(peer);
 }
 
+/* Not before then is one opened. Peer lock held. */
+static uint64_t due_of(const struct pl_peer *peer)
+{
+    return peer->shared.spare_ns > peer->shared.spare_lost_ns ? peer->shared.spare_ns
+                                                              : peer->shared.spare_lost_ns;
+}
+
 void pl_spare_note(struct pl_peer *peer)
 {
-    uint64_t when_ns = pl_os->now_ns();
+    uint64_t when_ns = pl_os->now_ns(), due_ns;
     bool is_short;
 
     if (!peer->pool->settings.options.min_idle)
         return;
     pthread_mutex_lock(&peer->lock);
     is_short = peer->shared.count < pl_spare_least(peer);
-    if (when_ns < peer->shared.spare_ns)
-        when_ns = peer->shared.spare_ns;
+    due_ns = due_of(peer);
+    if (when_ns < due_ns)
+        when_ns = due_ns;
     pthread_mutex_unlock(&peer->lock);
     if (is_short)
         pl_tend_at(peer->pool->room, peer, when_ns);
@@ -66,7 +90,7 @@ uint64_t pl_spare_tend(struct pl_peer *peer, uint64_t now_ns)
     if (!peer->pool->settings.options.min_idle)
         return PL_NEVER;
     pthread_mutex_lock(&peer->lock);
-    is_time = now_ns >= peer->shared.spare_ns && !atomic_load(&pl_room_wanted);
+    is_time = now_ns >= due_of(peer) && !atomic_load(&pl_room_wanted);
     pthread_mutex_unlock(&peer->lock);
     if (is_time)
         pl_peer_supply_spares(peer);

@@ -14,6 +14,10 @@ uint32_t pl_spare_least(const struct pl_peer *peer);
  * alone until it is used again. */
 void pl_spare_fail(struct pl_peer *peer, const struct pl_failure *failure);
 
+/* A connection goes. One that nobody used and that did not last came to nothing, too: a peer that
+ * accepts and closes, because it is full, must not be stormed. Peer lock held. */
+void pl_spare_lose(struct pl_peer *peer, const struct pl_connection *connection);
+
 /* A connection of the peer is ready: from now on there are to be spares. No lock held. */
 void pl_spare_begin(struct pl_peer *peer);
 

@@ -233,6 +233,20 @@ Test(min_idle, while_one_stands_a_spare_that_fails_is_tried_for_again)
     pool_return(&conn);
 }
 
+Test(min_idle, a_peer_that_closes_what_it_accepts_is_not_stormed)
+{
+    MAKE(.min_idle = 2, .park_ms = POOL_ZERO);
+    cr_expect_eq(talk(pool, A), POOL_OK);
+    world_run(world, 1000);
+    world_behave(peer, WORLD_ACCEPT_CLOSE);
+    world_close_all(peer);
+    world_run(world, 10000);
+    cr_expect_leq(dials, 2 + 2 * 11, "%u", dials);
+    world_behave(peer, WORLD_ECHO);
+    world_run(world, 2100);
+    expect_total(2);
+}
+
 Test(min_idle, spares_are_prepared_by_whoever_borrows_them_first)
 {
     struct pool_conn conns[3];
