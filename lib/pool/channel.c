@@ -184,17 +184,21 @@ static void end_of_stream(struct pl_channel *channel, struct pool_conn handle, i
     }
 }
 
-void pl_channel_stop_watching(struct pl_connection *connection)
+void pl_channel_silence(struct pl_channel *channel)
 {
-    struct pl_channel *channel = pl_channel_of(connection);
-
-    if (!channel)
-        return;
     channel->on_event = NULL;
     for (int i = 0; i < 2 && channel->has_timers; i++) {
         channel->silence_ms[i] = 0;
         pl_mux_timer_disarm(channel->pool->mux, &channel->silence[i]);
     }
+}
+
+void pl_channel_stop_watching(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+
+    if (channel)
+        pl_channel_silence(channel);
 }
 
 /* ---- ready */

@@ -64,6 +64,8 @@ bool pl_channel_call_hook(struct pl_connection *connection, int *answer) PL_MUST
 int pl_channel_flush(struct pl_channel *channel, bool *is_due);
 
 void pl_channel_stop_watching(struct pl_connection *connection);
+/* The same, also for one that the pool's end has taken from its connection. */
+void pl_channel_silence(struct pl_channel *channel);
 /* Something is queued and unsent. */
 bool pl_channel_is_busy(const struct pl_connection *connection);
 /* It is set up: who will hear what comes is decided. */
@@ -84,7 +86,8 @@ void pl_channel_hear(struct pl_connection *connection);
 /* Any thread: the same, later on the mux. */
 void pl_channel_post_hear(struct pl_connection *connection);
 
-/* The connection is being closed: last calls come from the mux, soon. Any thread. */
+/* The connection is being closed: last calls come from the mux, soon. Any thread. Where somebody
+ * else may have it, as at the pool's end, its peer's lock is held. */
 void pl_channel_end(struct pl_connection *connection);
 
 /* For the calls of programs. */

@@ -245,7 +245,8 @@ void pl_lent_tell_end_of_pool(struct pl_channel *channel)
     channel->on_event = NULL; /* whoever returned it before listens no more */
 }
 
-static void let_go(struct pl_channel *channel, int reason)
+/* The mux has nothing to do with it any more. Answers why it is to be closed; -1: it need not be. */
+static int let_go(struct pl_channel *channel, int reason)
 {
     struct pl_connection *connection = channel->connection;
 
@@ -259,9 +260,14 @@ static void let_go(struct pl_channel *channel, int reason)
         reason = pl_give_back_unfitness(connection, pl_os->coarse_ns());
     channel->lent_serial = 0;
     channel->owes_written = channel->is_over_high = false;
-    pl_channel_stop_watching(connection);
+    pl_channel_silence(channel);
     pl_mux_timer_disarm(channel->pool->mux, &channel->deadline);
     pl_buffer_fini(&channel->out);
+    return reason < 0 ? -1 : reason;
+}
+
+static void hand_on(struct pl_connection *connection, int reason)
+{
     if (reason < 0)
         pl_peer_give_back(connection->peer, connection);
     else
@@ -271,27 +277,42 @@ static void let_go(struct pl_channel *channel, int reason)
 static void on_let_go(struct pl_post *post)
 {
     struct pl_channel *channel = pl_container(post, struct pl_channel, let_go_post);
+    struct pl_connection *connection = channel->connection;
 
-    let_go(channel, channel->let_go_reason);
+    hand_on(connection, let_go(channel, channel->let_go_reason));
+}
+
+/* Under the lock under which the pool's end takes a channel away and posts what frees it: behind
+ * that post it would be freed under ours. NULL: it was taken. */
+static struct pl_channel *post_let_go(struct pl_connection *connection, int reason)
+{
+    struct pl_peer *peer = connection->peer;
+    struct pl_channel *channel;
+
+    pthread_mutex_lock(&peer->lock);
+    channel = pl_channel_of(connection);
+    if (channel) {
+        channel->let_go_post = (struct pl_post){ .run = on_let_go, .owner = channel->pool };
+        channel->let_go_reason = reason;
+        pl_mux_post(channel->pool->mux, &channel->let_go_post);
+    }
+    pthread_mutex_unlock(&peer->lock);
+    return channel;
 }
 
 void pl_lent_end(struct pl_connection *connection, int reason)
 {
     struct pool_mux *mux = connection->mux;
-    enum pl_mux_stay stay;
-    struct pl_channel *channel = pl_channel_of(connection);
+    enum pl_mux_stay stay = pl_mux_enter(mux);
+    struct pl_channel *channel;
 
-    if (!channel) { /* the pool's end took it away */
-        pl_peer_close(connection, reason < 0 ? POOL_CLOSE_POOL : (enum pool_close_reason)reason);
+    if (!stay && post_let_go(connection, reason))
         return;
-    }
-    stay = pl_mux_enter(mux);
-    if (stay) {
-        let_go(channel, reason);
-        pl_mux_leave(mux, stay);
-        return;
-    }
-    channel->let_go_post = (struct pl_post){ .run = on_let_go, .owner = channel->pool };
-    channel->let_go_reason = reason;
-    pl_mux_post(connection->mux, &channel->let_go_post);
+    channel = stay ? pl_channel_of(connection) : NULL; /* freed by this thread alone */
+    if (channel)
+        reason = let_go(channel, reason);
+    else if (reason < 0)
+        reason = POOL_CLOSE_POOL; /* the pool's end took it away */
+    hand_on(connection, reason);
+    pl_mux_leave(mux, stay);
 }

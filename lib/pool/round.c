@@ -198,6 +198,16 @@ void pl_round_of_connection(struct pl_round *round, struct pool *pool, uint64_t 
 
 /* ---- the deed */
 
+/* It is pinned, and its borrower may be busy with it. */
+static void end_channel(struct pl_connection *connection)
+{
+    struct pl_peer *peer = connection->peer;
+
+    pthread_mutex_lock(&peer->lock);
+    pl_channel_end(connection);
+    pthread_mutex_unlock(&peer->lock);
+}
+
 void pl_round_finish(struct pl_round *round)
 {
     struct pl_list *link;
@@ -209,7 +219,7 @@ void pl_round_finish(struct pl_round *round)
             return;                     /* a hook did, on the way to here */
         pl_connection_shut(connection);
         if (round->doom == PL_DOOM_POOL)
-            pl_channel_end(connection); /* its actor does not wait for the borrower */
+            end_channel(connection); /* its actor does not wait for the borrower */
         if (pl_word_unpin(&connection->word))
             pl_peer_finish_close(connection);
     }

@@ -1,0 +1,81 @@
+/* test_lent_end.c: a loan in event-driven use and its pool end at the same moment, where the one
+ * could meet the other half done. schedule/schedule_lent.c has the moments that no door opens on.
+ */
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include "base/os.h"
+#include "pool/lent_user.h"
+#include "pool/pool.h"
+#include "support/peer.h"
+#include "support/tests.h"
+
+static bool is_set(void *argument)
+{
+    return atomic_load((atomic_bool *)argument);
+}
+
+/* ---- the deadline is moved while the pool is closed by force */
+
+/* The closer waits, with the loan in his hands, until the mover has the loan's deadline in his; the
+ * mover until what the watcher had is freed, if he can be overtaken. */
+static struct pl_os door;
+static pthread_t mover, closer;
+static atomic_bool is_closing, is_moving;
+static int looks;
+static struct lent_user *moved;
+
+static bool is_freed(void *argument)
+{
+    return atomic_load(&((struct lent_user *)argument)->pool->channels) == 0;
+}
+
+static int shutdown_late(int fd, int how)
+{
+    if (pthread_equal(pthread_self(), closer)) {
+        atomic_store(&is_closing, true);
+        wait_until(is_set, &is_moving, VERBS_SOON);
+    }
+    return pl_os_real.shutdown(fd, how);
+}
+
+/* The second look at the clock comes when the watcher's timer is at hand. */
+static uint64_t look_late(void)
+{
+    if (atomic_load(&is_closing) && pthread_equal(pthread_self(), mover) && ++looks == 2) {
+        atomic_store(&is_moving, true);
+        wait_until(is_freed, moved, 200);
+    }
+    return pl_os_real.now_ns();
+}
+
+static void *close_pool(void *user)
+{
+    closer = pthread_self();
+    cr_expect_eq(pool_close(((struct lent_user *)user)->pool, POOL_ZERO, NULL, NULL), POOL_OK);
+    return NULL;
+}
+
+Test(lent_end, a_deadline_moved_while_the_pool_is_forced_to_end_finds_its_timer, .timeout = 60)
+{
+    struct peer *peer = PEER(.behave = PEER_SILENT);
+    struct lent_user *user = lent_user(peer);
+    pthread_t thread;
+
+    lent_watch(user);
+    mover = pthread_self();
+    moved = user;
+    door = pl_os_real;
+    door.shutdown = shutdown_late;
+    door.now_ns = look_late;
+    pl_os_replace(&door);
+    cr_assert_eq(pthread_create(&thread, NULL, close_pool, user), 0);
+    cr_assert(wait_until(is_set, &is_closing, VERBS_SOON));
+    cr_expect_eq(pool_conn_deadline(&user->ask.conn, 5000), POOL_OK);
+    cr_expect(atomic_load(&is_moving));
+    cr_expect(lent_wait(&user->errors, 1), "the end is told all the same");
+    pthread_join(thread, NULL);
+    pl_os_replace(NULL);
+    lent_end(user, peer);
+}
