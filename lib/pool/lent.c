@@ -313,6 +313,6 @@ void pl_lent_end(struct pl_connection *connection, int reason)
         reason = let_go(channel, reason);
     else if (reason < 0)
         reason = POOL_CLOSE_POOL; /* the pool's end took it away */
+    pl_mux_leave(mux, stay); /* before the program is called, who may end the pool */
     hand_on(connection, reason);
-    pl_mux_leave(mux, stay);
 }

@@ -16,6 +16,57 @@ static bool is_set(void *argument)
     return atomic_load((atomic_bool *)argument);
 }
 
+/* ---- the program's data goes with the connection, and ends the pool */
+
+struct home {
+    struct pool *pool;
+    struct pool_conn conn;
+    bool is_freed;
+};
+
+static void keep(struct pool_conn *conn, const struct pool_error *error, void *user)
+{
+    struct home *home = user;
+
+    cr_assert_null(error);
+    home->conn = *conn;
+}
+
+static void ignore(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                   void *user)
+{
+    (void)conn, (void)event, (void)bytes, (void)user;
+}
+
+static void end_pool(void *user)
+{
+    struct home *home = user;
+
+    pool_destroy(home->pool);
+    home->is_freed = true;
+}
+
+Test(lent_end, between_two_batches_at_home_the_freed_data_may_end_the_pool, .timeout = 60)
+{
+    struct home home = { 0 };
+    struct peer *peer = PEER();
+    struct pool_mux *mux;
+
+    cr_assert_eq(pool_mux_create(&mux), POOL_OK);
+    home.pool = MAKE_POOL(.mux = mux);
+    cr_assert_eq(pool_communicate_async(home.pool, peer_address(peer), keep, &home, NULL, NULL),
+                 POOL_OK);
+    while (!home.conn.slot)
+        cr_assert_eq(pool_mux_dispatch(mux, VERBS_SOON), POOL_OK);
+    cr_assert_eq(pool_conn_watch(&home.conn, ignore, NULL), POOL_OK);
+    pool_conn_set_user(&home.conn, &home, end_pool);
+    cr_expect_eq(pool_discard(&home.conn), POOL_OK, "no callback may be met by a mux that is busy");
+    cr_expect(home.is_freed);
+    pool_mux_destroy(mux);
+    cr_expect(peer_wait_open(peer, 0, VERBS_SOON));
+    peer_stop(peer);
+}
+
 /* ---- the deadline is moved while the pool is closed by force */
 
 /* The closer waits, with the loan in his hands, until the mover has the loan's deadline in his; the
