@@ -34,6 +34,7 @@ static void clear_looked_at(struct pl_connection *connection)
     pl_set(connection->lease.holder, 0);
     pl_set(connection->lease.flags, 0);
     pl_set(connection->lease.marks, 0);
+    pl_set(connection->cookie, 0);
 }
 
 struct pl_connection *pl_connection_take(void)
@@ -83,6 +84,12 @@ void pl_connection_library_end(void)
     pl_arena_release(&connections);
 }
 
+void pl_connection_lose_socket(struct pl_connection *connection)
+{
+    connection->fd = -1;
+    pl_set(connection->cookie, 0);
+}
+
 static int open_socket(struct pl_connection *connection, int family)
 {
     int fd = pl_os->socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0), error;
@@ -95,7 +102,7 @@ static int open_socket(struct pl_connection *connection, int family)
         error = ENOMEM;
     if (error) {
         pl_os->close(fd); /* without these nothing could prove later that it is ours, or is not */
-        connection->fd = -1;
+        pl_connection_lose_socket(connection);
     }
     return error;
 }
@@ -145,7 +152,7 @@ void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *m
         if (atomic_load(&connection->doom) != PL_DOOM_STOLEN)
             pl_os->close(connection->fd); /* else the program said that it is not ours */
     }
-    connection->fd = -1;
+    pl_connection_lose_socket(connection);
 }
 
 void pl_connection_shut(struct pl_connection *connection)
@@ -293,20 +300,37 @@ struct pl_connection *pl_fd_table_get(int fd)
 
 /* ---- sockets of the program */
 
+struct search {
+    const struct pl_connection *except;
+    uint64_t cookie;
+    bool has_found;
+};
+
+/* A child's copy of what its parent had counts, too, also when it is closed. */
+static void compare(void *slot, void *argument)
+{
+    const struct pl_connection *connection = slot;
+    struct search *search = argument;
+
+    if (connection != search->except && pl_get(connection->cookie) == search->cookie)
+        search->has_found = true;
+}
+
+/* The number alone would not tell: one socket may have several (dup(2)). The arena is held. */
+static bool is_a_connection_already(const struct pl_connection *connection)
+{
+    struct search search = { .except = connection, .cookie = pl_get(connection->cookie) };
+
+    pl_arena_visit(&connections, compare, &search);
+    return search.has_found;
+}
+
 /* Its cookie is known. */
 static enum pool_status claim_number(int fd, struct pl_connection *connection)
 {
-    _Atomic uint32_t *entry = fd_entry(fd, true);
-    uint32_t seen;
-    bool is_taken;
-
-    if (!entry)
-        return pl_fd_table_set(fd, connection) ? POOL_OK : POOL_E_MEMORY;
-    seen = atomic_load(entry);
-    is_taken = seen && pl_get(pl_connection_at(seen - 1)->cookie) == pl_get(connection->cookie);
-    if (is_taken || !atomic_compare_exchange_strong(entry, &seen, connection->node.index + 1))
+    if (is_a_connection_already(connection))
         return POOL_E_ARGUMENT;
-    return POOL_OK;
+    return pl_fd_table_set(fd, connection) ? POOL_OK : POOL_E_MEMORY;
 }
 
 static enum pool_status take_socket(struct pl_connection *connection, int fd)
@@ -317,7 +341,7 @@ static enum pool_status take_socket(struct pl_connection *connection, int fd)
     if (!pl_connection_remember(connection))
         status = claim_number(fd, connection);
     if (status)
-        connection->fd = -1;
+        pl_connection_lose_socket(connection);
     return status;
 }
 
@@ -325,8 +349,8 @@ enum pool_status pl_connection_take_socket(struct pl_connection *connection, int
 {
     enum pool_status status;
 
-    pthread_mutex_lock(&births);
+    pl_connection_hold();
     status = take_socket(connection, fd);
-    pthread_mutex_unlock(&births);
+    pl_connection_let_go();
     return status;
 }

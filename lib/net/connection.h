@@ -96,11 +96,12 @@ struct pl_connection {
     _Atomic uint32_t epoch;             /* its peer's, when its opening began */
     _Atomic uint32_t birth;     /* in the data of its events; one more each time the slot is used */
     struct pl_lease lease;
+    _Atomic uint64_t cookie;            /* the kernel's name of our socket, also in a child of
+                                         * fork(); 0: it has none. Anybody may look at it */
     /* The rest is its owner's alone, or pinned. */
     struct pool_mux *mux;               /* NULL: detached */
     int fd;
     _Atomic uint32_t armed_ms;          /* SO_RCVTIMEO as set now; 0: none */
-    _Atomic uint64_t cookie;            /* the kernel's name of our socket */
     _Atomic uint64_t bytes_in, bytes_out;
     struct pl_limits limits;            /* its pool's; fixed */
     _Atomic uint32_t each_ms;           /* detached: bounds an operation that has no bound of its
@@ -138,8 +139,11 @@ void pl_connection_library_end(void);
 int pl_connection_open_socket(struct pl_connection *connection, int family) PL_MUST_USE;
 
 /* The same with a socket that the program hands over; POOL_E_ARGUMENT: it is none, or a connection
- * already. */
+ * already, by whatever number. */
 enum pool_status pl_connection_take_socket(struct pl_connection *connection, int fd) PL_MUST_USE;
+
+/* The number is somebody else's from now on, or nobody's. */
+void pl_connection_lose_socket(struct pl_connection *connection);
 
 /* Reads the cookie of its new socket: 0, or a negative errno. */
 int pl_connection_remember(struct pl_connection *connection) PL_MUST_USE;

@@ -61,7 +61,7 @@ static void let_number_go(struct pl_connection *connection, int fd)
     pl_fd_table_clear(connection->fd, connection);
     if (connection->fd != fd)
         pl_os->close(connection->fd);
-    connection->fd = -1;
+    pl_connection_lose_socket(connection);
 }
 
 static enum pool_status take_number(const struct pool *pool, struct pl_connection *connection,

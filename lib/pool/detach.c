@@ -201,7 +201,7 @@ enum pool_status pool_release_fd(struct pool_conn *conn, int *fd)
     *conn = (struct pool_conn){ 0 };
     *fd = connection->fd;
     pl_fd_table_clear(connection->fd, connection);
-    connection->fd = -1;
+    pl_connection_lose_socket(connection);
     pl_conn_leave(connection);
     pl_peer_close(connection, POOL_CLOSE_DETACHED);
     if (!was_detached)

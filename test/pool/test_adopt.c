@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/os.h"
+#include "support/child.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -335,6 +336,62 @@ Test(adopt, a_number_that_is_a_connection_already_is_refused)
     cr_expect_eq(STAT(pool, total) + STAT(other, total), 0);
     pool_destroy(pool);
     pool_destroy(other);
+}
+
+/* Two who read one socket would share what comes. */
+Test(adopt, nor_is_its_socket_taken_by_another_number)
+{
+    struct pool *pool = MAKE_POOL(), *other = MAKE_POOL();
+    struct pool_conn conn;
+    int copy, released;
+
+    cr_assert(borrow(pool, peer_address(peer), &conn));
+    copy = dup(pool_conn_fd(&conn));
+    cr_expect_eq(pool_adopt(pool, peer_address(peer), copy), POOL_E_ARGUMENT, "lent");
+    cr_expect_eq(pool_adopt(other, peer_address(peer), copy), POOL_E_ARGUMENT, "of another pool");
+    cr_assert_eq(pool_detach(&conn), POOL_OK);
+    cr_expect_eq(pool_adopt(pool, peer_address(peer), copy), POOL_E_ARGUMENT, "detached");
+    cr_expect_eq(echo(&conn, "unharmed"), 0);
+    cr_assert_eq(pool_release_fd(&conn, &released), POOL_OK);
+    cr_expect_eq(pool_adopt(pool, peer_address(peer), copy), POOL_OK, "the program's again");
+    cr_expect_eq(pool_adopt(pool, peer_address(peer), released), POOL_E_ARGUMENT, "and lent anew");
+    cr_expect_eq(talk(pool, peer_address(peer)), POOL_OK);
+    close(released);
+    pool_destroy(pool);
+    pool_destroy(other);
+}
+
+struct heir {
+    struct pool *parents;
+    int fd;
+};
+
+static int take_parents(void *argument)
+{
+    struct heir *heir = argument;
+    struct pool *pool = MAKE_POOL();
+    int copy = dup(heir->fd);
+
+    CHILD_NEEDS(pool && copy >= 0);
+    CHILD_NEEDS(pool_adopt(pool, peer_address(peer), heir->fd) == POOL_E_ARGUMENT);
+    CHILD_NEEDS(pool_adopt(pool, peer_address(peer), copy) == POOL_E_ARGUMENT);
+    pool_destroy(heir->parents);
+    CHILD_NEEDS(pool_adopt(pool, peer_address(peer), copy) == POOL_E_ARGUMENT);
+    pool_destroy(pool);
+    return 0;
+}
+
+Test(adopt, a_child_does_not_take_its_parents_connection)
+{
+    struct heir heir = { .parents = MAKE_POOL() };
+    struct pool_conn conn;
+
+    cr_assert(borrow(heir.parents, peer_address(peer), &conn));
+    heir.fd = pool_conn_fd(&conn);
+    cr_expect_eq(child_run(take_parents, &heir), 0);
+    cr_expect_eq(echo(&conn, "unharmed"), 0);
+    pool_return(&conn);
+    pool_destroy(heir.parents);
 }
 
 Test(adopt, a_number_that_other_code_took_from_us_is_the_programs_to_give)
