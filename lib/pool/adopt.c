@@ -214,8 +214,9 @@ enum pool_status pool_adopt(struct pool *pool, const char *address, int fd)
 
     if (!pool || !address || fd < 0)
         return POOL_E_ARGUMENT;
-    if (!pl_pool_enter(pool))
-        return pl_pool_refusal(pool);
+    status = pl_pool_enter(pool);
+    if (status)
+        return status;
     status = pl_orders_refusal(pool); /* when it pauses it opens nothing, but this is open */
     if (!status)
         status = pl_pool_find_peer(pool, address, &peer, NULL);

@@ -303,8 +303,8 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
 
     if (status)
         return status;
-    if (!pl_pool_enter(pool)) {
-        status = pl_pool_refusal(pool);
+    status = pl_pool_enter(pool);
+    if (status) {
         borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
         pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow),
                         borrow->call.error);

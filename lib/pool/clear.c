@@ -61,8 +61,9 @@ enum pool_status pool_clear(struct pool *pool, const char *text, uint32_t flags)
 
     if (!pool || (flags & ~(uint32_t)FLAGS))
         return POOL_E_ARGUMENT;
-    if (!pl_pool_enter(pool))
-        return pl_pool_refusal(pool);
+    status = pl_pool_enter(pool);
+    if (status)
+        return status;
     status = text ? pool_address_parse(text, &address, NULL) : POOL_OK;
     if (!status)
         status = clear(pool, address, flags);

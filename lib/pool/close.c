@@ -197,8 +197,9 @@ enum pool_status pool_close(struct pool *pool, uint32_t drain_ms, pool_done_fn *
 
     if (!pool)
         return POOL_E_ARGUMENT;
-    if (!pl_pool_enter(pool))
-        return pl_pool_refusal(pool);
+    status = pl_pool_enter(pool);
+    if (status)
+        return status;
     status = close_pool(pool, drain_ms == POOL_ZERO ? 0 : drain_ms, on_closed, user);
     pl_events_tell(pool);
     pl_pool_leave(pool);

@@ -67,7 +67,7 @@ int pool_mark_as_dead(struct pool *pool, int fd)
     struct pl_connection *connection = pl_fd_table_get(fd);
     int forgotten = LOOK_AGAIN;
 
-    if (!pool || !connection || !pl_pool_enter(pool))
+    if (!pool || !connection || pl_pool_enter(pool))
         return 0;
     while (forgotten == LOOK_AGAIN) {
         switch (hold(connection)) {
@@ -91,7 +91,7 @@ int pool_remove_some_connection(struct pool *pool)
 {
     bool is_removed;
 
-    if (!pool || !pl_pool_enter(pool))
+    if (!pool || pl_pool_enter(pool))
         return 0;
     is_removed = pl_room_evict(pool->room, pool);
     if (!is_removed)

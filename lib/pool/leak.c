@@ -108,7 +108,7 @@ uint64_t pl_leak_look(struct pl_room *room, uint64_t now_ns)
     uint64_t next_ns;
 
     while ((pool = pop_due(room, now_ns, &next_ns))) {
-        if (!pl_pool_enter(pool))
+        if (pl_pool_enter(pool))
             continue;
         pl_room_note_loan(room, pool, look_through(pool, now_ns));
         pl_pool_leave(pool);

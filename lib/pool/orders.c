@@ -76,8 +76,9 @@ enum pool_status pool_pause(struct pool *pool)
 
     if (!pool)
         return POOL_E_ARGUMENT;
-    if (!pl_pool_enter(pool))
-        return pl_pool_refusal(pool);
+    status = pl_pool_enter(pool);
+    if (status)
+        return status;
     status = pl_orders_pause(pool);
     pl_events_tell(pool);
     pl_pool_leave(pool);
@@ -91,8 +92,9 @@ enum pool_status pool_ready(struct pool *pool)
 
     if (!pool)
         return POOL_E_ARGUMENT;
-    if (!pl_pool_enter(pool))
-        return pl_pool_refusal(pool);
+    status = pl_pool_enter(pool);
+    if (status)
+        return status;
     if (atomic_compare_exchange_strong(&pool->state, &paused, PL_POOL_LIVE))
         pl_event_of_pool(pool, POOL_EVENT_POOL_READY);
     else
@@ -128,7 +130,7 @@ bool pool_kill(struct pool *pool, uint64_t id)
     struct pl_errand *errand;
     bool was_there;
 
-    if (!pool || !pl_pool_enter(pool))
+    if (!pool || pl_pool_enter(pool))
         return false;
     errand = pl_errand_make(pool);
     round.spares_unready = errand == NULL;
@@ -144,7 +146,7 @@ bool pool_force_timeout(struct pool *pool, uint64_t id)
                               .doom = PL_DOOM_TIMEOUT };
     bool was_there;
 
-    if (!pool || !pl_pool_enter(pool))
+    if (!pool || pl_pool_enter(pool))
         return false;
     was_there = order_one(pool, id, &round, NULL);
     pl_pool_leave(pool);

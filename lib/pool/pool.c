@@ -62,21 +62,25 @@ void pl_pools_orphan(void)
 
 /* ---- references */
 
-bool pl_pool_enter(struct pool *pool)
+enum pool_status pl_pool_enter(struct pool *pool)
 {
+    enum pool_status refusal = POOL_E_CLOSING;
+
     atomic_fetch_add(&pool->refs, 1);
     switch ((enum pl_pool_state)atomic_load(&pool->state)) {
     case PL_POOL_LIVE:
     case PL_POOL_PAUSED:
     case PL_POOL_CLOSING:
-        return true;
+        return POOL_OK;
+    case PL_POOL_FORKED:
+        refusal = POOL_E_FORKED;
+        break;
     case PL_POOL_NONE:
     case PL_POOL_DESTROYED:
-    case PL_POOL_FORKED:
         break;
     }
     pl_pool_leave(pool);
-    return false;
+    return refusal;
 }
 
 enum pool_status pl_pool_refusal(const struct pool *pool)

@@ -63,9 +63,9 @@ struct pool_target {
     struct pl_peer *peer;
 };
 
-/* A slow call is inside, whose pool is live, paused or closing; false: there is no such pool any
- * more, and pl_pool_refusal() says why. */
-bool pl_pool_enter(struct pool *pool) PL_MUST_USE;
+/* A slow call is inside, whose pool is live, paused or closing. Else the answer says why it is not:
+ * POOL_E_FORKED, or POOL_E_CLOSING; a second look could meet another pool in the same memory. */
+enum pool_status pl_pool_enter(struct pool *pool) PL_MUST_USE;
 /* What a call that wants a connection is answered in this state; POOL_OK: it may have one. */
 enum pool_status pl_pool_refusal(const struct pool *pool);
 /* It is the parent's, and this is a child of fork(). */

@@ -479,21 +479,22 @@ static enum pool_status start_cold(struct pool *pool, struct pl_request *request
     enum pool_status status;
 
     atomic_fetch_add(&pool->undelivered, 1);
-    if (pl_pool_enter(pool)) {
-        pl_pool_ref(pool);
-        status = start_entered(request, ticket);
-        if (pl_pool_is_forked(pool))    /* on_none_removable did; the request is the parent's */
-            return POOL_E_FORKED;
-        if (status) {
-            pl_pool_leave(pool);
-            atomic_fetch_sub(&pool->undelivered, 1); /* an observer may end the pool */
-        }
-        pl_events_tell(pool);
-        pl_pool_leave(pool);
+    status = pl_pool_enter(pool);
+    if (status) {
+        atomic_fetch_sub(&pool->undelivered, 1);
         return status;
     }
-    atomic_fetch_sub(&pool->undelivered, 1);
-    return pl_pool_refusal(pool);
+    pl_pool_ref(pool);
+    status = start_entered(request, ticket);
+    if (pl_pool_is_forked(pool))        /* on_none_removable did; the request is the parent's */
+        return POOL_E_FORKED;
+    if (status) {
+        pl_pool_leave(pool);
+        atomic_fetch_sub(&pool->undelivered, 1); /* an observer may end the pool */
+    }
+    pl_events_tell(pool);
+    pl_pool_leave(pool);
+    return status;
 }
 
 enum pool_status pool_communicate_async(struct pool *pool, const char *address,

@@ -245,8 +245,9 @@ enum pool_status pool_reserve_fds(struct pool *pool, uint32_t count)
 
     if (!pool || count > INT32_MAX)
         return POOL_E_ARGUMENT;
-    if (!pl_pool_enter(pool))
-        return pl_pool_refusal(pool);
+    status = pl_pool_enter(pool);
+    if (status)
+        return status;
     if (count)
         status = reserve(pool, count);
     else

@@ -129,7 +129,7 @@ bool pl_retry_wants(struct pl_retry *retry, struct pl_borrow *borrow,
 
     if ((int)retry->error.status != attempt->failure.status)
         pl_failure_tell(&attempt->failure, &borrow->spent, pl_borrow_text(borrow), &retry->error);
-    if (!pool || !pl_pool_enter(pool)) {
+    if (!pool || pl_pool_enter(pool)) {
         ask(retry, NULL, &votes);
         return false;
     }

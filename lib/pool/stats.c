@@ -61,11 +61,13 @@ static void add_books(struct pool_stats *stats, const struct pl_books *books)
 enum pool_status pool_stats(struct pool *pool, struct pool_stats *told)
 {
     struct pool_stats stats = { 0 };
+    enum pool_status status;
 
     if (!pool || !told || told->size < sizeof(size_t) || told->size > LARGEST)
         return POOL_E_ARGUMENT;
-    if (!pl_pool_enter(pool))
-        return pl_pool_refusal(pool);
+    status = pl_pool_enter(pool);
+    if (status)
+        return status;
     pthread_mutex_lock(&pool->lock);
     add_books(&stats, &pool->books);
     PL_LIST_EACH(link, &pool->all_peers)

@@ -13,8 +13,9 @@ enum pool_status pool_target_get(struct pool *pool, const char *address, struct 
     *got = NULL;
     if (!pool || !address)
         return POOL_E_ARGUMENT;
-    if (!pl_pool_enter(pool))
-        return pl_pool_refusal(pool);
+    status = pl_pool_enter(pool);
+    if (status)
+        return status;
     target = pl_zalloc(sizeof(*target));
     status = target ? pl_orders_refusal(pool) : POOL_E_MEMORY;
     if (!status)

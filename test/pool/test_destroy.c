@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 
+#include "pool/pool.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -487,4 +488,27 @@ Test(pool_destroy, of_nothing_is_nothing)
     pool_destroy(NULL);
     pool_destroy(pool);
     pool_mux_destroy(NULL);
+}
+
+Test(pool_destroy, whoever_may_not_enter_is_told_why_by_the_same_look)
+{
+    static const enum pool_status answers[] = {
+        [PL_POOL_NONE] = POOL_E_CLOSING,      [PL_POOL_LIVE] = POOL_OK,
+        [PL_POOL_PAUSED] = POOL_OK,           [PL_POOL_CLOSING] = POOL_OK,
+        [PL_POOL_DESTROYED] = POOL_E_CLOSING, [PL_POOL_FORKED] = POOL_E_FORKED,
+    };
+    struct pool *pool = MAKE_POOL();
+    uint32_t refs = atomic_load(&pool->refs);
+    enum pool_status status;
+
+    for (uint32_t state = PL_POOL_NONE; state <= PL_POOL_FORKED; state++) {
+        atomic_store(&pool->state, state);
+        status = pl_pool_enter(pool);
+        cr_expect_eq(status, answers[state], "state %u", state);
+        cr_expect_eq(atomic_load(&pool->refs), refs + (status == POOL_OK));
+        if (!status)
+            pl_pool_leave(pool);
+    }
+    atomic_store(&pool->state, PL_POOL_LIVE);
+    pool_destroy(pool);
 }
