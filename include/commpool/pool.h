@@ -353,7 +353,8 @@ typedef void pool_conn_event_fn(struct pool_conn *conn, enum pool_event event,
  * must be valid until the last event, or until that end. Call it on the mux thread, in
  * on_new_connection, in an actor, or while on_lent's connection is lent. Errors: POOL_E_ARGUMENT
  * when something is NULL, the handle is stale, this is not the mux thread, or the connection is
- * lent to a blocking borrower; POOL_E_BROKEN when the descriptor is not the pool's any more;
+ * lent to a blocking borrower; on a loan that has failed, the status of that failure, but after the
+ * peer's end one may still write; POOL_E_BROKEN when the descriptor is not the pool's any more;
  * POOL_E_MEMORY. When it fails, nothing is ever called. */
 POOL_API enum pool_status pool_conn_watch(struct pool_conn *conn, pool_conn_event_fn *on_event,
                                           void *user);
@@ -363,8 +364,9 @@ POOL_API enum pool_status pool_conn_watch(struct pool_conn *conn, pool_conn_even
  * What does not fit is copied, so `data` is read during the call only. A watched connection gets
  * POOL_EV_WRITTEN when everything has left. It is called where pool_conn_watch() is. Errors:
  * POOL_E_FULL when more than write_high bytes are queued, and until they have fallen to write_low:
- * nothing of `data` was taken; POOL_E_MEMORY; POOL_E_BROKEN when the connection is gone;
- * POOL_E_ARGUMENT. No SIGPIPE is raised. Source: send(2). */
+ * nothing of `data` was taken; POOL_E_MEMORY; POOL_E_BROKEN when the connection is gone; on a loan
+ * that has failed, the status of that failure; POOL_E_ARGUMENT. No SIGPIPE is raised. Source:
+ * send(2). */
 POOL_API enum pool_status pool_write(struct pool_conn *conn, const void *data, size_t size);
 
 /* Bounds the silence in one direction of a watched connection: after `ms` milliseconds without a
@@ -372,7 +374,8 @@ POOL_API enum pool_status pool_write(struct pool_conn *conn, const void *data, s
  *
  * POOL_NONE and 0 take the bound away. It counts from this call, and anew from every byte. The
  * event closes nothing by itself. It is called where pool_conn_watch() is. Errors: POOL_E_ARGUMENT
- * for a stale handle or a direction that does not exist; POOL_E_MEMORY. */
+ * for a stale handle or a direction that does not exist; on a loan that has failed, the status of
+ * that failure; POOL_E_MEMORY. */
 POOL_API enum pool_status pool_conn_timeout(struct pool_conn *conn, enum pool_direction direction,
                                             uint32_t ms);
 

@@ -15,6 +15,31 @@ static bool may_drive(const struct pl_connection *connection, enum pl_state stat
            (pl_get(connection->lease.flags) & PL_LEASE_BY_EVENTS);
 }
 
+/* A loan that has failed got its last event, and no deadline would end what began after that. The
+ * peer's end is no failure of our direction, and leaves the deadline where it was. */
+static enum pool_status why_over(const struct pl_connection *connection)
+{
+    struct pl_failure failure;
+
+    if (!(atomic_load(&connection->lease.marks) & PL_MARK_FAILED))
+        return POOL_OK;
+    failure = pl_failure_unpack(pl_get(connection->failure));
+    return failure.status == POOL_E_CLOSED ? POOL_OK : (enum pool_status)failure.status;
+}
+
+static enum pool_status open_channel(struct pl_connection *connection, enum pl_state state,
+                                     uint64_t serial, struct pl_channel **opened)
+{
+    enum pool_status status = state == PL_LENT ? why_over(connection) : POOL_OK;
+
+    if (status)
+        return status;
+    *opened = pl_channel_make(connection);
+    if (*opened && (state != PL_LENT || pl_lent_begin(*opened, serial)))
+        return POOL_OK;
+    return pl_channel_refusal(connection->peer->pool);
+}
+
 /* The channel of a connection that this thread may drive event by event, pinned; on failure nothing
  * is. */
 static enum pool_status enter_channel(const struct pool_conn *conn, struct pl_channel **entered)
@@ -30,12 +55,8 @@ static enum pool_status enter_channel(const struct pool_conn *conn, struct pl_ch
     stay = pl_connection_is_detached(connection) ? PL_MUX_ELSEWHERE
                                                  : pl_mux_enter(connection->mux);
     state = pl_word_state(atomic_load(&connection->word));
-    if (stay && may_drive(connection, state)) {
-        *entered = pl_channel_make(connection);
-        status = *entered && (state != PL_LENT || pl_lent_begin(*entered, conn->serial))
-                     ? POOL_OK
-                     : pl_channel_refusal(connection->peer->pool);
-    }
+    if (stay && may_drive(connection, state))
+        status = open_channel(connection, state, conn->serial, entered);
     if (!status)
         (*entered)->stay = stay;
     else if (stay)

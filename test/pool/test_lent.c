@@ -210,6 +210,55 @@ Test(lent, the_deadline_of_the_call_ends_the_loan)
     lent_end(user, peer);
 }
 
+static void try_again(void *argument)
+{
+    struct lent_user *user = argument;
+
+    cr_expect_eq(pool_write(&user->ask.conn, "more", 4), POOL_E_TIMEOUT_IN_TRANSFER);
+    cr_expect_eq(pool_conn_timeout(&user->ask.conn, POOL_READ, 10), POOL_E_TIMEOUT_IN_TRANSFER);
+    user->status = pool_conn_watch(&user->ask.conn, lent_on_event, user);
+}
+
+Test(lent, after_a_failure_nothing_more_can_be_begun_on_it)
+{
+    struct peer *peer = PEER(.behave = PEER_SILENT);
+    struct lent_user *user =
+        lent_user_with(peer, POOL_OPTIONS(.idle_ms = 1000), POOL_CALL(.timeout_ms = 100));
+
+    lent_watch(user);
+    lent_on_mux(user, write_hello);
+    cr_expect(lent_wait(&user->errors, 1));
+    lent_on_mux(user, try_again);
+    cr_expect_eq(user->status, POOL_E_TIMEOUT_IN_TRANSFER);
+    cr_expect_eq(user->errors, 1);
+    cr_expect_eq(STAT(user->pool, bytes_out), 5);
+    lent_end(user, peer);
+}
+
+static bool is_out_of_time(void *argument)
+{
+    struct lent_user *user = argument;
+    struct pool_error error = POOL_ERROR_INIT;
+
+    return !pool_conn_error(&user->ask.conn, &error) && error.status == POOL_E_TIMEOUT_IN_TRANSFER;
+}
+
+Test(lent, after_the_peers_end_one_may_write_until_the_deadline)
+{
+    struct peer *peer = PEER(.behave = PEER_HALF_CLOSE, .after_bytes = 5);
+    struct lent_user *user =
+        lent_user_with(peer, POOL_OPTIONS(.idle_ms = 1000), POOL_CALL(.timeout_ms = 300));
+
+    lent_watch(user);
+    lent_on_mux(user, write_hello);
+    cr_expect(lent_wait(&user->ends, 1));
+    cr_expect(wait_until(is_out_of_time, user, VERBS_SOON));
+    lent_on_mux(user, write_hello);
+    cr_expect_eq(user->status, POOL_E_TIMEOUT_IN_TRANSFER);
+    cr_expect_eq(user->errors, 0, "it had its last event");
+    lent_end(user, peer);
+}
+
 Test(lent, a_loan_without_a_deadline_lasts)
 {
     struct peer *peer = PEER(.behave = PEER_SILENT);
