@@ -412,7 +412,8 @@ POOL_API uint64_t pool_conn_last_used_ns(const struct pool_conn *conn);
  * nothing, so it answers false. */
 POOL_API bool pool_conn_same(const struct pool_conn *a, const struct pool_conn *b);
 
-/* Writes the last failure on the connection into *error; its status is POOL_OK when there was none.
+/* Writes the last failure on the connection into *error; its status is POOL_OK, and its text empty,
+ * when there was none.
  *
  * *error is the caller's and must be initialised with POOL_ERROR_INIT, or be all zeros. Any thread
  * may call it. Errors: POOL_E_ARGUMENT when something is NULL or the handle is stale; *error is

@@ -258,6 +258,7 @@ void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *sp
     told.cause = failure->cause;
     for (size_t i = 0; spent && i < PL_COUNT(told.spent_ms); i++)
         told.spent_ms[i] = (uint32_t)(spent->ns[i] / PL_MS);
-    write_sentence(failure, address, &told);
+    if (failure->status)
+        write_sentence(failure, address, &told);
     pl_failure_copy(&told, error);
 }

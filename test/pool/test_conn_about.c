@@ -381,3 +381,21 @@ Test(conn_about, trying_with_a_mistake_is_an_error_and_touches_nothing)
     pool_destroy(pool);
     peer_stop(peer);
 }
+
+/* ---- failures */
+
+Test(conn_about, a_connection_without_a_failure_has_no_words_for_one)
+{
+    struct pool_error error = { .size = sizeof(error), .text = "of something else" };
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL();
+    struct pool_conn conn;
+
+    cr_assert(borrow(pool, peer_address(peer), &conn));
+    cr_expect_eq(pool_conn_error(&conn, &error), POOL_OK);
+    cr_expect_eq(error.status, POOL_OK);
+    cr_expect_str_eq(error.text, "");
+    pool_return(&conn);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
