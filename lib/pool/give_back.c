@@ -6,6 +6,7 @@
 #include "pool/borrow.h"
 #include "pool/events.h"
 #include "pool/lent.h"
+#include "pool/pool.h"
 #include "pool/recent.h"
 
 static PL_COLD int what_failed(const struct pl_connection *connection, uint32_t doom)
@@ -108,9 +109,19 @@ static void remember_returned(struct pl_connection *connection, struct pl_peer *
                    PL_LISTED;
 }
 
-/* Every return but the warm one. */
+/* A loan that ran out of time counts where it ends; pool_communicate() counts its own. */
+static void count_timeout(struct pool *pool, const struct pl_connection *connection)
+{
+    int status = pl_failure_unpack(pl_get(connection->failure)).status;
+
+    if ((pl_get(connection->lease.marks) & PL_MARK_FAILED) &&
+        (status == POOL_E_TIMEOUT || status == POOL_E_TIMEOUT_IN_TRANSFER))
+        pl_pool_count(pool, &pool->books.timeouts);
+}
+
+/* Every return but the warm one. `has_holder`: a pool_communicate() has the loan. */
 static PL_COLD enum pool_status return_cold(struct pl_connection *connection, uint64_t serial,
-                                            bool is_discarded)
+                                            bool is_discarded, bool has_holder)
 {
     bool is_by_events = pl_get(connection->lease.marks) & PL_MARK_EVENTS;
     enum claim claimed = claim(connection, serial, is_by_events);
@@ -128,6 +139,8 @@ static PL_COLD enum pool_status return_cold(struct pl_connection *connection, ui
     pool = peer->pool;
     pl_pool_ref(pool);
     pl_event_returned(pool, connection);
+    if (!has_holder)
+        count_timeout(pool, connection);
     /* It may have begun meanwhile. */
     is_by_events = pl_get(connection->lease.marks) & PL_MARK_EVENTS;
     reason = pl_give_back_unfitness(connection, is_discarded ? 0 : pl_os->coarse_ns());
@@ -180,6 +193,7 @@ enum pool_status pool_return(struct pool_conn *conn)
     struct pl_recent *recent;
     struct pl_peer *peer;
     uint64_t word, now_ns;
+    bool has_holder;
     int reason;
 
     if (!connection)
@@ -188,7 +202,8 @@ enum pool_status pool_return(struct pool_conn *conn)
     if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
         return pl_connection_refusal(conn);
     *conn = (struct pool_conn){ 0 };
-    if (PL_UNLIKELY(pl_get(connection->lease.holder)))
+    has_holder = pl_get(connection->lease.holder);
+    if (PL_UNLIKELY(has_holder))
         pl_set(connection->lease.holder, 0);
     /* What operations left behind is read after the bit was cleared: one that comes meanwhile sets
      * it again, and the swap below fails. */
@@ -203,7 +218,7 @@ enum pool_status pool_return(struct pool_conn *conn)
     reason = pl_give_back_unfitness(connection, now_ns);
     if (PL_LIKELY(reason == FIT) && return_warm(connection, peer, recent, word))
         return POOL_OK;
-    return return_cold(connection, pl_word_serial(word), false);
+    return return_cold(connection, pl_word_serial(word), false, has_holder);
 }
 
 enum pool_status pool_discard(struct pool_conn *conn)
@@ -221,7 +236,7 @@ enum pool_status pool_discard(struct pool_conn *conn)
         pl_connection_close_copy(connection);
         return POOL_E_FORKED;
     }
-    status = return_cold(connection, conn->serial, true);
+    status = return_cold(connection, conn->serial, true, pl_get(connection->lease.holder));
     if (!status)
         *conn = (struct pool_conn){ 0 };
     return status;

@@ -205,8 +205,10 @@ Test(lent, the_deadline_of_the_call_ends_the_loan)
     cr_expect_eq(user->error.status, POOL_E_TIMEOUT_IN_TRANSFER);
     cr_expect_eq(user->error.outcome, POOL_MAYBE_SENT);
     cr_expect_eq(user->error.cause, ETIMEDOUT);
+    cr_expect_eq(STAT(user->pool, timeouts), 0, "the loan goes on");
     cr_expect_eq(pool_return(&user->ask.conn), POOL_OK);
     cr_expect(WAIT_STAT(user->pool, closed[POOL_CLOSE_ERROR], 1));
+    cr_expect_eq(STAT(user->pool, timeouts), 1);
     lent_end(user, peer);
 }
 

@@ -154,6 +154,39 @@ Test(pool_stats, calls_that_run_out_of_time_are_counted_once)
     peer_stop(hung);
 }
 
+static void fail_by_hand(struct pool *pool, const char *address, bool is_discarded)
+{
+    struct pool_conn conn;
+
+    cr_assert(borrow(pool, address, &conn));
+    cr_expect_eq(fail(&conn, NULL), 1);
+    cr_expect_eq(is_discarded ? pool_discard(&conn) : pool_return(&conn), POOL_OK);
+}
+
+static int fail_and_discard(struct pool_conn *conn, void *user)
+{
+    int answer = fail(conn, user);
+
+    pool_discard(conn);
+    return answer;
+}
+
+Test(pool_stats, a_loan_by_hand_that_runs_out_of_time_is_counted_once_where_it_ends)
+{
+    struct peer *silent = PEER(.behave = PEER_SILENT);
+    struct pool *pool = MAKE_POOL(.timeout_ms = 40);
+
+    fail_by_hand(pool, peer_address(silent), false);
+    cr_expect_eq(STAT(pool, timeouts), 1);
+    fail_by_hand(pool, peer_address(silent), true);
+    cr_expect_eq(STAT(pool, timeouts), 2);
+    cr_expect_eq(pool_communicate(pool, peer_address(silent), fail_and_discard, NULL, NULL),
+                 POOL_E_USER);
+    cr_expect_eq(STAT(pool, timeouts), 2, "that call did not end for want of time");
+    pool_destroy(pool);
+    peer_stop(silent);
+}
+
 Test(pool_stats, an_idle_pool_does_not_wake_up)
 {
     struct peer *peer = PEER(.own_process = true);
