@@ -48,9 +48,9 @@ enum pool_order {
 
 /* What a deciding hook wants. Any other number counts as POOL_ABORT. */
 enum pool_decision {
-    POOL_ABORT, /* do nothing more: let the call fail now, as without a hook */
+    POOL_ABORT, /* do nothing more: let the call fail now */
     POOL_CONTINUE, /* go on: wait, or try again */
-    POOL_FATAL /* let the call fail, and never try again for it */
+    POOL_FATAL /* the same as POOL_ABORT, for a hook that takes back what the one before it said */
 };
 
 /* The program's own code on a borrowed connection. `conn` is lent for the call, `user` is what was
@@ -124,9 +124,10 @@ typedef int pool_new_connection_fn(struct pool_conn *conn, struct pool_actor *ac
  * after a pause as the back-off of the options has it; only after a reused one has failed there is
  * none. A pause that would pass the deadline, or would have to be spent on the mux thread, is not
  * begun. `use` runs again only when nothing was sent, or with POOL_SAFE_TO_REPEAT. Where
- * POOL_CONTINUE cannot be obeyed, the call fails with its error. POOL_ABORT lets it fail now, as
- * it would without a hook: a reused connection that failed before anything was sent is still
- * replaced, once, by pool_communicate(). POOL_FATAL lets it fail without even that.
+ * POOL_CONTINUE cannot be obeyed, the call fails with its error. POOL_ABORT and POOL_FATAL let it
+ * fail now. Where a hook decides, pool_communicate() repeats nothing by itself: a hook that only
+ * wants to see answers POOL_CONTINUE when `error` has POOL_PHASE_USE and POOL_NOT_SENT, so that a
+ * reused connection that had died is still replaced.
  *
  * Failures of the caller's own are told but never repeated: POOL_E_ARGUMENT, POOL_E_ADDRESS,
  * POOL_E_WOULD_BLOCK, POOL_E_CANCELED, POOL_E_CLOSING, POOL_E_FORKED, and POOL_E_FULL when the

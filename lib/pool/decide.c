@@ -40,9 +40,9 @@ bool pl_decide_again(const struct pl_votes *votes, struct pl_repeatable attempt,
         last = votes->call_says;
     if (votes->pool_ran)
         last = votes->pool_says;
-    if (last == POOL_CONTINUE)
-        return attempt.if_wanted && repeats < PL_REPEATS;
-    return last != POOL_FATAL && attempt.by_itself && repeats == 0;
+    if (!votes->call_ran && !votes->pool_ran)
+        return attempt.by_itself && repeats == 0;
+    return last == POOL_CONTINUE && attempt.if_wanted && repeats < PL_REPEATS;
 }
 
 bool pl_decide_backs_off(const struct pl_backoff_rules *rules)

@@ -39,8 +39,8 @@ struct pl_repeatable {
     bool if_wanted, by_itself;
 };
 
-/* Is the attempt to be made again? The last one that ran decides; to abort leaves the rest to the
- * pool, which does it once. */
+/* Is the attempt to be made again? The last one that ran decides, and whatever it says but to
+ * continue ends the call. Where none ran, what the pool repeats of its own it repeats once. */
 bool pl_decide_again(const struct pl_votes *votes, struct pl_repeatable attempt, uint32_t repeats);
 
 struct pl_backoff_rules {

@@ -76,15 +76,15 @@ static const struct {
     int call, pool;
     enum outcome outcome;
 } votes[] = {
-    { POOL_ABORT, POOL_ABORT, ONCE },       { POOL_ABORT, POOL_CONTINUE, AGAIN },
-    { POOL_ABORT, POOL_FATAL, FAILS },      { POOL_CONTINUE, POOL_ABORT, ONCE },
+    { POOL_ABORT, POOL_ABORT, FAILS },      { POOL_ABORT, POOL_CONTINUE, AGAIN },
+    { POOL_ABORT, POOL_FATAL, FAILS },      { POOL_CONTINUE, POOL_ABORT, FAILS },
     { POOL_CONTINUE, POOL_CONTINUE, AGAIN }, { POOL_CONTINUE, POOL_FATAL, FAILS },
-    { POOL_FATAL, POOL_ABORT, ONCE },       { POOL_FATAL, POOL_CONTINUE, AGAIN },
-    { POOL_FATAL, POOL_FATAL, FAILS },      { ABSENT, POOL_ABORT, ONCE },
+    { POOL_FATAL, POOL_ABORT, FAILS },      { POOL_FATAL, POOL_CONTINUE, AGAIN },
+    { POOL_FATAL, POOL_FATAL, FAILS },      { ABSENT, POOL_ABORT, FAILS },
     { ABSENT, POOL_CONTINUE, AGAIN },       { ABSENT, POOL_FATAL, FAILS },
-    { POOL_ABORT, ABSENT, ONCE },           { POOL_CONTINUE, ABSENT, AGAIN },
+    { POOL_ABORT, ABSENT, FAILS },          { POOL_CONTINUE, ABSENT, AGAIN },
     { POOL_FATAL, ABSENT, FAILS },          { ABSENT, ABSENT, ONCE },
-    { POOL_CONTINUE, 77, ONCE },
+    { POOL_CONTINUE, 77, FAILS },
 };
 
 static bool is_made_again(enum outcome outcome, struct pl_repeatable attempt, uint32_t repeats)

@@ -309,31 +309,34 @@ Test(on_error, continue_replaces_a_stale_connection_without_a_pause)
     cr_expect_eq(STAT(pool, retries), 1);
 }
 
-Test(on_error, abort_leaves_it_to_the_pool_to_replace_a_stale_connection)
+static void expect_not_replaced(int says)
 {
     struct runs runs = { 0 };
 
-    cr_expect_eq(use_stale(POOL_ABORT, &runs, 0), POOL_OK);
-    cr_expect_eq(runs.count, 2);
+    cr_expect_eq(use_stale(says, &runs, 0), POOL_E_BROKEN);
+    cr_expect_eq(runs.count, 1);
     cr_expect_eq(of_call.count, 1, "it was told");
-    cr_expect_eq(STAT(pool, retries), 1);
+    cr_expect_eq(told.status, POOL_E_BROKEN);
+    cr_expect_eq(STAT(pool, retries), 0);
 }
 
-Test(on_error, abort_fails_what_the_pool_does_not_repeat_by_itself)
+Test(on_error, abort_fails_the_call_although_a_stale_connection_could_be_replaced)
+{
+    expect_not_replaced(POOL_ABORT);
+}
+
+Test(on_error, fatal_fails_the_call_although_a_stale_connection_could_be_replaced)
+{
+    expect_not_replaced(POOL_FATAL);
+}
+
+Test(on_error, abort_fails_what_use_answered)
 {
     struct runs runs = { .answers = 42 };
 
     cr_expect_eq(use_stale(POOL_ABORT, &runs, 0), POOL_E_USER);
     cr_expect_eq(runs.count, 1);
     cr_expect_eq(told.status, POOL_E_USER);
-}
-
-Test(on_error, fatal_keeps_the_pool_from_replacing_a_stale_connection)
-{
-    struct runs runs = { 0 };
-
-    cr_expect_eq(use_stale(POOL_FATAL, &runs, 0), POOL_E_BROKEN);
-    cr_expect_eq(runs.count, 1);
 }
 
 Test(on_error, what_was_sent_is_not_repeated_however_often_somebody_says_continue)
