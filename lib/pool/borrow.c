@@ -51,13 +51,13 @@ static uint32_t timeout_of(const struct pool *pool, const struct pool_call *call
 
 /* ---- the warm path */
 
-static const struct pool_call no_call;
+static const struct pool_call no_call = { .size = sizeof(no_call) };
 
 static bool is_simple(const struct pool *pool, const struct pool_call *call)
 {
     return pool && pool->settings.is_plain &&
            atomic_load_explicit(&pool->state, memory_order_relaxed) == PL_POOL_LIVE &&
-           (call->size == sizeof(*call) || !call->size) && !call->deadline_ns && !call->ticket &&
+           call->size == sizeof(*call) && !call->deadline_ns && !call->ticket &&
            !call->on_part &&
            !(call->flags & ~(uint32_t)(POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_WAY));
 }
@@ -295,6 +295,12 @@ void pl_borrow_give_up(struct pl_borrow *borrow, enum pool_status status)
     pl_event_borrow_failed(pool, pl_borrow_text(borrow), status);
 }
 
+static void tell_failure(struct pl_borrow *borrow)
+{
+    pl_borrow_note_outcome(borrow, &borrow->failure);
+    pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow), borrow->call.error);
+}
+
 enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
 {
     struct pool *pool = borrow->pool;
@@ -306,8 +312,7 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     status = pl_pool_enter(pool);
     if (status) {
         borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
-        pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow),
-                        borrow->call.error);
+        tell_failure(borrow);
         return status;
     }
     pl_event_borrow_started(pool, pl_borrow_text(borrow));
@@ -325,16 +330,14 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     if (pl_pool_is_forked(pool)) {      /* a hook did: nothing of it is ours any more */
         *conn = (struct pool_conn){ 0 };
         borrow->failure = pl_failure_make(POOL_E_FORKED, POOL_PHASE_NONE, 0);
-        pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow),
-                        borrow->call.error);
+        tell_failure(borrow);
         return POOL_E_FORKED;
     }
     if (status) {
         *conn = (struct pool_conn){ 0 };
         pl_borrow_give_up(borrow, status);
         if (!is_told)
-            pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow),
-                            borrow->call.error);
+            tell_failure(borrow);
     }
     if (borrow->peer)
         pl_peer_leave(borrow->peer);
@@ -398,7 +401,7 @@ enum pool_status pl_borrow_end_ticket(struct pl_borrow *borrow, enum pool_status
     if (is_whole || status == POOL_E_CANCELED)
         return status;
     borrow->failure.status = POOL_E_CANCELED;
-    pl_failure_tell(&borrow->failure, &borrow->spent, pl_borrow_text(borrow), borrow->call.error);
+    tell_failure(borrow);
     return POOL_E_CANCELED;
 }
 

@@ -20,7 +20,16 @@ struct pl_borrow {
     char tag[PL_TAG]; /* the call's, where leaks are looked for */
     bool holds_pool; /* its thread itself has every connection that there may be */
     bool must_look; /* look at the connection closely, whatever the pool's option says */
+    uint8_t seen; /* enum pool_outcome: what peers may have seen of the call, in all its attempts */
 };
+
+/* An attempt failed: what an earlier one may have sent is not unsent by that. */
+static inline void pl_borrow_note_outcome(struct pl_borrow *borrow, struct pl_failure *failure)
+{
+    if (failure->outcome < borrow->seen)
+        failure->outcome = borrow->seen;
+    borrow->seen = failure->outcome;
+}
 
 /* The whole of pool_borrow; what the way took stays in borrow->spent. */
 enum pool_status pl_borrow_first(struct pl_borrow *borrow, const struct pool_call *call,

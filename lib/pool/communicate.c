@@ -187,6 +187,7 @@ static enum pool_status use_once(struct job *job, struct pool_conn *conn, bool m
     if (!run.status)
         return POOL_OK;
     account_use(&job->borrow.spent, job->begin_ns);
+    pl_borrow_note_outcome(&job->borrow, &run.failure);
     attempt->failure = run.failure;
     attempt->repeatable = run.repeatable;
     attempt->was_reused = run.was_reused;

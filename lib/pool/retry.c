@@ -20,7 +20,7 @@ bool pl_retry_is_asked(const struct pool *pool, const struct pool_call *call)
 {
     size_t needed = offsetof(struct pool_call, on_error) + sizeof(call->on_error);
 
-    if (call && (!call->size || call->size >= needed) && call->on_error)
+    if (call && call->size >= needed && call->on_error)
         return true;
     return pool && pool->settings.options.on_error;
 }

@@ -139,15 +139,28 @@ enum pool_status pl_settings_make(const struct pool_options *given, struct pl_se
     return POOL_OK;
 }
 
+/* A size that was never set says nothing about where the struct ends, so nothing in it counts; what
+ * is in every release's must be zeros, or somebody meant it. */
+static bool is_blank(const struct pool_call *call)
+{
+    const char *bytes = (const char *)call;
+
+    for (size_t i = 0; i < SMALLEST_CALL; i++) {
+        if (bytes[i])
+            return false;
+    }
+    return true;
+}
+
 enum pool_status pl_call_read(const struct pool_call *call, struct pool_call *copy)
 {
     memset(copy, 0, sizeof(*copy));
     if (!call)
         return POOL_OK;
-    if (call->size && !copy_known(copy, sizeof(*copy), call, SMALLEST_CALL))
-        return POOL_E_ARGUMENT;
     if (!call->size)
-        memcpy(copy, call, sizeof(*copy));
+        return is_blank(call) ? POOL_OK : POOL_E_ARGUMENT;
+    if (!copy_known(copy, sizeof(*copy), call, SMALLEST_CALL))
+        return POOL_E_ARGUMENT;
     if ((copy->flags & ~(uint32_t)FLAGS) || copy->on_part)
         return POOL_E_ARGUMENT;
     return POOL_OK;

@@ -486,6 +486,49 @@ Test(pool_errors, a_request_that_is_safe_to_repeat_is_never_lost)
     cr_expect_gt(twice, 0, "nothing was repeated: the test shows nothing");
 }
 
+/* The peer gets the request, and then it is gone for good. */
+static int lose_the_peer(struct pool_conn *conn, void *user)
+{
+    struct peer *peer = user;
+    char byte;
+
+    if (pool_send(conn, "pay!", 4) || pool_recv_exact(conn, &byte, 1))
+        return -1;
+    peer_down(peer);
+    peer_close_all(peer);
+    return pool_recv_exact(conn, &byte, 1) || pool_recv_exact(conn, &byte, 1) ||
+                   pool_recv_exact(conn, &byte, 1) || pool_recv_exact(conn, &byte, 1)
+               ? -1
+               : 0;
+}
+
+static enum pool_decision go_on(const struct pool_error *error, void *user)
+{
+    (void)error, (void)user;
+    return POOL_CONTINUE;
+}
+
+Test(pool_errors, what_an_earlier_attempt_sent_is_not_unsent_by_a_repeat_that_finds_nobody)
+{
+    static pool_error_fn *const asked[] = { NULL, go_on };
+
+    for (size_t i = 0; i < PL_COUNT(asked); i++) {
+        struct pool_error error = POOL_ERROR_INIT;
+        struct peer *peer = PEER();
+        struct pool *pool = MAKE_POOL();
+
+        cr_assert_eq(talk(pool, peer_address(peer)), POOL_OK);
+        cr_expect_eq(pool_communicate(pool, peer_address(peer), lose_the_peer, peer,
+                                      POOL_CALL(.flags = POOL_SAFE_TO_REPEAT, .error = &error,
+                                                .on_error = asked[i], .timeout_ms = 500)),
+                     POOL_E_REFUSED, "%s", error.text);
+        cr_expect_eq(error.outcome, POOL_ANSWERED, "%s", error.text);
+        cr_expect_null(strstr(error.text, "not sent"), "%s", error.text);
+        pool_destroy(pool);
+        peer_stop(peer);
+    }
+}
+
 static int give_up_on_purpose(struct pool_conn *conn, void *user)
 {
     ++*(unsigned *)user;

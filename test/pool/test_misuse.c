@@ -129,8 +129,10 @@ static void part(struct pool_bytes bytes, void *user)
 
 static void refuse_calls(struct pool *pool, const char *address)
 {
-    struct pool_call call = { .size = 3 };
+    struct pool_call call = { .timeout_ms = 5 };
 
+    expect_refused(pool, address, &call, "size 0, and a field that is set");
+    call.size = 3;
     expect_refused(pool, address, &call, "size 3");
     call.size = 8;
     expect_refused(pool, address, &call, "size 8");

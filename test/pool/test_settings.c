@@ -266,8 +266,8 @@ Test(settings, a_call_without_settings_has_none)
     pool_call_init(&call);
     cr_expect_eq(call.size, sizeof(call));
     cr_expect_eq(read_call(call), POOL_OK);
-    cr_expect_eq(CALL(.size = 0, .timeout_ms = 5), POOL_OK, "zeros count as this release's size");
-    cr_expect_eq(call_read.timeout_ms, 5);
+    cr_expect_eq(CALL(.size = 0), POOL_OK, "all zeros: nothing is asked for");
+    cr_expect_eq(CALL(.size = 0, .timeout_ms = 5), POOL_E_ARGUMENT, "its size was forgotten");
 }
 
 Test(settings, a_call_may_ask_only_for_what_this_release_has)
