@@ -161,9 +161,10 @@ public:
         pool_error told{};
         pool_call call = with_error(given, &told);
         pool_conn conn{};
+        pool_status status = pool_borrow(pool_, address, &call, &conn);
 
-        if (pool_borrow(pool_, address, &call, &conn) != POOL_OK)
-            throw error(told);
+        if (status != POOL_OK)
+            throw failure(status, told);
         return loan(conn);
     }
 
@@ -212,6 +213,12 @@ private:
         return call;
     }
 
+    // A call whose settings cannot be read fails untold.
+    static error failure(pool_status status, const pool_error &told)
+    {
+        return told.status == status ? error(told) : error(status);
+    }
+
     void run(const char *address, const std::function<void(connection &)> &use,
              const pool_call *given)
     {
@@ -224,7 +231,7 @@ private:
         if (asked.thrown && (status == POOL_OK || status == POOL_E_USER))
             std::rethrow_exception(asked.thrown);
         if (status != POOL_OK)
-            throw error(told);
+            throw failure(status, told);
     }
 
     ::pool *pool_ = nullptr;

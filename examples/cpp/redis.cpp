@@ -89,5 +89,9 @@ int main(int argc, char **argv)
     std::cout << "deadline: " << name_of_failure([&] {
         pool.communicate(address, [](connection &r) { ask(r, "BLPOP commpool:none 0"); }, &hasty);
     }) << "\n";
-    return 0;
+
+    // No other language can say its size wrong.
+    hasty.size = 1;
+    std::string untold = name_of_failure([&] { pool.borrow(address, &hasty); });
+    return untold == "POOL_E_ARGUMENT" ? 0 : 1;
 }

@@ -254,6 +254,10 @@ class AsyncConnection:
             self.failure = Error(told.status or -11, told)
         self.changed.set()
 
+    @property
+    def id(self):
+        return _lib.pool_conn_id(_c.byref(self.handle))
+
     def send(self, data):
         _check_io(_lib.pool_write(_c.byref(self.handle), data, len(data)), self.handle)
 
@@ -278,7 +282,11 @@ class AsyncPool:
     def __init__(self, **options):
         self.mux = _p()
         _check(_lib.pool_mux_create(_c.byref(self.mux)))
-        self.pool = _open(options, self.mux)
+        try:
+            self.pool = _open(options, self.mux)
+        except BaseException:
+            _lib.pool_mux_destroy(self.mux)
+            raise
         self.waiting = {}  # callbacks that are still due
         self.loop = None
 
@@ -294,7 +302,8 @@ class AsyncPool:
 
     @contextlib.asynccontextmanager
     async def borrow(self, address, timeout_ms=0):
-        """A connection for an async with-block: returned at its end, discarded when an exception ends it."""
+        """A connection for an async with-block: returned at its end, discarded when an exception ends it, or when
+        bytes were received that nobody asked for."""
         call, told = _call(timeout_ms)
         lent = self.loop.create_future()
 
@@ -306,7 +315,11 @@ class AsyncPool:
             elif not conn:
                 lent.set_exception(Error(error[0].status, error[0]))
             else:
-                lent.set_result(AsyncConnection(_Conn(conn[0].slot, conn[0].serial)))
+                try:
+                    lent.set_result(AsyncConnection(_Conn(conn[0].slot, conn[0].serial)))
+                except BaseException as raised:  # none may pass through the library
+                    _lib.pool_discard(conn)
+                    lent.set_exception(raised)
 
         self.waiting[lent] = _Lent(on_lent)
         status = _lib.pool_communicate_async(self.pool, address.encode(), self.waiting[lent], None, _c.byref(call), None)
@@ -315,7 +328,7 @@ class AsyncPool:
             raise Error(status, told)
         try:
             connection = await lent
-        except asyncio.CancelledError:
+        except BaseException:  # canceled, or the coroutine is thrown away
             if lent.done() and not lent.cancelled() and not lent.exception():
                 _lib.pool_discard(_c.byref(lent.result().handle))  # it had come, and nobody took it
             raise
@@ -324,4 +337,7 @@ class AsyncPool:
         except BaseException:
             _lib.pool_discard(_c.byref(connection.handle))
             raise
-        _lib.pool_return(_c.byref(connection.handle))
+        if connection.unread:
+            _lib.pool_discard(_c.byref(connection.handle))  # the rest of an answer must not be the next one's
+        else:
+            _lib.pool_return(_c.byref(connection.handle))

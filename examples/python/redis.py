@@ -4,6 +4,7 @@ lines), and the same once more in an event loop.
     redis.py tcp://127.0.0.1:6379
 """
 import asyncio
+import os
 import sys
 import threading
 
@@ -89,6 +90,26 @@ async def in_a_loop(address):
                 await redis.ask(b"BLPOP commpool:none 0\r\n", b"\r\n")
         except commpool.Error as failure:
             print("asyncio deadline:", failure.name)
+    async with commpool.AsyncPool() as pool:
+        watch, commpool._lib.pool_conn_watch = commpool._lib.pool_conn_watch, lambda *_: -2
+        try:
+            async with pool.borrow(address, timeout_ms=5000):
+                pass
+        except commpool.Error as failure:
+            print("asyncio cannot be watched:", failure.name)
+        finally:
+            commpool._lib.pool_conn_watch = watch
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        commpool.AsyncPool(nonsense=1)
+    except TypeError:
+        print("asyncio refused option, descriptors left:", len(os.listdir("/proc/self/fd")) - before)
+    async with commpool.AsyncPool() as pool:
+        async with pool.borrow(address) as redis:
+            half_read = redis.id
+            await redis.ask(b"PING\r\n", b"+PO")
+        async with pool.borrow(address) as redis:
+            print("asyncio half read:", "another connection" if redis.id != half_read else "the same connection")
 
 
 if __name__ == "__main__":
