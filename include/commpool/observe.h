@@ -151,6 +151,11 @@ POOL_API enum pool_status pool_stats_json(struct pool *pool, char *text, size_t 
 /* Writes the numbers of pool_stats() into `text` in the OpenMetrics text format, ended by a zero
  * byte; names follow OpenTelemetry's db.client.connection.*.
  *
+ * The text is a whole exposition, of this pool alone: it names no pool, and ends with "# EOF". In
+ * one release all such texts have the same lines in the same order, but for the numbers, so those
+ * of several pools are joined line by line: of lines that begin with '#' the first text's, of all
+ * others each text's, with a label for its pool.
+ *
  * Room, owners, threads and errors are those of pool_stats_json(). */
 POOL_API enum pool_status pool_stats_openmetrics(struct pool *pool, char *text, size_t size,
                                                  size_t *needed);

@@ -44,7 +44,7 @@ static void end(void)
 
 TestSuite(pool_export, .init = begin, .fini = end);
 
-static char *text_of(export_fn *export)
+static char *text_of_pool(export_fn *export, struct pool *pool)
 {
     size_t needed = 0;
     char *text;
@@ -55,6 +55,11 @@ static char *text_of(export_fn *export)
     cr_assert_eq(export(pool, text, needed, &needed), POOL_OK);
     cr_assert_eq(strlen(text) + 1, needed);
     return text;
+}
+
+static char *text_of(export_fn *export)
+{
+    return text_of_pool(export, pool);
 }
 
 /* ---- JSON */
@@ -156,7 +161,7 @@ static void read_sample(struct reader *reader, const char *line)
     bool is_counter = strcmp(reader->type, "counter") == 0;
     char expected[256], name[256];
 
-    cr_assert(matches(line, "^" NAME "(\\{[a-z_]+=\"[a-z]+\"\\})? [0-9]+$", name), "%s", line);
+    cr_assert(matches(line, "^" NAME "(\\{([a-z]+=\"[a-z]+\",?)+\\})? [0-9]+$", name), "%s", line);
     snprintf(expected, sizeof(expected), "%s%s", reader->family, is_counter ? "_total" : "");
     cr_expect_str_eq(name, expected);
     cr_expect(reader->has_help);
@@ -200,6 +205,42 @@ Test(pool_export, openmetrics_follows_the_grammar_and_the_names_of_opentelemetry
     cr_expect(reader.is_over);
     cr_expect_gt(reader.samples, 30);
     free(text);
+}
+
+/* A sample with a label for its pool, as observe.h says. */
+static void read_labelled(struct reader *reader, const char *line, const char *name)
+{
+    const char *labels = strchr(line, '{'), *rest = labels ? labels + 1 : strchr(line, ' ');
+    char labelled[256];
+
+    snprintf(labelled, sizeof(labelled), "%.*s{pool=\"%s\"%s%s", (int)strcspn(line, "{ "), line,
+             name, labels ? "," : "}", rest);
+    read_line(reader, labelled);
+}
+
+Test(pool_export, openmetrics_of_several_pools_is_joined_line_by_line)
+{
+    struct pool *other = MAKE_POOL();
+    char *texts[] = { text_of(pool_stats_openmetrics),
+                      text_of_pool(pool_stats_openmetrics, other) };
+    char *rest[] = { texts[0], texts[1] }, *line, *same;
+    struct reader reader = { .type = "" };
+
+    while ((line = strsep(&rest[0], "\n")) && (same = strsep(&rest[1], "\n")) && rest[0]) {
+        cr_expect_eq(strncmp(line, same, strcspn(line, " ") + 1), 0, "%s: %s", line, same);
+        if (*line == '#') {
+            cr_expect_str_eq(line, same);
+            read_line(&reader, line);
+        } else {
+            read_labelled(&reader, line, "first");
+            read_labelled(&reader, same, "second");
+        }
+    }
+    cr_expect(reader.is_over);
+    cr_expect_null(rest[1], "both end at once");
+    free(texts[0]);
+    free(texts[1]);
+    pool_destroy(other);
 }
 
 /* ---- sizes */
