@@ -110,7 +110,8 @@ struct pl_connection {
     uint64_t opened_ns;
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
     _Atomic bool has_actor;             /* what comes while it is idle is its actor's to hear */
-    _Atomic bool missed_event;      /* the mux saw an event while the connection was being parked */
+    _Atomic bool missed_event;      /* the mux saw an event while the connection was being parked, or
+                                     * asked out of its pool */
     bool is_opening;                    /* counted among those of its peer that are being opened */
     bool is_fresh;                     /* goes straight from its opening to whoever waited for it */
     bool is_armed;                      /* the mux watches it: it was parked when it was taken */

@@ -29,11 +29,14 @@ static bool claim(struct pl_connection *connection)
     return false;
 }
 
-/* MUX to LENT: to its holder again, whose handle was no good meanwhile. */
+/* MUX to LENT: to its holder again, whose handle was no good meanwhile. An event that came then
+ * reached nobody, and only the next one asks for more: what fits at once is one. */
 static void lend_back(struct pl_connection *connection)
 {
     while (!pl_word_become_state(&connection->word, atomic_load(&connection->word), PL_LENT))
         continue;
+    if (connection->mux && atomic_exchange(&connection->missed_event, false))
+        pl_connection_arm(connection, connection->mux, EPOLLOUT);
 }
 
 static enum pool_status disarm(struct pl_connection *connection)

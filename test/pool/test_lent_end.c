@@ -2,6 +2,7 @@
  * could meet the other half done. schedule/schedule_lent.c has the moments that no door opens on.
  */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -128,5 +129,39 @@ Test(lent_end, a_deadline_moved_while_the_pool_is_forced_to_end_finds_its_timer,
     cr_expect(lent_wait(&user->errors, 1), "the end is told all the same");
     pthread_join(thread, NULL);
     pl_os_replace(NULL);
+    lent_end(user, peer);
+}
+
+/* ---- it is to leave the pool, and cannot */
+
+static int refuse_timeout(int fd, int level, int name, const void *value, socklen_t size)
+{
+    struct pl_connection *connection = pl_connection_of(moved->ask.conn.slot);
+
+    if (name != SO_RCVTIMEO || !pthread_equal(pthread_self(), mover))
+        return pl_os_real.setsockopt(fd, level, name, value, size);
+    peer_push(moved->ask.user, PEER_ALL, "now", 3);
+    wait_until(is_set, &connection->missed_event, VERBS_SOON);
+    return -ENOMEM;
+}
+
+Test(lent_end, what_comes_while_it_cannot_leave_the_pool_is_told_all_the_same, .timeout = 60)
+{
+    struct peer *peer = PEER();
+    struct lent_user *user = lent_user(peer);
+    int fd = -1;
+
+    cr_assert_eq(echo(&user->ask.conn, "a timeout is set"), 0);
+    lent_watch(user);
+    user->ask.user = peer;
+    mover = pthread_self();
+    moved = user;
+    door = pl_os_real;
+    door.setsockopt = refuse_timeout;
+    pl_os_replace(&door);
+    cr_expect_neq(pool_release_fd(&user->ask.conn, &fd), POOL_OK);
+    cr_expect_eq(fd, -1);
+    pl_os_replace(NULL);
+    cr_expect(lent_wait_bytes(user, 3), "the watcher hears nothing any more");
     lent_end(user, peer);
 }
