@@ -117,6 +117,19 @@ int pl_connection_open_socket(struct pl_connection *connection, int family)
     return error;
 }
 
+void pl_connection_move_socket(struct pl_connection *to, struct pl_connection *from)
+{
+    bool has_entry;
+
+    pthread_mutex_lock(&births);
+    to->fd = from->fd;
+    pl_set(to->cookie, pl_get(from->cookie));
+    has_entry = pl_fd_table_set(to->fd, to);
+    pl_assert(has_entry);               /* its chunk is there since the number was `from`'s */
+    pl_connection_lose_socket(from);
+    pthread_mutex_unlock(&births);
+}
+
 int pl_connection_remember(struct pl_connection *connection)
 {
     uint64_t cookie = 0;

@@ -145,6 +145,8 @@ enum pool_status pl_connection_take_socket(struct pl_connection *connection, int
 
 /* The number is somebody else's from now on, or nobody's. */
 void pl_connection_lose_socket(struct pl_connection *connection);
+/* The socket of `from`, and what proves that it is ours, become `to`'s, which has none. */
+void pl_connection_move_socket(struct pl_connection *to, struct pl_connection *from);
 
 /* Reads the cookie of its new socket: 0, or a negative errno. */
 int pl_connection_remember(struct pl_connection *connection) PL_MUST_USE;

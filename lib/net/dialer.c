@@ -1,153 +1,314 @@
-/* dialer.c: socket, options, connect, and the wait for its end. A connection to ourselves (a dead
- * port of the ephemeral range can answer its own SYN) counts as refused.
+/* dialer.c: which places are tried when, and who wins. The next place is tried at once when an
+ * attempt failed, and after PL_STAGGER_NS when none did; all those under way go on until one
+ * stands.
  */
 #include "net/dialer.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/ip.h>
-#include <netinet/tcp.h>
 #include <string.h>
 
 #include "base/os.h"
 #include "net/address.h"
+#include "net/attempt.h"
 
-#define RETRY_NS (10 * PL_MS)           /* a unix listener whose backlog is full tells nobody when
-                                         * it has room again */
-#define KEEPALIVE_S 60
-#define KEEPALIVE_STEP_S 10
-#define KEEPALIVE_PROBES 3
+#define ROOMS_MAX 16u                   /* others may take what was freed; after so many it is their
+                                         * turn for good */
+
+bool pl_dial_is_shortage(enum pl_reason reason, int error)
+{
+    if (reason)
+        return false;
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM ||
+           error == EADDRNOTAVAIL;
+}
+
+/* ---- slots and sockets of attempts */
+
+static struct pl_dial_attempt *free_attempt(struct pl_dial *dial)
+{
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
+        if (!dial->attempts[i].connection)
+            return &dial->attempts[i];
+    }
+    return NULL;
+}
+
+/* The dial's own slot, unless an attempt has it already. NULL: no memory. */
+static struct pl_connection *take_slot(struct pl_dial *dial)
+{
+    struct pl_connection *slot = dial->connection;
+    bool is_free = true;
+
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++)
+        is_free = is_free && dial->attempts[i].connection != slot;
+    if (is_free)
+        return slot;
+    slot = pl_connection_take();
+    if (slot) {
+        pl_set(slot->peer, pl_get(dial->connection->peer));
+        slot->mux = dial->mux;
+        slot->dial = dial;
+    }
+    return slot;
+}
+
+static void give_slot(const struct pl_dial *dial, struct pl_connection *slot)
+{
+    if (slot == dial->connection)
+        return;
+    slot->dial = NULL;
+    pl_word_move(&slot->word, pl_word_with(atomic_load(&slot->word), PL_CLOSING));
+    pl_connection_give(slot);
+}
+
+/* The socket of the dial's own slot is left to whoever has the connection, if it `keeps_own`. */
+static void end_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt, bool keeps_own)
+{
+    struct pl_connection *slot = attempt->connection;
+
+    if (!keeps_own || slot != dial->connection)
+        pl_connection_close_fd(slot, dial->mux);
+    attempt->connection = NULL;
+    dial->live--;
+    give_slot(dial, slot);
+}
+
+static void end_attempts(struct pl_dial *dial, bool keeps_own)
+{
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
+        if (dial->attempts[i].connection)
+            end_attempt(dial, &dial->attempts[i], keeps_own);
+    }
+}
+
+/* ---- the end */
 
 static void finish(struct pl_dial *dial, int error)
 {
     pl_mux_timer_disarm(dial->mux, &dial->timer);
-    dial->on_end(dial, error);
+    end_attempts(dial, false);
+    dial->ops->on_end(dial, error);
 }
 
-static int set_int(int fd, int level, int name, int value)
+/* How much an error says about the peer: of several the one that says most is told. A shortage says
+ * that it is worth trying again. */
+static int weight(enum pl_reason reason, int error)
 {
-    return pl_os->setsockopt(fd, level, name, &value, sizeof(value));
-}
-
-/* What helps, but is no reason to fail. */
-static void set_comforts(const struct pl_dial *dial, int fd)
-{
-    set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_S);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_STEP_S);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
-    if (dial->user_timeout_ms)
-        set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)dial->user_timeout_ms);
-}
-
-/* What the address asks for must be had. */
-static int set_demands(struct pl_dial *dial, int fd, int family)
-{
-    const char *interface = pl_address_bind_interface(dial->address);
-    struct sockaddr_storage local;
-    socklen_t size = 0;
-    int error = 0, dscp = dial->address->dscp;
-
-    if (interface)
-        error = pl_os->setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface,
-                                  (socklen_t)strlen(interface) + 1);
-    if (error == 0 && dscp != PL_DSCP_NONE)
-        error = family == AF_INET6 ? set_int(fd, IPPROTO_IPV6, IPV6_TCLASS, dscp << 2)
-                                   : set_int(fd, IPPROTO_IP, IP_TOS, dscp << 2);
-    if (error == 0)
-        error = pl_address_bind_sockaddr(dial->address, family, &local, &size);
-    if (error == 0 && size && family != AF_UNIX) {
-        set_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
-        error = pl_os->bind(fd, (struct sockaddr *)&local, size);
-        if (error == -EADDRNOTAVAIL)
-            dial->reason = PL_REASON_BIND; /* no port is asked for: it cannot mean a shortage */
-    }
-    return -error;
-}
-
-/* Who is at the other end? 0: a peer; else a positive errno. */
-static int look_at_peer(int fd)
-{
-    struct sockaddr_storage here = { 0 }, there = { 0 };
-    socklen_t here_size = sizeof(here), there_size = sizeof(there);
-    int error = pl_os->getpeername(fd, (struct sockaddr *)&there, &there_size);
-
-    if (error)
-        return -error;
-    error = pl_os->getsockname(fd, (struct sockaddr *)&here, &here_size);
-    if (error)
-        return -error;
-    if (here.ss_family != AF_INET && here.ss_family != AF_INET6)
+    if (pl_dial_is_shortage(reason, error))
+        return 3;
+    switch (error) {
+    case 0:
         return 0;
-    return here_size == there_size && memcmp(&here, &there, here_size) == 0 ? ECONNREFUSED : 0;
-}
-
-static int watch(struct pl_dial *dial, int fd)
-{
-    struct pl_connection *connection = dial->connection;
-    uint64_t data =
-        pl_mux_data(PL_WATCH_CONNECTION, connection->node.index, pl_get(connection->birth));
-
-    return pl_mux_add(dial->mux, fd, EPOLLOUT | EPOLLONESHOT, data) ? ENOSPC : 0;
-}
-
-/* Of a link-local host the kernel has to know the link, by a zone or by an interface of bind=. */
-static bool lacks_zone(const struct sockaddr_storage *peer)
-{
-    const struct sockaddr_in6 *ipv6 = (const struct sockaddr_in6 *)peer;
-
-    return ipv6->sin6_family == AF_INET6 && !ipv6->sin6_scope_id &&
-           IN6_IS_ADDR_LINKLOCAL(&ipv6->sin6_addr);
-}
-
-/* 0: connected or on the way; else a positive errno. */
-static int begin_connect(struct pl_dial *dial, int fd)
-{
-    struct sockaddr_storage peer;
-    socklen_t size;
-    int error = pl_address_sockaddr(dial->address, &peer, &size);
-
-    if (!error)
-        error = pl_os->connect(fd, (struct sockaddr *)&peer, size);
-    if (error == -EAGAIN && peer.ss_family == AF_UNIX) {
-        uint64_t again_ns = pl_after(pl_os->now_ns(), RETRY_NS);
-
-        pl_mux_timer_arm(dial->mux, &dial->timer, pl_earlier(again_ns, dial->deadline_ns));
-        return 0;
+    case EAFNOSUPPORT:
+    case ENETUNREACH:
+    case ENODEV:
+    case EINVAL:
+        return 1;
+    default:
+        return 2;
     }
-    if (error == -EINVAL && lacks_zone(&peer))
-        dial->reason = PL_REASON_ZONE;
-    if (error && error != -EINPROGRESS && error != -EINTR)
-        return -error;
-    pl_mux_timer_arm(dial->mux, &dial->timer, dial->deadline_ns);
-    /* Watched only now: a socket that never began to connect would report a hang-up. Connected at
-     * once is told by the same event as connected later: one way to the end, never on this
-     * stack. */
-    return watch(dial, fd);
+}
+
+static void bear_grudge(struct pl_dial *dial, const struct pl_dial_attempt *attempt)
+{
+    if (dial->grudges && dial->places)
+        pl_grudge_bear(dial->grudges, &attempt->place, pl_os->now_ns());
+}
+
+/* Of an attempt that came to nothing; its socket is gone. */
+static void note_failure(struct pl_dial *dial, const struct pl_dial_attempt *attempt, int error)
+{
+    if (!pl_dial_is_shortage(attempt->reason, error))
+        bear_grudge(dial, attempt);
+    if (weight(attempt->reason, error) < weight(dial->reason, dial->error))
+        return;
+    dial->error = error;
+    dial->reason = attempt->reason;
+}
+
+static void win(struct pl_dial *dial, struct pl_dial_attempt *attempt)
+{
+    struct pl_connection *slot = attempt->connection, *own = dial->connection;
+
+    if (dial->grudges && dial->places)
+        pl_grudge_forget(dial->grudges, &attempt->place);
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
+        struct pl_dial_attempt *other = &dial->attempts[i];
+
+        if (!other->connection || other == attempt)
+            continue;
+        if (other->begun_ns < attempt->begun_ns)
+            bear_grudge(dial, other);   /* it was given more time, and was slower */
+        end_attempt(dial, other, false);
+    }
+    if (slot != own)
+        pl_connection_move_socket(own, slot);
+    end_attempt(dial, attempt, true);
+    pl_mux_timer_disarm(dial->mux, &dial->timer);
+    dial->ops->on_end(dial, 0);
+}
+
+/* ---- attempts */
+
+static bool make_room(struct pl_dial *dial)
+{
+    return dial->rooms_made++ < ROOMS_MAX && dial->ops->make_room(dial) && !dial->mux->is_forked;
+}
+
+static void begin_next(struct pl_dial *dial)
+{
+    struct pl_dial_attempt *attempt = free_attempt(dial);
+    int error = ENOMEM;
+
+    attempt->connection = take_slot(dial);
+    if (dial->places)
+        attempt->place = dial->places[dial->next_place];
+    attempt->reason = PL_REASON_NONE;
+    attempt->begun_ns = dial->last_begun_ns = pl_os->now_ns();
+    if (attempt->connection) {
+        do
+            error = pl_attempt_begin(dial, attempt);
+        while (pl_dial_is_shortage(attempt->reason, error) && make_room(dial));
+    }
+    if (dial->mux->is_forked)
+        return;
+    if (!error) {
+        dial->next_place++;
+        dial->live++;
+        return;
+    }
+    if (attempt->connection)
+        give_slot(dial, attempt->connection);
+    attempt->connection = NULL;
+    if (pl_dial_is_shortage(attempt->reason, error) && dial->live)
+        return;                         /* this place is tried again, after the next stagger */
+    dial->next_place++;
+    note_failure(dial, attempt, error);
+}
+
+static bool has_places(const struct pl_dial *dial)
+{
+    return dial->next_place < dial->place_count;
+}
+
+/* When the next place is to be tried, if no attempt fails before. */
+static uint64_t next_begin(const struct pl_dial *dial)
+{
+    if (!has_places(dial))
+        return PL_NEVER;
+    return dial->live ? dial->last_begun_ns + PL_STAGGER_NS : 0;
+}
+
+/* So many are silent: the one that had most time makes way. */
+static void drop_oldest(struct pl_dial *dial)
+{
+    struct pl_dial_attempt *oldest = &dial->attempts[0];
+
+    for (size_t i = 1; i < PL_COUNT(dial->attempts); i++) {
+        if (dial->attempts[i].begun_ns < oldest->begun_ns)
+            oldest = &dial->attempts[i];
+    }
+    end_attempt(dial, oldest, false);
+    note_failure(dial, oldest, ETIMEDOUT);
+}
+
+static void arm(struct pl_dial *dial)
+{
+    uint64_t when_ns = pl_earlier(dial->deadline_ns, next_begin(dial));
+
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
+        if (dial->attempts[i].connection)
+            when_ns = pl_earlier(when_ns, dial->attempts[i].again_ns);
+    }
+    pl_mux_timer_arm(dial->mux, &dial->timer, when_ns);
+}
+
+/* Begins what is due, after a failure or by time. The dial may end here. */
+void pl_dial_go_on(struct pl_dial *dial)
+{
+    dial->is_begun = false; /* the program's functions must not end the dial under us */
+    while (next_begin(dial) <= pl_os->now_ns() && !dial->mux->is_forked) {
+        if (dial->live == PL_ATTEMPTS)
+            drop_oldest(dial);
+        begin_next(dial);
+    }
+    if (dial->mux->is_forked || !dial->ops->may_go_on(dial))
+        return;
+    dial->is_begun = true;
+    if (dial->live || has_places(dial))
+        arm(dial);
+    else
+        finish(dial, dial->error);
+}
+
+/* Its socket is closed. When it lacked something that can be had, its place is tried once more. */
+static void fail_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt, int error)
+{
+    struct pl_place place = attempt->place;
+    bool is_short = pl_dial_is_shortage(attempt->reason, error);
+
+    end_attempt(dial, attempt, false);
+    dial->is_begun = false;
+    if (is_short && dial->next_place && make_room(dial)) {
+        dial->next_place--;
+        if (dial->places)
+            dial->places[dial->next_place] = place;
+    } else if (!dial->mux->is_forked) {
+        note_failure(dial, attempt, error);
+    }
+}
+
+static void on_deadline(struct pl_dial *dial)
+{
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
+        if (dial->attempts[i].connection)
+            bear_grudge(dial, &dial->attempts[i]);
+    }
+    dial->reason = PL_REASON_DEADLINE;
+    finish(dial, ETIMEDOUT);
 }
 
 static void on_timer(void *user)
 {
     struct pl_dial *dial = user;
+    uint64_t now_ns = pl_os->now_ns();
     int error;
 
-    if (pl_os->now_ns() >= dial->deadline_ns) {
-        dial->reason = PL_REASON_DEADLINE;
-        finish(dial, ETIMEDOUT);
+    if (now_ns >= dial->deadline_ns) {
+        on_deadline(dial);
         return;
     }
-    /* Somebody else's socket may block in connect. */
-    error =
-        pl_connection_is_ours(dial->connection) ? begin_connect(dial, dial->connection->fd) : EBADF;
-    if (error)
-        finish(dial, error);
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
+        struct pl_dial_attempt *attempt = &dial->attempts[i];
+
+        if (!attempt->connection || attempt->again_ns > now_ns)
+            continue;
+        error = pl_attempt_again(dial, attempt);
+        if (error)
+            fail_attempt(dial, attempt, error);
+    }
+    pl_dial_go_on(dial);
 }
 
-static void drop_socket(struct pl_dial *dial)
+void pl_dial_on_event(struct pl_dial *dial, struct pl_connection *connection)
 {
-    pl_mux_timer_disarm(dial->mux, &dial->timer);
-    pl_connection_close_fd(dial->connection, dial->mux);
+    int error;
+
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
+        struct pl_dial_attempt *attempt = &dial->attempts[i];
+
+        if (attempt->connection != connection)
+            continue;
+        attempt->reason = PL_REASON_NONE;
+        error = pl_attempt_outcome(attempt);
+        if (error) {
+            fail_attempt(dial, attempt, error);
+            pl_dial_go_on(dial);
+        } else {
+            win(dial, attempt);
+        }
+        return;
+    }
 }
 
 bool pl_dial_open(struct pl_dial *dial)
@@ -157,75 +318,35 @@ bool pl_dial_open(struct pl_dial *dial)
 
 void pl_dial_close(struct pl_dial *dial)
 {
+    if (!dial->mux->is_forked)
+        end_attempts(dial, true);
     pl_mux_timer_close(dial->mux, &dial->timer);
+    pl_os->free(dial->places);
+    dial->places = NULL;
 }
 
-static int family_of(const struct pl_dial *dial, int *family)
+int pl_dial_add_places(struct pl_dial *dial, const struct pl_place *places, uint32_t count)
 {
-    struct sockaddr_storage peer;
-    socklen_t size;
-    int error = pl_address_sockaddr(dial->address, &peer, &size);
+    uint32_t left = dial->place_count - dial->next_place;
+    struct pl_place *all = pl_os->malloc((left + count + 1) * sizeof(*all));
 
-    *family = error ? AF_UNSPEC : peer.ss_family;
-    return -error;
+    if (!all)
+        return ENOMEM;
+    memcpy(all, places, count * sizeof(*all));
+    if (left)
+        memcpy(all + count, dial->places + dial->next_place, left * sizeof(*all));
+    pl_os->free(dial->places);
+    dial->places = all;
+    dial->next_place = 0;
+    dial->place_count = pl_places_unique(all, left + count);
+    pl_places_order(all, dial->place_count, dial->grudges, pl_os->now_ns());
+    return 0;
 }
 
-/* The program sees the socket, and may have done to it what it must not: connecting another one, or
- * one that blocks, would be worse than failing. 0, or a positive errno. */
-static int show(struct pl_dial *dial, int fd)
+void pl_dial_start(struct pl_dial *dial)
 {
-    dial->answer = dial->on_socket(fd, pool_address_text(dial->address), dial->user);
-    if (dial->mux->is_forked)
-        return ECANCELED;               /* the hook did, and this is the child */
-    if (dial->answer) {
-        dial->reason = PL_REASON_SOCKET;
-        return EPERM;
-    }
-    if (!pl_connection_is_ours(dial->connection))
-        return EBADF;
-    return -pl_os->set_nonblocking(fd, true);
-}
-
-int pl_dial_start(struct pl_dial *dial)
-{
-    struct pl_connection *connection = dial->connection;
-    int family, fd, error = family_of(dial, &family);
-
-    dial->reason = PL_REASON_NONE;
-    if (!error)
-        error = pl_connection_open_socket(connection, family);
-    if (error)
-        return error;
-    fd = connection->fd;
-    if (family != AF_UNIX) {
-        set_comforts(dial, fd);
-        error = set_demands(dial, fd, family);
-    }
-    if (!error && dial->on_socket)
-        error = show(dial, fd);
-    if (dial->mux->is_forked)
-        return error;
-    if (!error)
-        error = begin_connect(dial, fd);
-    if (error)
-        drop_socket(dial);
-    return error;
-}
-
-void pl_dial_on_event(struct pl_dial *dial, uint32_t events)
-{
-    int error = 0;
-    socklen_t size = sizeof(error);
-    int fd = dial->connection->fd;
-
-    (void)events;
-    if (!pl_connection_is_ours(dial->connection)) {
-        finish(dial, EBADF);
-        return;
-    }
-    if (pl_os->getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size))
-        error = EBADF;
-    if (!error)
-        error = look_at_peer(fd);
-    finish(dial, error);
+    dial->phase = POOL_PHASE_CONNECT;
+    if (!dial->places)
+        dial->place_count = 1;
+    pl_dial_go_on(dial);
 }

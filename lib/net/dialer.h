@@ -1,5 +1,9 @@
-/* dialer.h: opens one socket to one address, on the mux, without blocking. It knows no pool: what
- * to do when it fails is its caller's business, and so is trying again.
+/* dialer.h: opens one connection to one address, on the mux, without blocking: the sockets that
+ * race for it when a name stands for several places (RFC 8305), and the first one that stands.
+ *
+ * A dial knows no pool: what to do when it fails is its caller's business, and so is trying again.
+ * It makes its first attempt on the connection's own slot; each one beside it has a slot of its
+ * own, which no peer counts and no program sees, and the winner's socket moves.
  */
 #ifndef PL_NET_DIALER_H
 #define PL_NET_DIALER_H
@@ -7,35 +11,81 @@
 #include "base/failure.h"
 #include "mux/mux.h"
 #include "net/connection.h"
+#include "net/place.h"
 
 struct pool_address;
+struct pl_dial;
+
+#define PL_ATTEMPTS 6u                  /* sockets of one dial at a time */
+#define PL_STAGGER_NS (250 * PL_MS)     /* the next place is tried then, though nothing failed */
+
+/* One socket on its way to one place. */
+struct pl_dial_attempt {
+    struct pl_connection *connection;   /* NULL: none is under way */
+    struct pl_place place;
+    uint64_t begun_ns;
+    uint64_t again_ns;                  /* to be connected anew then; PL_NEVER: waits for the
+                                         * kernel */
+    enum pl_reason reason;              /* more about its error */
+};
+
+/* Functions of the pool, on the mux thread. All but on_end may end pools, or fork. */
+struct pl_dial_ops {
+    /* The program's word on a new socket, if the dial shows it; 0: go on. */
+    int (*on_socket)(struct pl_dial *dial, int fd);
+    /* Descriptors or ports ran out. True: something was closed. */
+    bool (*make_room)(struct pl_dial *dial);
+    /* Asked when functions of the program may have run. False: the dial is no more. */
+    bool (*may_go_on)(struct pl_dial *dial);
+    /* Once, when the connection stands (0) or cannot (a positive errno); the last call of all. Not
+     * after pl_dial_close(). */
+    void (*on_end)(struct pl_dial *dial, int error);
+};
 
 struct pl_dial {
     struct pl_post post;            /* brings the dial to the mux; free for the caller afterwards */
     struct pl_connection *connection;
     struct pool_mux *mux;
     const struct pool_address *address;
+    const struct pl_dial_ops *ops;
+    struct pl_grudges *grudges;                 /* of the peer; NULL: none */
     uint64_t deadline_ns;
+    bool shows_sockets;
     uint32_t user_timeout_ms;                   /* TCP_USER_TIMEOUT; 0: the system's */
-    int (*on_socket)(int fd, const char *address, void *user);
-    void *user;
-    /* Called once, on the mux thread, when the connection stands (0) or cannot (a positive errno).
-     * Not called when pl_dial_start answers an error, nor after pl_dial_close. */
-    void (*on_end)(struct pl_dial *dial, int error);
-    struct pl_timer timer;
+    struct pl_timer timer;              /* free for the caller after the end */
     bool is_begun;                   /* for the caller: under way, and nothing of it on the stack */
-    enum pl_reason reason;              /* for the caller: more about the error that it was told */
+    /* More about the error that the caller was told. */
+    enum pl_reason reason;
+    enum pool_phase phase;
     int answer;                         /* of on_socket */
+    /* The dialer's own. */
+    struct pl_dial_attempt attempts[PL_ATTEMPTS];
+    uint32_t live;                      /* of them */
+    struct pl_place *places;            /* NULL: the address itself says where */
+    uint32_t place_count, next_place;
+    uint64_t last_begun_ns;
+    uint32_t rooms_made;
+    int error;                          /* what those that failed say; 0: none did */
 };
 
 bool pl_dial_open(struct pl_dial *dial) PL_MUST_USE;    /* false: no memory */
-/* After its end, or to stop it; the socket stays the connection's. */
+/* After its end, or to stop it; the socket of the connection stays the connection's. */
 void pl_dial_close(struct pl_dial *dial);
 
-/* Makes the socket and begins to connect: 0, or a positive errno with no socket left behind. Mux
- * thread only. */
-int pl_dial_start(struct pl_dial *dial) PL_MUST_USE;
+/* Places to try beside, and before, those that were not tried yet; a dial that has begun goes on
+ * with them by pl_dial_go_on(). ENOMEM: none was added. */
+int pl_dial_add_places(struct pl_dial *dial, const struct pl_place *places,
+                       uint32_t count) PL_MUST_USE;
 
-void pl_dial_on_event(struct pl_dial *dial, uint32_t events);
+/* Begins, on the mux thread: without places, with what the address itself says. May end on this
+ * stack. */
+void pl_dial_start(struct pl_dial *dial);
+void pl_dial_go_on(struct pl_dial *dial);
+
+/* `connection` is of one of its attempts. */
+void pl_dial_on_event(struct pl_dial *dial, struct pl_connection *connection);
+
+/* An error that closing some other connection can cure. What there is a reason for is none. */
+bool pl_dial_is_shortage(enum pl_reason reason, int error);
 
 #endif

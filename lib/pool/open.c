@@ -15,9 +15,6 @@
 #include "pool/spare.h"
 #include "pool/waiter.h"
 
-#define EVICTIONS_PER_DIAL 16           /* others may take what was freed; after so many it is their
-                                         * turn for good */
-
 static struct pool *pool_of(const struct pl_connection *connection)
 {
     return connection->peer->pool;
@@ -28,20 +25,11 @@ static bool is_closing(const struct pl_peer *peer)
     return atomic_load(&peer->hints) & PL_HINT_CLOSING;
 }
 
-/* Errors that closing some other connection can cure. What the dial has a reason for is none. */
-static bool is_shortage(const struct pl_dial *dial, int error)
-{
-    if (dial->reason)
-        return false;
-    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM ||
-           error == EADDRNOTAVAIL;
-}
-
 static struct pl_failure dial_failure(const struct pl_dial *dial, int error)
 {
     if (!dial->reason)
-        return pl_failure_of_errno(error, POOL_PHASE_CONNECT);
-    return pl_failure_because(dial->reason, POOL_PHASE_CONNECT,
+        return pl_failure_of_errno(error, dial->phase);
+    return pl_failure_because(dial->reason, dial->phase,
                               dial->reason == PL_REASON_SOCKET ? dial->answer : error);
 }
 
@@ -304,39 +292,25 @@ static void set_up(struct pl_connection *connection)
 
 /* ---- dialing */
 
-/* Makes room for one that somebody waits for; a spare is not worth another connection. */
-static bool has_made_room(struct pl_connection *connection)
+static int ask_on_socket(struct pl_dial *dial, int fd)
 {
+    const struct pool_options *options = &pool_of(dial->connection)->settings.options;
+
+    return options->on_socket(fd, pool_address_text(dial->address), options->user);
+}
+
+/* For one that somebody waits for; a spare is not worth another connection. */
+static bool make_room(struct pl_dial *dial)
+{
+    struct pl_connection *connection = dial->connection;
+
     return pl_peer_has_waiters(connection->peer) &&
            pl_room_evict(pool_of(connection)->room, NULL);
 }
 
-static void try_dial(struct pl_dial *dial)
+static bool may_dial_on(struct pl_dial *dial)
 {
-    struct pl_connection *connection = dial->connection;
-    struct pl_failure failure;
-    int error;
-
-    dial->is_begun = false; /* on_socket may end the pool; it must not end the dial under us */
-    error = pl_dial_start(dial);
-    for (int i = 0; i < EVICTIONS_PER_DIAL && is_shortage(dial, error); i++) {
-        if (!has_made_room(connection))
-            break;
-        error = pl_dial_start(dial);
-    }
-    if (pl_pool_is_forked(pool_of(connection)))
-        return;
-    if (!may_go_on(connection))
-        return;
-    dial->is_begun = true;
-    if (!error)
-        return;
-    if (is_shortage(dial, error)) {
-        give_up_for_room(connection, error);
-        return;
-    }
-    failure = dial_failure(dial, error);
-    pl_open_give_up(connection, &failure);
+    return may_go_on(dial->connection);
 }
 
 static void on_setup_timeout(void *user)
@@ -356,12 +330,8 @@ static void on_dialed(struct pl_dial *dial, int error)
     uint64_t now_ns = pl_os->now_ns();
     struct pl_failure failure;
 
-    if (is_shortage(dial, error)) {     /* EADDRNOTAVAIL may come late */
-        pl_connection_close_fd(connection, dial->mux);
-        if (has_made_room(connection))
-            try_dial(dial);
-        else
-            give_up_for_room(connection, error);
+    if (pl_dial_is_shortage(dial->reason, error)) {
+        give_up_for_room(connection, error);
         return;
     }
     if (error) {
@@ -400,18 +370,25 @@ static void on_mux(struct pl_post *post)
     if (!may_go_on(connection))
         return;
     if (pl_peer_has_waiters(peer) || is_spare(peer))
-        try_dial(dial);
+        pl_dial_start(dial);
     else
         pl_open_give_up(connection, &nobody_needs_it); /* a connection came back first */
 }
 
-void pl_open_on_event(struct pl_connection *connection, uint32_t events)
+void pl_open_on_event(struct pl_connection *connection)
 {
     if (connection->dial)
-        pl_dial_on_event(connection->dial, events);
+        pl_dial_on_event(connection->dial, connection);
 }
 
 /* ---- the beginning */
+
+static const struct pl_dial_ops ops = {
+    .on_socket = ask_on_socket,
+    .make_room = make_room,
+    .may_go_on = may_dial_on,
+    .on_end = on_dialed,
+};
 
 static struct pl_dial *make_dial(struct pool *pool, struct pl_peer *peer)
 {
@@ -426,9 +403,8 @@ static struct pl_dial *make_dial(struct pool *pool, struct pl_peer *peer)
     dial->post = (struct pl_post){ .run = on_mux, .owner = pool };
     dial->mux = pool->mux;
     dial->address = peer->address;
-    dial->on_socket = options->on_socket;
-    dial->user = options->user;
-    dial->on_end = on_dialed;
+    dial->ops = &ops;
+    dial->shows_sockets = options->on_socket != NULL;
     dial->deadline_ns = PL_NEVER;
     if (options->connect_ms != POOL_NONE)
         dial->deadline_ns = pl_after(pl_os->now_ns(), options->connect_ms * PL_MS);

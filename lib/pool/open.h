@@ -6,7 +6,7 @@
 #include "pool/peer.h"
 
 /* The mux has an event of a connection that is being opened. */
-void pl_open_on_event(struct pl_connection *connection, uint32_t events);
+void pl_open_on_event(struct pl_connection *connection);
 
 /* on_new_connection is done with it: 0 makes it ready, else `failure` says why not. Mux thread. */
 void pl_open_finish(struct pl_connection *connection, const struct pl_failure *failure);

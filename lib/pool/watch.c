@@ -29,7 +29,7 @@ static bool hand_to_owner(struct pl_connection *connection, uint64_t word, uint3
 {
     switch (pl_word_state(word)) {
     case PL_OPENING:
-        pl_open_on_event(connection, events);
+        pl_open_on_event(connection);
         return true;
     case PL_SETUP:
     case PL_HEARD:
