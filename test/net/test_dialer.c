@@ -85,7 +85,7 @@ static void prepare(const char *text, uint32_t timeout_ms)
                              .mux = mux,
                              .address = address,
                              .ops = &ops,
-                             .shows_sockets = true,
+                             .shows_sockets = hook != NULL,
                              .deadline_ns = pl_os->now_ns() + timeout_ms * PL_MS };
     dial.connection->mux = mux;
     cr_assert(pl_dial_open(&dial));

@@ -45,7 +45,7 @@ const struct scenario scene_again = { "again",
 static void keep_spares(struct torture *torture)
 {
     TORTURE_ASK(torture, .address = TCP);
-    world_run(torture->world, 1500);
+    world_run(torture->world, 2500);    /* attempts that come to nothing are a second apart */
     torture_must(torture, world_counts(torture->peer).open == 2);
     world_close_all(torture->peer);
     world_run(torture->world, 1500);
