@@ -52,7 +52,10 @@ static void keep_spares(struct torture *torture)
     TORTURE_ASK(torture, .address = TCP);
 }
 
-const struct scenario scene_spares = { "spares", .options = { .min_idle = 2 },
+const struct scenario scene_spares = { "spares",
+                                       .options = { .min_idle = 2, .backoff_first_ms = 5,
+                                                    .backoff_max_ms = 20,
+                                                    .suspend_after = POOL_NONE },
                                        .exercise = keep_spares };
 
 /* ---- reports */
