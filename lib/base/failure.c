@@ -32,6 +32,8 @@ static const struct {
     [PL_REASON_DEADLINE] = { POOL_E_TIMEOUT, false, true, NULL },
     [PL_REASON_QUEUE] = { POOL_E_TIMEOUT, false, false,
                           "out of time while waiting for a free connection" },
+    [PL_REASON_PAUSE] = { POOL_E_TIMEOUT, true, false,
+                          "out of time while the address backs off after a failure" },
     [PL_REASON_CAP] = { POOL_E_RESOURCE, false, false,
                         "no room: max_connections is reached and nothing is idle" },
     [PL_REASON_BIND] = { POOL_E_ADDRESS, true, true, "bind= is no address of this machine" },

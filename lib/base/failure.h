@@ -14,6 +14,7 @@ enum pl_reason {
     PL_REASON_NONE,
     PL_REASON_DEADLINE,                 /* one of ours came, the kernel said nothing */
     PL_REASON_QUEUE,                    /* the same, and others had all that could be had */
+    PL_REASON_PAUSE,                    /* the same, and the peer had failed before */
     PL_REASON_CAP,                      /* max_connections */
     PL_REASON_BIND,                     /* bind= is not of this machine */
     PL_REASON_ZONE,                     /* a link-local host without one */

@@ -83,8 +83,7 @@ bool pl_backoff_refuses(const struct pl_peer *peer, struct pl_failure *failure)
 {
     if (!peer->shared.backoff.is_suspended || !pl_backoff_is_pausing(peer))
         return false;
-    *failure = pl_failure_make(POOL_E_SUSPENDED, POOL_PHASE_CONNECT,
-                               peer->shared.last_failure.cause);
+    *failure = pl_failure_make(POOL_E_SUSPENDED, POOL_PHASE_WAIT, peer->shared.last_failure.cause);
     return true;
 }
 
@@ -92,12 +91,9 @@ void pl_backoff_blame(const struct pl_peer *peer, struct pl_failure *failure)
 {
     if (!peer->shared.backoff.failures || peer->shared.count)
         return;
-    failure->phase = POOL_PHASE_CONNECT;
-    failure->reason = PL_REASON_DEADLINE;
-    if (!peer->shared.last_failure.cause)
-        return;
-    failure->cause = peer->shared.last_failure.cause;
-    failure->reason = peer->shared.last_failure.reason;
+    failure->reason = PL_REASON_PAUSE;
+    if (peer->shared.last_failure.cause)
+        failure->cause = peer->shared.last_failure.cause;
 }
 
 uint64_t pl_backoff_tend(struct pl_peer *peer, uint64_t now_ns)

@@ -126,16 +126,18 @@ PL_INLINE bool lend_warm(struct pool *pool, const struct pool_call *call,
 
 void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *connection)
 {
-    uint64_t now_ns = pl_os->now_ns(), total_ns = now_ns - borrow->start_ns, own_ns;
+    uint64_t now_ns = pl_os->now_ns(), total_ns = now_ns - borrow->start_ns, own_ns = 0;
+    uint8_t own_phase = POOL_PHASE_CONNECT;
 
-    if (!connection || !connection->is_fresh) {
-        borrow->spent.ns[borrow->failure.status ? borrow->failure.phase : POOL_PHASE_WAIT] +=
-            total_ns;
-        return;
+    if (connection && connection->is_fresh) {
+        own_ns = pl_since(connection->opened_ns, now_ns);
+    } else if (borrow->failure.status) {
+        own_ns = borrow->tried_ns ? pl_since(borrow->tried_ns, now_ns) : total_ns;
+        own_phase = borrow->failure.phase;
     }
-    own_ns = pl_since(connection->opened_ns, now_ns);
-    borrow->spent.ns[POOL_PHASE_CONNECT] += pl_earlier(own_ns, total_ns);
-    borrow->spent.ns[POOL_PHASE_WAIT] += total_ns - pl_earlier(own_ns, total_ns);
+    own_ns = pl_earlier(own_ns, total_ns);
+    borrow->spent.ns[own_phase] += own_ns;
+    borrow->spent.ns[POOL_PHASE_WAIT] += total_ns - own_ns;
 }
 
 /* Not after the pool's end, which the connection then tells, since it was doomed with it. */

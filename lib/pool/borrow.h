@@ -15,6 +15,7 @@ struct pl_borrow {
     uint64_t start_ns, deadline_ns, wait_deadline_ns;
     struct pl_spent spent;
     struct pl_failure failure;
+    uint64_t tried_ns; /* what failed was begun then; 0: with the call */
     struct pool_ticket *ticket; /* counted; NULL: the call cannot be canceled */
     bool has_waited; /* in the queue: a pool that closes still serves it */
     char tag[PL_TAG]; /* the call's, where leaks are looked for */

@@ -116,7 +116,7 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
     if (told.status && is_told && !is_stale) {
         if (!is_killed)                 /* that is no fault of the peer's */
             pl_backoff_fail(peer, begun_ns, &told);
-        pl_peer_fail_waiters(peer, &told, is_hopeless(peer));
+        pl_peer_fail_waiters(peer, &told, begun_ns, is_hopeless(peer));
     }
     release_supply(peer);
 }

@@ -36,7 +36,8 @@ bool pl_open_begin(struct pl_peer *peer) PL_MUST_USE;
  * to wait for room. */
 bool pl_open_may_wait_for_room(struct pl_peer *peer) PL_MUST_USE;
 
-/* The phase that a caller who waits at this peer is in. */
-enum pool_phase pl_open_phase(struct pl_peer *peer);
+/* The phase that a caller who waits at this peer is in, and since when it is tried what he waits
+ * for (0: it is not). */
+enum pool_phase pl_open_phase(struct pl_peer *peer, uint64_t *tried_ns);
 
 #endif

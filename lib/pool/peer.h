@@ -51,6 +51,7 @@ struct pl_waiter {
     bool is_hasty;                      /* waits for one that is opened, not for what others have */
     struct pl_connection *connection;   /* SERVED: lent to it */
     struct pl_failure failure;          /* FAILED */
+    uint64_t tried_ns;                  /* the attempt that failed began then; 0: none did */
 };
 
 struct pl_peer {

@@ -566,7 +566,7 @@ void pool_destroy(struct pool *pool)
     }
     pl_retry_wake_all(pool);
     while (!pl_pool_is_forked(pool) && (peer = next_peer(pool))) {
-        pl_peer_fail_waiters(peer, &failure, true);
+        pl_peer_fail_waiters(peer, &failure, 0, true);
         end_connections(peer);
         pl_peer_leave(peer);
     }

@@ -303,6 +303,7 @@ static void on_outcome(struct pl_post *post)
     pthread_mutex_unlock(&peer->lock);
     if (waiter->state == PL_WAITER_FAILED) {
         request->borrow.failure = waiter->failure;
+        request->borrow.tried_ns = waiter->tried_ns;
         pl_borrow_account(&request->borrow, NULL);
         finish(request);
         return;
@@ -318,10 +319,12 @@ static void on_deadline(void *user)
 {
     struct pl_request *request = user;
     struct pl_peer *peer = request->borrow.peer;
-    struct pl_failure failure = pl_wait_out_of_time(peer);
+    uint64_t tried_ns;
+    struct pl_failure failure = pl_wait_out_of_time(peer, &tried_ns);
 
     pthread_mutex_lock(&peer->lock);
     if (pl_list_is_linked(&request->waiter.link)) {
+        request->waiter.tried_ns = tried_ns;
         pl_waiter_fail(peer, &request->waiter, &failure);
         pl_wait_calm_down(peer);
     }

@@ -115,7 +115,7 @@ void pl_round_of_peer(struct pl_round *round, struct pl_peer *peer)
 {
     atomic_fetch_or(&peer->hints, round->hints);
     if (round->failure.status)
-        pl_peer_fail_waiters(peer, &round->failure, true);
+        pl_peer_fail_waiters(peer, &round->failure, 0, true);
     pthread_mutex_lock(&peer->lock);
     if (round->is_new_epoch)
         atomic_fetch_add(&peer->epoch, 1);

@@ -57,14 +57,14 @@ static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
             pl_room_want(pool->room, peer, is_reserved, failure.cause);
             return false;
         }
-        pl_peer_fail_waiters(peer, &failure, false);
+        pl_peer_fail_waiters(peer, &failure, 0, false);
         return true;                    /* the next one in the queue has his own chance */
     }
     if (!pl_open_begin(peer)) {
         take_back_plan(peer);
         pl_pool_give_share(pool);
         failure = pl_failure_make(POOL_E_MEMORY, POOL_PHASE_CONNECT, ENOMEM);
-        pl_peer_fail_waiters(peer, &failure, true);
+        pl_peer_fail_waiters(peer, &failure, 0, true);
         return false;
     }
     *has_begun = true;

@@ -31,13 +31,27 @@ static bool has_state(struct pl_peer *peer, enum pl_state state)
     return false;
 }
 
-enum pool_phase pl_open_phase(struct pl_peer *peer)
+/* Peer lock held. */
+static uint64_t first_try(struct pl_peer *peer)
+{
+    uint64_t first_ns = PL_NEVER;
+
+    PL_LIST_EACH(link, &peer->shared.all)
+        first_ns = pl_earlier(first_ns,
+                              pl_container(link, struct pl_connection, all_link)->opened_ns);
+    return first_ns == PL_NEVER ? 0 : first_ns;
+}
+
+enum pool_phase pl_open_phase(struct pl_peer *peer, uint64_t *tried_ns)
 {
     enum pool_phase phase = POOL_PHASE_WAIT;
 
+    *tried_ns = 0;
     pthread_mutex_lock(&peer->lock);
-    if (peer->shared.opening && peer->shared.opening == peer->shared.count)
+    if (peer->shared.opening && peer->shared.opening == peer->shared.count) {
         phase = has_state(peer, PL_SETUP) ? POOL_PHASE_SETUP : POOL_PHASE_CONNECT;
+        *tried_ns = first_try(peer);
+    }
     pthread_mutex_unlock(&peer->lock);
     return phase;
 }

@@ -12,9 +12,9 @@
 #include "pool/ticket.h"
 #include "pool/waiter.h"
 
-struct pl_failure pl_wait_out_of_time(struct pl_peer *peer)
+struct pl_failure pl_wait_out_of_time(struct pl_peer *peer, uint64_t *tried_ns)
 {
-    enum pool_phase phase = pl_open_phase(peer);
+    enum pool_phase phase = pl_open_phase(peer, tried_ns);
     struct pl_failure failure = pl_failure_because(
         phase == POOL_PHASE_WAIT ? PL_REASON_QUEUE : PL_REASON_DEADLINE, phase, ETIMEDOUT);
     bool is_alone;
@@ -43,8 +43,10 @@ static bool look_around(struct pl_borrow *borrow, struct pl_waiter *waiter, bool
 {
     struct pl_peer *peer = borrow->peer;
 
-    if (waiter->state == PL_WAITER_FAILED)
+    if (waiter->state == PL_WAITER_FAILED) {
         borrow->failure = waiter->failure;
+        borrow->tried_ns = waiter->tried_ns;
+    }
     if (waiter->state != PL_WAITER_QUEUED)
         return true;
     waiter->is_woken = false;
@@ -82,8 +84,8 @@ static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
             is_over = pl_is_past(deadline_ns);
         until_ns = deadline_ns;
         if (is_over)
-            borrow->failure =
-                pl_wait_out_of_time(peer); /* while it still shows what was waited for */
+            borrow->failure = pl_wait_out_of_time(
+                peer, &borrow->tried_ns); /* while it still shows what was waited for */
         pthread_mutex_lock(&peer->lock);
         has_ended = look_around(borrow, waiter, is_over);
         if (has_ended)
@@ -222,6 +224,7 @@ struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
     if (pl_pool_is_forked(borrow->pool))
         return NULL;
     borrow->failure = (struct pl_failure){ 0 };
+    borrow->tried_ns = 0;
     borrow->holds_pool = pl_nested_holds_pool(borrow->pool, borrow->self);
     if (pl_ticket_hold(borrow->ticket, peer, &waiter)) {
         pthread_mutex_lock(&peer->lock);

@@ -16,8 +16,9 @@ struct pl_connection *pl_wait_join(struct pl_borrow *borrow, struct pl_waiter *w
 /* What pl_wait_join() answered, as a failure. */
 struct pl_failure pl_wait_refusal(enum pool_status status);
 
-/* The deadline came while waiting. What for decides what it is called. */
-struct pl_failure pl_wait_out_of_time(struct pl_peer *peer);
+/* The deadline came while waiting. What for decides what it is called; *tried_ns as for
+ * pl_open_phase(). */
+struct pl_failure pl_wait_out_of_time(struct pl_peer *peer, uint64_t *tried_ns);
 
 /* When nobody waits at the peer any more it needs no room either. Peer lock held. */
 void pl_wait_calm_down(struct pl_peer *peer);

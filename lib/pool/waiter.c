@@ -109,7 +109,8 @@ void pl_waiter_fail(struct pl_peer *peer, struct pl_waiter *waiter,
     tell_waiter(peer, waiter);
 }
 
-void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, bool all)
+void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, uint64_t tried_ns,
+                          bool all)
 {
     struct pl_waiter *waiter;
 
@@ -120,6 +121,7 @@ void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure
         waiter = pl_waiter_first(peer, true);
         if (!waiter)
             break;
+        waiter->tried_ns = tried_ns;
         pl_waiter_fail(peer, waiter, failure);
     } while (all);
     pthread_mutex_unlock(&peer->lock);

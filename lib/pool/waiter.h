@@ -32,8 +32,10 @@ struct pl_thread *pl_waiter_serve(struct pl_peer *peer, struct pl_waiter *waiter
 void pl_waiter_fail(struct pl_peer *peer, struct pl_waiter *waiter,
                     const struct pl_failure *failure);
 
-/* One failure of opening a connection, told to those whom it concerns. No lock held. */
-void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, bool all);
+/* One failure of opening a connection, told to those whom it concerns: begun at `tried_ns`, or not
+ * at all (0). No lock held. */
+void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, uint64_t tried_ns,
+                          bool all);
 
 /* The same to those who would not wait for what others have. No lock held. */
 void pl_peer_fail_hasty(struct pl_peer *peer, const struct pl_failure *failure);

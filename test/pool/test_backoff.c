@@ -99,7 +99,7 @@ Test(backoff, by_default_a_loop_is_refused_five_times_then_told_of_the_suspensio
         cr_assert_eq(world_now_ms(world), start_ms, "at once");
     }
     cr_expect_eq(dials, 5);
-    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
+    cr_expect_eq(error.phase, POOL_PHASE_WAIT);
     cr_expect_eq(error.cause, ECONNREFUSED);
     cr_expect_not_null(strstr(error.text, "ECONNREFUSED"), "%s", error.text);
     world_run(world, 990);
@@ -187,9 +187,75 @@ Test(backoff, a_deadline_in_the_pause_is_kept_and_its_error_tells_the_cause_of_t
     start_ms = world_now_ms(world);
     cr_expect_eq(call_within(250), POOL_E_TIMEOUT);
     cr_expect_eq(world_now_ms(world) - start_ms, 250);
-    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
     cr_expect_eq(error.cause, ECONNREFUSED);
     cr_expect_eq(dials, 1);
+}
+
+Test(backoff, a_pause_is_told_as_waiting_and_not_as_connecting)
+{
+    MAKE(LONG_PAUSE);
+    cr_expect_eq(CALL(), POOL_E_REFUSED);
+    cr_expect_eq(call_within(250), POOL_E_TIMEOUT);
+    cr_expect_eq(error.phase, POOL_PHASE_WAIT);
+    cr_expect_eq(error.spent_ms[POOL_PHASE_WAIT], 250);
+    cr_expect_eq(error.spent_ms[POOL_PHASE_CONNECT], 0);
+    cr_expect_str_eq(error.text,
+                     A ": out of time while the address backs off after a failure (ECONNREFUSED), "
+                       "the request was not sent; 250 ms: wait 250");
+}
+
+static void keep_error(struct pool_conn *conn, const struct pool_error *told, void *user)
+{
+    (void)user;
+    cr_assert_null(conn);
+    error = *told;
+}
+
+Test(backoff, an_asynchronous_caller_is_told_of_a_pause_in_the_same_words)
+{
+    MAKE(LONG_PAUSE);
+    cr_expect_eq(CALL(), POOL_E_REFUSED);
+    cr_assert_eq(pool_communicate_async(pool, A, keep_error, NULL, POOL_CALL(.timeout_ms = 250),
+                                        NULL),
+                 POOL_OK);
+    world_run(world, 260);
+    cr_expect_str_eq(error.text,
+                     A ": out of time while the address backs off after a failure (ECONNREFUSED), "
+                       "the request was not sent; 250 ms: wait 250");
+}
+
+static void vanish(void *argument)
+{
+    (void)argument;
+    world_behave(peer, WORLD_BLACK_HOLE);
+}
+
+/* The dial after the pause fails for want of time: its own, or the caller's. */
+static void expect_time_told_apart(uint32_t connect_ms, uint32_t timeout_ms)
+{
+    uint64_t start_ms, took_ms;
+
+    MAKE(LONG_PAUSE, .connect_ms = connect_ms);
+    world_behave(peer, WORLD_REFUSE);
+    cr_expect_eq(CALL(), POOL_E_REFUSED);
+    start_ms = world_now_ms(world);
+    world_at(world, 1, vanish, NULL);
+    cr_expect_eq(call_within(timeout_ms), POOL_E_TIMEOUT);
+    took_ms = world_now_ms(world) - start_ms;
+    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
+    cr_expect_geq(error.spent_ms[POOL_PHASE_WAIT] + error.spent_ms[POOL_PHASE_CONNECT] + 1, took_ms,
+                  "each is rounded down");
+    cr_expect_gt(error.spent_ms[POOL_PHASE_WAIT], 0);
+    if (connect_ms < 70000)
+        cr_expect_eq(error.spent_ms[POOL_PHASE_CONNECT], connect_ms);
+    pool_destroy(pool);
+    pool = NULL;
+}
+
+Test(backoff, what_an_attempt_after_the_pause_took_is_told_apart_from_the_pause)
+{
+    expect_time_told_apart(300, 90000);
+    expect_time_told_apart(100000, 70000);
 }
 
 static void come_back(void *argument)
