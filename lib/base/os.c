@@ -22,6 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/os_file.h"
+
 #define NS_PER_S UINT64_C(1000000000)
 #define PROBED (1 << 20)                /* descriptor numbers that are tried one by one, at most */
 
@@ -556,6 +558,8 @@ const struct pl_os pl_os_real = {
     .wait_until = real_wait_until,
     .descriptor_limit = real_descriptor_limit,
     .free_descriptors = real_free_descriptors,
+    .read_file = pl_os_real_read_file,
+    .list_directory = pl_os_real_list_directory,
 };
 
 const struct pl_os *pl_os = &pl_os_real;

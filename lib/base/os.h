@@ -34,6 +34,9 @@
  * ready. */
 typedef bool pl_step_fn(void *argument);
 
+/* A name in a directory, borrowed for the call. False: no more of them. */
+typedef bool pl_entry_fn(const char *name, void *user);
+
 struct pl_os {
     /* sockets */
     int (*socket)(int family, int type, int protocol);          /* SOCK_CLOEXEC is added */
@@ -94,6 +97,12 @@ struct pl_os {
     uint64_t (*descriptor_limit)(void);                         /* soft RLIMIT_NOFILE */
     /* numbers below it that are free; -EMFILE, -ENFILE or -ENOMEM: none is left to look with */
     int (*free_descriptors)(void);
+
+    /* files, for settings */
+    /* answers the size of *text, which ends with a zero byte besides and is the caller's to free;
+     * -EFBIG: more than `most` bytes */
+    ssize_t (*read_file)(const char *path, size_t most, char **text);
+    int (*list_directory)(const char *path, pl_entry_fn *on_entry, void *user);
 };
 
 /* The real door: always the kernel's, whatever stands in front of it. Tests wrap its members. */

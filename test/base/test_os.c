@@ -441,6 +441,73 @@ Test(os, memory_comes_zeroed_where_that_is_promised)
     pl_os->unmap(pages, 100000);
 }
 
+/* ---- files */
+
+static void write_file(const char *path, size_t size)
+{
+    FILE *file = fopen(path, "w");
+
+    cr_assert(file);
+    for (size_t i = 0; i < size; i++)
+        putc('a' + (int)(i % 26), file);
+    cr_assert_eq(fclose(file), 0);
+}
+
+Test(os, a_file_is_read_whole_up_to_its_bound)
+{
+    static const size_t sizes[] = { 0, 1, 4095, 4096, 4097, 100000 };
+    char folder[256], path[300], *text;
+    int before = count_descriptors();
+
+    cr_assert(make_temp_dir(folder, sizeof(folder)));
+    snprintf(path, sizeof(path), "%s/file", folder);
+    for (size_t i = 0; i < PL_COUNT(sizes); i++) {
+        write_file(path, sizes[i]);
+        errno = STRANGE;
+        cr_assert_eq(pl_os->read_file(path, sizes[i], &text), sizes[i]);
+        cr_expect_eq(strlen(text), sizes[i]);
+        cr_expect(sizes[i] < 30 || text[27] == 'b');
+        pl_os->free(text);
+        if (sizes[i])
+            cr_expect_eq(pl_os->read_file(path, sizes[i] - 1, &text), -EFBIG);
+    }
+    cr_expect_eq(pl_os->read_file(folder, 10, &text), -EISDIR);
+    cr_expect_null(text);
+    cr_expect_eq(pl_os->read_file("/nothing/here", 10, &text), -ENOENT);
+    cr_expect_eq(errno, STRANGE);
+    remove_temp_dir(folder);
+    cr_expect_eq(count_descriptors(), before);
+}
+
+static bool count_entry(const char *name, void *user)
+{
+    unsigned *counts = user;
+
+    counts[0] += name[0] == 'f';
+    return --counts[1] > 0;
+}
+
+Test(os, a_directory_is_listed_until_enough_is_known)
+{
+    char folder[256], path[300];
+    unsigned counts[2] = { 0, 1000 };
+
+    cr_assert(make_temp_dir(folder, sizeof(folder)));
+    for (unsigned i = 0; i < 300; i++) {
+        snprintf(path, sizeof(path), "%s/f%u", folder, i);
+        write_file(path, 0);
+    }
+    errno = STRANGE;
+    cr_expect_eq(pl_os->list_directory(folder, count_entry, counts), 0);
+    cr_expect_eq(counts[0], 300);
+    counts[1] = 7;
+    cr_expect_eq(pl_os->list_directory(folder, count_entry, counts), 0);
+    cr_expect_eq(counts[1], 0);
+    cr_expect_eq(pl_os->list_directory(path, count_entry, counts), -ENOTDIR);
+    cr_expect_eq(errno, STRANGE);
+    remove_temp_dir(folder);
+}
+
 Test(os, chance_fills_every_byte)
 {
     unsigned char bytes[64], seen[64] = { 0 };

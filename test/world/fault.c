@@ -50,6 +50,8 @@ static const struct {
     [FAULT_MAP] = { "map", { ENOMEM } },
     [FAULT_THREAD] = { "thread_start", { EAGAIN } },
     [FAULT_FREE_DESCRIPTORS] = { "free_descriptors", { EMFILE, ENFILE, ENOMEM } },
+    [FAULT_READ_FILE] = { "read_file", { ENOENT, EACCES, EMFILE, ENFILE, ENOMEM, EIO } },
+    [FAULT_LIST_DIRECTORY] = { "list_directory", { ENOENT, EACCES, EMFILE, ENFILE, ENOMEM } },
 };
 
 static const struct pl_os *inner;
@@ -498,6 +500,20 @@ static int fail_free_descriptors(void)
     return error ? -error : inner->free_descriptors();
 }
 
+static ssize_t fail_read_file(const char *path, size_t most, char **text)
+{
+    int error = verdict(FAULT_READ_FILE);
+
+    return error ? -error : inner->read_file(path, most, text); /* its memory came through us */
+}
+
+static int fail_list_directory(const char *path, pl_entry_fn *on_entry, void *user)
+{
+    int error = verdict(FAULT_LIST_DIRECTORY);
+
+    return error ? -error : inner->list_directory(path, on_entry, user);
+}
+
 static const struct pl_os fault_table = {
     .socket = fail_socket,
     .connect = fail_connect,
@@ -541,6 +557,8 @@ static const struct pl_os fault_table = {
     .wait_until = pass_wait_until,
     .descriptor_limit = pass_descriptor_limit,
     .free_descriptors = fail_free_descriptors,
+    .read_file = fail_read_file,
+    .list_directory = fail_list_directory,
 };
 
 const struct pl_os *fault_os(const struct pl_os *behind)

@@ -47,6 +47,8 @@ enum fault_call {
     FAULT_MAP,
     FAULT_THREAD,
     FAULT_FREE_DESCRIPTORS,
+    FAULT_READ_FILE,
+    FAULT_LIST_DIRECTORY,
     FAULT_CALLS
 };
 

@@ -153,6 +153,25 @@ static int door_free_descriptors(void)
     return count ? count : -EMFILE;
 }
 
+/* There are no files: what is told to a library in a world is told in memory. */
+static ssize_t door_read_file(const char *path, size_t most, char **text)
+{
+    (void)path;
+    (void)most;
+    *text = NULL;
+    world_current->calls++;
+    return -ENOENT;
+}
+
+static int door_list_directory(const char *path, pl_entry_fn *on_entry, void *user)
+{
+    (void)path;
+    (void)on_entry;
+    (void)user;
+    world_current->calls++;
+    return -ENOENT;
+}
+
 static const struct pl_os world_table = {
     .socket = door_socket,
     .connect = door_connect,
@@ -196,6 +215,8 @@ static const struct pl_os world_table = {
     .wait_until = door_wait_until,
     .descriptor_limit = door_descriptor_limit,
     .free_descriptors = door_free_descriptors,
+    .read_file = door_read_file,
+    .list_directory = door_list_directory,
 };
 
 const struct pl_os *world_os(struct world *world)
