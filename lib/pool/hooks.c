@@ -9,14 +9,16 @@ bool pl_hook_enter(struct pool *pool, struct pl_hook *hook)
 {
     const struct pl_thread *self = pl_thread_self();
     uint32_t state;
+    bool may_run;
 
     *hook = (struct pl_hook){ .thread = self ? self->id : 0 };
     pthread_mutex_lock(&pool->lock);
     state = atomic_load(&pool->state);
-    if (state != PL_POOL_DESTROYED && state != PL_POOL_FORKED)
+    may_run = state != PL_POOL_DESTROYED && state != PL_POOL_FORKED;
+    if (may_run)
         pl_list_push_back(&pool->hooks, &hook->link);
     pthread_mutex_unlock(&pool->lock);
-    return pl_list_is_linked(&hook->link);
+    return may_run;                     /* the link is its neighbours' to write now */
 }
 
 void pl_hook_leave(struct pool *pool, struct pl_hook *hook)
