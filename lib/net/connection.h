@@ -113,6 +113,7 @@ struct pl_connection {
     _Atomic bool missed_event;      /* the mux saw an event while the connection was being parked, or
                                      * asked out of its pool */
     bool is_opening;                    /* counted among those of its peer that are being opened */
+    bool is_short;                      /* being opened, it found no descriptor yet; peer lock */
     bool is_fresh;                     /* goes straight from its opening to whoever waited for it */
     bool is_armed;                      /* the mux watches it: it was parked when it was taken */
     uint8_t close_reason;               /* enum pool_close_reason, once it is known */

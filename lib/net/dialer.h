@@ -82,6 +82,12 @@ int pl_dial_add_places(struct pl_dial *dial, const struct pl_place *places,
 void pl_dial_start(struct pl_dial *dial);
 void pl_dial_go_on(struct pl_dial *dial);
 
+/* Is a socket of it on its way? */
+static inline bool pl_dial_has_socket(const struct pl_dial *dial)
+{
+    return dial->live > 0;
+}
+
 /* `connection` is of one of its attempts. */
 void pl_dial_on_event(struct pl_dial *dial, struct pl_connection *connection);
 

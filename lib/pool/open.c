@@ -156,6 +156,28 @@ bool pl_open_may_wait_for_room(struct pl_peer *peer)
     return false;
 }
 
+/* Whoever waits, waits for room from now on. */
+static void note_short(struct pl_connection *connection, int error)
+{
+    struct pl_peer *peer = connection->peer;
+
+    pthread_mutex_lock(&peer->lock);
+    pl_room_note_short(peer, error);
+    connection->is_short = true;
+    pthread_mutex_unlock(&peer->lock);
+}
+
+static void note_not_short(struct pl_connection *connection)
+{
+    struct pl_peer *peer = connection->peer;
+
+    if (!connection->is_short)
+        return;
+    pthread_mutex_lock(&peer->lock);
+    connection->is_short = peer->shared.is_short = false;
+    pthread_mutex_unlock(&peer->lock);
+}
+
 /* Nothing could be evicted. The waiters stay, and the peer asks for room. */
 static void give_up_for_room(struct pl_connection *connection, int error)
 {
@@ -175,6 +197,7 @@ static void give_up_for_room(struct pl_connection *connection, int error)
         pl_open_give_up(connection, &failure);
         return;
     }
+    note_short(connection, error);
     pl_peer_fail_hasty(peer, &failure);
     connection->dial->is_begun = false;         /* the program is asked, and may end the pool */
     may_wait = pl_open_may_wait_for_room(peer);
@@ -310,6 +333,8 @@ static bool make_room(struct pl_dial *dial)
 
 static bool may_dial_on(struct pl_dial *dial)
 {
+    if (pl_dial_has_socket(dial))
+        note_not_short(dial->connection);
     return may_go_on(dial->connection);
 }
 
@@ -334,6 +359,7 @@ static void on_dialed(struct pl_dial *dial, int error)
         give_up_for_room(connection, error);
         return;
     }
+    note_not_short(connection);
     if (error) {
         failure = dial_failure(dial, error);
         pl_open_give_up(connection, &failure);
@@ -437,6 +463,8 @@ static void begin(struct pool *pool, struct pl_peer *peer, struct pl_dial *dial)
     pl_pool_ref(pool);
     pthread_mutex_lock(&peer->lock);
     pl_set(connection->epoch, atomic_load(&peer->epoch));
+    peer->shared.is_short = peer->shared.is_short && peer->shared.short_of; /* of a cap no more */
+    connection->is_short = peer->shared.is_short;
     pl_list_push_back(&peer->shared.all, &connection->all_link);
     pthread_mutex_unlock(&peer->lock);
     pl_event_created(pool, connection);

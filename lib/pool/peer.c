@@ -154,7 +154,7 @@ void pl_peer_leave(struct pl_peer *peer)
     peer->shared.users--;
     is_last = !is_needed(peer);
     if (is_last) {
-        peer->shared.is_wanting = peer->shared.was_asked = false;
+        peer->shared.is_wanting = peer->shared.was_asked = peer->shared.is_short = false;
         pl_room_forget_peer(pool->room, peer);
         pl_pool_ref(pool); /* whoever leaves came in through the pool: it is still there */
     }

@@ -79,6 +79,9 @@ struct pl_peer {
         uint32_t holds;                 /* while there are any, nothing is opened */
         bool was_asked;                 /* on_none_removable ran, and nothing was opened since */
         bool is_wanting;              /* waits for room: nothing is opened until the room says so */
+        bool is_short;                  /* there was no room, and none was found since; also while
+                                         * it is tried again */
+        int short_of;                   /* the errno that said so; 0: a cap of the pool's */
         bool keeps_spares;              /* min_idle of them, since it was used and not lost */
         uint64_t spare_ns;              /* none is opened before then */
         uint64_t spare_lost_ns;         /* nor before then: one did not last */
@@ -89,7 +92,6 @@ struct pl_peer {
         struct pl_list hot_link;
         struct pl_list want_link;       /* waits for a descriptor or for the pool's cap */
         bool wants_descriptor;          /* a connection of any pool would do */
-        int cause;                      /* the errno that said so */
         struct pl_list tend_link;       /* to be tended at a certain time (tend.h) */
         uint64_t tend_ns;
     } room;

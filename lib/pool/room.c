@@ -356,6 +356,12 @@ enum pool_decision pl_room_ask(struct pool *pool, pool_none_removable_fn *ask)
     return decision;
 }
 
+void pl_room_note_short(struct pl_peer *peer, int cause)
+{
+    peer->shared.is_short = true;
+    peer->shared.short_of = cause;
+}
+
 void pl_room_want(struct pl_room *room, struct pl_peer *peer, bool wants_descriptor, int cause)
 {
     struct pool *pool = peer->pool;
@@ -364,9 +370,9 @@ void pl_room_want(struct pl_room *room, struct pl_peer *peer, bool wants_descrip
         return;
     pthread_mutex_lock(&peer->lock);
     peer->shared.is_wanting = true;
+    pl_room_note_short(peer, cause);
     pthread_mutex_lock(&room->lock);
     peer->room.wants_descriptor = wants_descriptor;
-    peer->room.cause = cause;
     if (!pl_list_is_linked(&peer->room.want_link)) {
         pl_list_push_back(&room->wanting, &peer->room.want_link);
         atomic_fetch_add(&pl_room_wanted, 1);
@@ -380,17 +386,6 @@ void pl_room_want(struct pl_room *room, struct pl_peer *peer, bool wants_descrip
     if (!pl_room_evict(room, wants_descriptor ? NULL : pool) && !wants_descriptor &&
         pl_pool_has_share(pool))
         pl_room_serve(room, pool, false);
-}
-
-bool pl_room_wants(struct pl_room *room, struct pl_peer *peer, int *cause)
-{
-    bool wants;
-
-    pthread_mutex_lock(&room->lock);
-    wants = pl_list_is_linked(&peer->room.want_link);
-    *cause = peer->room.cause;
-    pthread_mutex_unlock(&room->lock);
-    return wants;
 }
 
 /* Room lock held. */
@@ -449,9 +444,12 @@ static struct pl_peer *pop_wanting(struct pl_room *room, const struct pool *pool
 
 static bool is_wanting(struct pl_room *room, struct pl_peer *peer)
 {
-    int cause;
+    bool is_wanting;
 
-    return pl_room_wants(room, peer, &cause);
+    pthread_mutex_lock(&room->lock);
+    is_wanting = pl_list_is_linked(&peer->room.want_link);
+    pthread_mutex_unlock(&room->lock);
+    return is_wanting;
 }
 
 void pl_room_serve(struct pl_room *room, const struct pool *pool, bool has_freed_descriptor)

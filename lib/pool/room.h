@@ -64,10 +64,10 @@ bool pl_room_evict(struct pl_room *room, struct pool *pool);
  * not asked again. */
 enum pool_decision pl_room_ask(struct pool *pool, pool_none_removable_fn *ask);
 
+/* There is no room for the peer: an errno, or 0 for a cap of its pool's. Peer lock held. */
+void pl_room_note_short(struct pl_peer *peer, int cause);
 /* The peer waits for room from now on, until it is served or forgotten. */
 void pl_room_want(struct pl_room *room, struct pl_peer *peer, bool wants_descriptor, int cause);
-/* True: it waits, because of `cause`. */
-bool pl_room_wants(struct pl_room *room, struct pl_peer *peer, int *cause);
 void pl_room_stop_wanting(struct pl_room *room, struct pl_peer *peer);
 
 /* Would closing a connection of `pool` help somebody? */

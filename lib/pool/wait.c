@@ -12,27 +12,42 @@
 #include "pool/ticket.h"
 #include "pool/waiter.h"
 
+/* Nothing stands here, and nothing is under way but what finds no room. Peer lock held. */
+static bool is_for_room(struct pl_peer *peer)
+{
+    bool is_for_room = peer->shared.is_short;
+
+    PL_LIST_EACH(link, &peer->shared.all)
+        is_for_room = is_for_room && pl_container(link, struct pl_connection, all_link)->is_short;
+    return is_for_room;
+}
+
 struct pl_failure pl_wait_out_of_time(struct pl_peer *peer, uint64_t *tried_ns)
 {
     enum pool_phase phase = pl_open_phase(peer, tried_ns);
     struct pl_failure failure = pl_failure_because(
         phase == POOL_PHASE_WAIT ? PL_REASON_QUEUE : PL_REASON_DEADLINE, phase, ETIMEDOUT);
-    bool is_alone;
+    bool is_short;
     int cause;
 
     pthread_mutex_lock(&peer->lock);
-    is_alone = peer->shared.count == 0;
+    is_short = is_for_room(peer);
+    cause = peer->shared.short_of;
     pl_backoff_blame(peer, &failure);
     pthread_mutex_unlock(&peer->lock);
-    if (is_alone && pl_room_wants(peer->pool->room, peer, &cause))
-        return cause ? pl_failure_make(POOL_E_RESOURCE, POOL_PHASE_CONNECT, cause)
-                     : pl_failure_because(PL_REASON_CAP, POOL_PHASE_WAIT, 0);
-    return failure;
+    if (!is_short)
+        return failure;
+    *tried_ns = 0;
+    return cause ? pl_failure_make(POOL_E_RESOURCE, POOL_PHASE_CONNECT, cause)
+                 : pl_failure_because(PL_REASON_CAP, POOL_PHASE_WAIT, 0);
 }
 
 void pl_wait_calm_down(struct pl_peer *peer)
 {
-    if (!pl_list_is_empty(&peer->shared.waiters) || !peer->shared.is_wanting)
+    if (!pl_list_is_empty(&peer->shared.waiters))
+        return;
+    peer->shared.is_short = false;
+    if (!peer->shared.is_wanting)
         return;
     peer->shared.is_wanting = peer->shared.was_asked = false;
     pl_room_stop_wanting(peer->pool->room, peer);

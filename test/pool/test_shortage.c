@@ -138,6 +138,113 @@ Test(pool_shortage, a_shortage_that_nothing_cures_ends_at_the_deadline)
     peer_stop(peer);
 }
 
+static atomic_bool is_trying_again, is_caller_back;
+
+static bool has_caller_come_back(void *argument)
+{
+    (void)argument;
+    return atomic_load(&is_caller_back);
+}
+
+/* The first attempt finds no descriptor at once, the next one only when its caller has gone. */
+static int slow_socket(int family, int type, int protocol)
+{
+    (void)family, (void)type, (void)protocol;
+    if (atomic_fetch_add(&attempts, 1) > 0) {
+        atomic_store(&is_trying_again, true);
+        cr_expect(wait_until(has_caller_come_back, NULL, VERBS_SOON));
+    }
+    return -EMFILE;
+}
+
+static void note_back(struct pool_conn *conn, const struct pool_error *error, void *user)
+{
+    (void)conn;
+    *(struct pool_error *)user = *error;
+}
+
+Test(pool_shortage, a_deadline_that_comes_while_it_is_tried_again_still_tells_of_the_shortage)
+{
+    struct peer *peer = PEER(.own_process = true);
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool_conn conn;
+    struct pool *pool;
+
+    open_short_door(EMFILE, 0);
+    door.socket = slow_socket;
+    is_trying_again = is_caller_back = false;
+    pool = MAKE_POOL();
+    cr_expect_eq(pool_borrow(pool, peer_address(peer),
+                             POOL_CALL(.timeout_ms = 250, .error = &error), &conn),
+                 POOL_E_RESOURCE, "%s", error.text);
+    cr_expect(is_trying_again);
+    cr_expect_eq(error.cause, EMFILE);
+    atomic_store(&is_caller_back, true);
+    cr_expect(WAIT_STAT(pool, total, 0));
+    pool_destroy(pool);
+    pl_os_replace(NULL);
+    peer_stop(peer);
+}
+
+#define A "tcp://10.0.0.1:80"
+
+/* At every moment between two attempts, and in the middle of them, in one order or the other. */
+Test(pool_shortage, whenever_the_deadline_comes_in_a_shortage_the_shortage_is_told)
+{
+    struct world *world = world_create(11);
+    struct pool_error error, told;
+    struct pool_conn conn;
+    struct pool *pool;
+
+    WORLD_LISTEN(world, A, .behave = WORLD_ECHO);
+    pl_os_replace(world_os(world));
+    pool = MAKE_POOL();
+    world_settle(world);
+    world_limit_descriptors(world, world_descriptors(world) + 3);
+    for (uint32_t ms = 1; ms <= 320; ms++) {
+        error = told = (struct pool_error)POOL_ERROR_INIT;
+        cr_assert_eq(pool_communicate_async(pool, A, note_back, &told,
+                                            POOL_CALL(.timeout_ms = ms), NULL),
+                     POOL_OK);
+        cr_expect_eq(pool_borrow(pool, A, POOL_CALL(.timeout_ms = ms, .error = &error), &conn),
+                     POOL_E_RESOURCE, "%u: %s", ms, error.text);
+        world_run(world, 2);
+        cr_expect_eq(told.status, POOL_E_RESOURCE, "%u: %s", ms, told.text);
+    }
+    world_limit_descriptors(world, 1024);
+    world_run(world, 200);
+    cr_expect_eq(talk(pool, A), POOL_OK);
+    pool_destroy(pool);
+    pl_os_replace(NULL);
+    world_destroy(world);
+}
+
+static void lift_limit(void *argument)
+{
+    world_limit_descriptors(argument, 1024);
+}
+
+Test(pool_shortage, a_deadline_after_the_shortage_tells_what_is_waited_for_by_then)
+{
+    struct world *world = world_create(11);
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool_conn conn;
+    struct pool *pool;
+
+    WORLD_LISTEN(world, A, .behave = WORLD_BLACK_HOLE);
+    pl_os_replace(world_os(world));
+    pool = MAKE_POOL();
+    world_settle(world);
+    world_limit_descriptors(world, world_descriptors(world) + 3);
+    world_at(world, 50, lift_limit, world);
+    cr_expect_eq(pool_borrow(pool, A, POOL_CALL(.timeout_ms = 250, .error = &error), &conn),
+                 POOL_E_TIMEOUT, "%s", error.text);
+    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
+    pool_destroy(pool);
+    pl_os_replace(NULL);
+    world_destroy(world);
+}
+
 /* EADDRNOTAVAIL, too, but of bind(): no connection that closes could cure it. */
 Test(pool_shortage, a_bind_that_is_not_of_this_machine_fails_at_once_and_evicts_nobody)
 {
