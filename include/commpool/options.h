@@ -398,7 +398,15 @@ struct pool_call {
     /* Where to put a ticket by which another thread can cancel the call: set before the call waits,
      * and the caller's until pool_ticket_free(); NULL when the call was refused before. It outlives
      * the call, and after pool_borrow() cancels the loan. For pool_communicate_async() the
-     * parameter `ticket` counts, where it is not NULL, before this one. Default: NULL, none. */
+     * parameter `ticket` counts, where it is not NULL, before this one. Default: NULL, none.
+     *
+     * The calling thread alone writes the variable that this names: NULL when the call begins, and
+     * the ticket, once, when it is ready for use, by an atomic store with release order. While the
+     * call runs, another thread reads it by an atomic load with acquire order, for example
+     * __atomic_load_n(&ticket, __ATOMIC_ACQUIRE), finds NULL before there is a ticket, and may
+     * cancel from then on: set the variable to NULL yourself before you show it to that thread. The
+     * ticket must not be freed while another thread may still use it. Of an asynchronous call no
+     * other thread may look before the start has answered POOL_OK; on_lent may. */
     struct pool_ticket **ticket;
 
     /* Receives the parts of a reply. Reserved. */

@@ -158,7 +158,7 @@ POOL_API enum pool_status pool_communicate_async(struct pool *pool, const char *
                                                  struct pool_ticket **ticket);
 
 /* Cancels the call that a ticket stands for, at whatever point it is, and answers whether that came
- * in time.
+ * in time. How another thread gets the ticket of a blocking call is told at pool_call.ticket.
  *
  * true: the call ends with POOL_E_CANCELED; an asynchronous one still calls back, once. A
  * connection that was granted but not delivered goes back to the pool; on one that is in use, the

@@ -378,7 +378,7 @@ static PL_COLD enum pool_status borrow_cold(struct pl_borrow *borrow, const stru
 
     *conn = (struct pool_conn){ 0 };
     if (borrow->call.ticket)
-        *borrow->call.ticket = NULL;
+        pl_ticket_show(borrow->call.ticket, NULL);
     if (!borrow->pool || (!borrow->address && !borrow->call.target))
         status = POOL_E_ARGUMENT;
     if (!status)

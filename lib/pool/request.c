@@ -353,7 +353,7 @@ static enum pool_status make_request(struct pool *pool, const char *address,
     request->waiter.post = &request->post;
     status = pl_call_read(call, &request->borrow.call);
     if (request->borrow.call.ticket)
-        *request->borrow.call.ticket = NULL;
+        pl_ticket_show(request->borrow.call.ticket, NULL);
     if (!status && !address && !request->borrow.call.target)
         status = POOL_E_ARGUMENT;
     if (!status)
@@ -386,7 +386,7 @@ static enum pool_status equip(struct pl_request *request, struct pool_ticket **t
     if (borrow->ticket) {
         pl_ticket_unref(borrow->ticket);
         pl_ticket_unref(borrow->ticket);
-        *ticket = NULL;
+        pl_ticket_show(ticket, NULL);
     }
     pl_peer_leave(peer);
     return status;
@@ -468,7 +468,7 @@ static enum pool_status start_entered(struct pl_request *request, struct pool_ti
         status = POOL_OK;
     } else {
         if (ticket)
-            *ticket = NULL;
+            pl_ticket_show(ticket, NULL);
         pl_borrow_give_up(borrow, status);
         drop(request, ticket != NULL);
     }
@@ -508,7 +508,7 @@ enum pool_status pool_communicate_async(struct pool *pool, const char *address,
     enum pool_status status = POOL_E_ARGUMENT;
 
     if (ticket)
-        *ticket = NULL;
+        pl_ticket_show(ticket, NULL);
     if (pool && on_lent) {
         if (!ticket && start_warm(pool, address, on_lent, user, call))
             return POOL_OK;
@@ -522,7 +522,7 @@ enum pool_status pool_communicate_async(struct pool *pool, const char *address,
     if (!status)
         return POOL_OK;
     if (ticket)
-        *ticket = NULL;
+        pl_ticket_show(ticket, NULL);
     pl_os->free(request);
     if (status == POOL_E_ADDRESS || status == POOL_E_RESOLVE)
         return status;                  /* told where the address was read */

@@ -7,17 +7,23 @@
 #include "pool/conn.h"
 #include "pool/waiter.h"
 
+void pl_ticket_show(struct pool_ticket **given, struct pool_ticket *ticket)
+{
+    __atomic_store_n(given, ticket, __ATOMIC_RELEASE); /* no _Atomic in programs' structs: C++ */
+}
+
 enum pool_status pl_ticket_make(struct pool_ticket **made, struct pool_ticket **given)
 {
     struct pool_ticket *ticket = pl_zalloc(sizeof(*ticket));
 
-    *made = *given = ticket;
-    if (!ticket)
-        return POOL_E_MEMORY;
-    atomic_init(&ticket->refs, 2);
-    ticket->forks = pl_get(pl_forks);
-    pthread_mutex_init(&ticket->lock, NULL);
-    return POOL_OK;
+    *made = ticket;
+    if (ticket) {
+        atomic_init(&ticket->refs, 2);
+        ticket->forks = pl_get(pl_forks);
+        pthread_mutex_init(&ticket->lock, NULL);
+    }
+    pl_ticket_show(given, ticket);
+    return ticket ? POOL_OK : POOL_E_MEMORY;
 }
 
 /* In a child a thread that is no more may have held its lock. */

@@ -23,6 +23,9 @@ struct pool_ticket {
 
 /* All of them do nothing, and answer true, for a call without a ticket (NULL). */
 
+/* The program's variable, which other threads may read meanwhile. */
+void pl_ticket_show(struct pool_ticket **given, struct pool_ticket *ticket);
+
 /* Makes one for a call, and hands the program its share of it. */
 enum pool_status pl_ticket_make(struct pool_ticket **ticket,
                                 struct pool_ticket **given) PL_MUST_USE;

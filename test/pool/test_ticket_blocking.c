@@ -86,6 +86,39 @@ Test(ticket_blocking, cancels_who_waits)
     peer_stop(peer);
 }
 
+static void *cancel_when_seen(void *argument)
+{
+    struct pool_ticket **place = argument, *ticket;
+
+    while (!(ticket = __atomic_load_n(place, __ATOMIC_ACQUIRE)))
+        sched_yield();
+    cr_expect(pool_ticket_cancel(ticket));
+    return NULL;
+}
+
+Test(ticket_blocking, another_thread_may_cancel_as_soon_as_it_sees_the_ticket)
+{
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL(.max_per_address = 1);
+    struct pool_conn conn, none;
+    struct pool_ticket *ticket;
+    pthread_t thread;
+
+    cr_assert(borrow(pool, peer_address(peer), &conn));
+    for (unsigned i = 0; i < 200; i++) {
+        ticket = NULL;
+        cr_assert_eq(pthread_create(&thread, NULL, cancel_when_seen, &ticket), 0);
+        cr_expect_eq(pool_borrow(pool, peer_address(peer),
+                                 POOL_CALL(.timeout_ms = VERBS_SOON, .ticket = &ticket), &none),
+                     POOL_E_CANCELED);
+        pthread_join(thread, NULL);
+        pool_ticket_free(ticket);
+    }
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
 Test(ticket_blocking, cancels_who_connects)
 {
     struct peer *peer = PEER(.behave = PEER_NEVER_ACCEPT);
