@@ -324,9 +324,9 @@ POOL_API enum pool_status pool_conn_deadline(struct pool_conn *conn, uint32_t ms
 
 /* Event-driven I/O, on the mux thread: for on_new_connection, actors, and asynchronous loans. */
 
-/* What happened on a watched connection. */
+/* What happened on a watched connection. A watcher ignores what it does not know. */
 enum pool_event {
-    POOL_EV_CONNECTED, /* never told so far: what can be watched is connected already */
+    POOL_EV_CONNECTED, /* no release so far tells it: what can be watched is connected already */
     POOL_EV_READ, /* bytes came; they are in `bytes` */
     POOL_EV_WRITTEN, /* everything that was queued has left */
     POOL_EV_TIMEOUT_READ, /* nothing came for as long as pool_conn_timeout() allows */
