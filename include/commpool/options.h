@@ -117,8 +117,12 @@ typedef int pool_new_connection_fn(struct pool_conn *conn, struct pool_actor *ac
 /* Decides whether a failed attempt of pool_communicate() or pool_borrow() is made again.
  *
  * It is told of each attempt that fails, whether it got no connection or `use` failed on it, on the
- * thread of the call and inside it, and of no asynchronous call; `error` is borrowed for the call.
- * The call's hook is told first, then the pool's; the answer of the last one that there is counts.
+ * thread of the call and inside it; `error` is borrowed for the call. The call's hook is told first,
+ * then the pool's; the answer of the last one that there is counts.
+ *
+ * An asynchronous call asks neither of them, whatever fails: it makes one attempt, and on_lent is
+ * told how that ended and may start another call at once, or later by pool_mux_after(). What fails
+ * on its loan is told to whoever uses it.
  *
  * POOL_CONTINUE makes another attempt, at most eight times in one call and within its deadline,
  * after a pause as the back-off of the options has it; only after a reused one has failed there is
@@ -314,8 +318,8 @@ struct pool_options {
      * connection, and the caller gets the error. Default: NULL, none. */
     pool_use_fn *prepare;
 
-    /* Decides whether a failed attempt is made again; after the hook of the call, and with the last
-     * word. Default: NULL, none: pool_communicate() then replaces a reused connection that failed
+    /* Decides whether a failed attempt of a blocking call is made again; after the hook of the
+     * call, and with the last word. Default: NULL, none: pool_communicate() then replaces a reused connection that failed
      * before anything was sent, once. */
     pool_error_fn *on_error;
 
@@ -417,8 +421,8 @@ struct pool_call {
      * loops: it spares parsing and looking up the text. It must belong to the same pool. */
     struct pool_target *target;
 
-    /* Decides whether a failed attempt is made again, before the hook of the pool. Default: NULL,
-     * none. */
+    /* Decides whether a failed attempt is made again, before the hook of the pool. An asynchronous
+     * call does not look at it. Default: NULL, none. */
     pool_error_fn *on_error;
 
     /* Where to write the details of a failure. A call that succeeds leaves it as it was: test the

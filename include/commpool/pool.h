@@ -151,7 +151,8 @@ POOL_API enum pool_status pool_discard(struct pool_conn *conn);
  * until pool_ticket_free(). Any thread may call it; it never waits. Errors of the start, after
  * which on_lent never runs: POOL_E_ARGUMENT, POOL_E_ADDRESS, POOL_E_FULL when too many wait,
  * POOL_E_CLOSING, POOL_E_CLEARED when the pool is paused, POOL_E_FORKED, POOL_E_MEMORY. Everything
- * else comes through on_lent, with the errors of pool_borrow(). */
+ * else comes through on_lent, with the errors of pool_borrow(). One attempt is made: on_error is not
+ * asked, and on_lent may start the next call itself. */
 POOL_API enum pool_status pool_communicate_async(struct pool *pool, const char *address,
                                                  pool_lent_fn *on_lent, void *user,
                                                  const struct pool_call *call,

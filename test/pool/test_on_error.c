@@ -488,6 +488,34 @@ Test(on_error, who_decides_may_end_the_pool)
     cr_expect_eq(pool_communicate(ended, A, do_nothing, NULL, &call), POOL_E_CLOSING);
 }
 
+/* ---- asynchronous calls */
+
+static void ask_three_times(struct pool_conn *conn, const struct pool_error *error, void *user)
+{
+    struct pool_call call = with(&of_call, 0);
+
+    cr_expect_null(conn);
+    cr_expect_eq(error->status, POOL_E_REFUSED);
+    if (++*(unsigned *)user < 3)
+        cr_expect_eq(pool_communicate_async(pool, A, ask_three_times, user, &call, NULL), POOL_OK);
+}
+
+Test(on_error, an_asynchronous_call_asks_nobody_and_on_lent_may_start_the_next_one)
+{
+    struct pool_call call = with(&of_call, 0);
+    unsigned told_times = 0;
+
+    of_call.first = of_call.later = of_pool.first = of_pool.later = POOL_CONTINUE;
+    MAKE(AT_ONCE, .on_error = decide, .user = &of_pool);
+    cr_expect_eq(pool_communicate_async(pool, A, ask_three_times, &told_times, &call, NULL),
+                 POOL_OK);
+    world_run(world, 10);
+    cr_expect_eq(told_times, 3);
+    cr_expect_eq(of_call.count + of_pool.count, 0);
+    cr_expect_eq(STAT(pool, borrow_failed), 3);
+    cr_expect_eq(STAT(pool, retries), 0);
+}
+
 /* ---- the caller's struct */
 
 Test(on_error, an_older_and_shorter_error_is_filled_as_far_as_it_goes)
