@@ -2,6 +2,7 @@
  * not by itself. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,6 +11,28 @@
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
+
+static struct pl_os door;
+static atomic_bool is_broken;
+
+static ssize_t break_sending(int fd, const void *data, size_t size, int flags)
+{
+    return atomic_load(&is_broken) ? -EPIPE : pl_os_real.send(fd, data, size, flags);
+}
+
+static void open_breaking_door(void)
+{
+    door = pl_os_real;
+    door.send = break_sending;
+    pl_os_replace(&door);
+}
+
+static void close_door(void)
+{
+    pl_os_replace(NULL);
+}
+
+TestSuite(pool_repeat, .init = open_breaking_door, .fini = close_door);
 
 struct repeat {
     unsigned runs;
@@ -58,27 +81,19 @@ Test(pool_repeat, a_reused_connection_that_fails_before_anything_was_sent_is_rep
     peer_stop(peer);
 }
 
-static ssize_t break_sending(int fd, const void *data, size_t size, int flags)
-{
-    (void)fd, (void)data, (void)size, (void)flags;
-    return -EPIPE;
-}
-
 Test(pool_repeat, it_is_replaced_once_and_not_more)
 {
-    struct pl_os door = pl_os_real;
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL(.check = POOL_CHECK_NEVER, .park_ms = POOL_NONE);
     struct pool_error error = POOL_ERROR_INIT;
     struct repeat repeat = { 0 };
 
     leave_reset_one(pool, peer);
-    door.send = break_sending;
-    pl_os_replace(&door);
+    atomic_store(&is_broken, true);
     cr_expect_eq(pool_communicate(pool, peer_address(peer), use_counted, &repeat,
                                   POOL_CALL(.error = &error)),
                  POOL_E_BROKEN);
-    pl_os_replace(NULL);
+    atomic_store(&is_broken, false);
     cr_expect_eq(repeat.runs, 2);
     cr_expect_eq(error.outcome, POOL_NOT_SENT);
     cr_expect_eq(STAT(pool, retries), 1);
