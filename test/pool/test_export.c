@@ -44,15 +44,15 @@ static void end(void)
 
 TestSuite(pool_export, .init = begin, .fini = end);
 
-static char *text_of_pool(export_fn *export, struct pool *pool)
+static char *text_of_pool(export_fn *export, struct pool *of)
 {
     size_t needed = 0;
     char *text;
 
-    cr_assert_eq(export(pool, NULL, 0, &needed), POOL_E_FULL, "nothing fits into no room");
+    cr_assert_eq(export(of, NULL, 0, &needed), POOL_E_FULL, "nothing fits into no room");
     needed += 16; /* the mux may wake up meanwhile, and its number grow by a digit */
     text = malloc(needed);
-    cr_assert_eq(export(pool, text, needed, &needed), POOL_OK);
+    cr_assert_eq(export(of, text, needed, &needed), POOL_OK);
     cr_assert_eq(strlen(text) + 1, needed);
     return text;
 }
