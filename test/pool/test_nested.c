@@ -56,6 +56,7 @@ static int use_deeper(struct pool_conn *conn, void *user)
 
 static enum pool_status run_nest(struct nest *nest)
 {
+    nest->call.size = sizeof(nest->call);
     nest->call.timeout_ms = 2000;
     nest->call.error = &error;
     return pool_communicate(pool, nest->addresses[0], use_deeper, nest, NULL);
@@ -208,7 +209,8 @@ static int return_early(struct pool_conn *conn, void *user)
 
 Test(pool_nested, a_connection_that_use_gave_back_itself_is_held_no_more)
 {
-    struct nest nest = { .addresses = { loopback_at(peer, 1) }, .call = { .error = &error } };
+    struct nest nest = { .addresses = { loopback_at(peer, 1) },
+                         .call = { .size = sizeof(nest.call), .error = &error } };
 
     pool = MAKE_POOL(.max_per_address = 1);
     cr_expect_eq(pool_communicate(pool, nest.addresses[0], return_early, &nest, NULL), POOL_OK);
@@ -235,7 +237,10 @@ Test(pool_nested, being_stuck_is_not_tried_again)
 {
     unsigned asked = 0;
     struct nest nest = { .addresses = { loopback_at(peer, 1) },
-                         .call = { .error = &error, .on_error = go_on, .user = &asked } };
+                         .call = { .size = sizeof(nest.call),
+                                   .error = &error,
+                                   .on_error = go_on,
+                                   .user = &asked } };
 
     pool = MAKE_POOL(.max_per_address = 1);
     cr_expect_eq(pool_communicate(pool, nest.addresses[0], count_attempts, &nest, NULL), POOL_OK);
