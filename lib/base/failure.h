@@ -20,6 +20,13 @@ enum pl_reason {
     PL_REASON_ZONE,                     /* a link-local host without one */
     PL_REASON_PATH,                     /* of a unix socket: nothing is there */
     PL_REASON_NAME,                     /* a host that would have to be looked up */
+    /* What became of a name; the cause is the DNS client's own number. */
+    PL_REASON_NO_HOST,
+    PL_REASON_NO_ADDRESS,
+    PL_REASON_DNS_FAILED,
+    PL_REASON_DNS_SILENT,
+    PL_REASON_DNS_UNREACHED,
+    PL_REASON_DNS_GARBLED,
     PL_REASON_TLS,
     PL_REASON_LINE,                     /* max_line */
     /* What the program's own functions answered, or left behind. */

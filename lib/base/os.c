@@ -17,6 +17,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -155,6 +156,15 @@ static ssize_t real_recv(int fd, void *buffer, size_t size, int flags)
     int saved = errno;
 
     return answer(syscall(SYS_recvfrom, fd, buffer, size, flags, NULL, NULL), saved);
+}
+
+static ssize_t real_recvfrom(int fd, const struct iovec *into, int flags, struct sockaddr *from,
+                             socklen_t *from_size)
+{
+    int saved = errno;
+
+    return answer(syscall(SYS_recvfrom, fd, into->iov_base, into->iov_len, flags, from, from_size),
+                  saved);
 }
 
 static int real_shutdown(int fd, int how)
@@ -444,6 +454,24 @@ static int real_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, ui
     return -error;
 }
 
+static int real_file_stamp(const char *path, struct pl_file_stamp *stamp)
+{
+    struct stat status;
+    int saved = errno, result = (int)answer(stat(path, &status), saved);
+
+    if (result < 0)
+        return result;
+    /* The time of a change of the inode covers writing and renaming, too. */
+    *stamp = (struct pl_file_stamp){
+        .device = status.st_dev,
+        .inode = status.st_ino,
+        .size = (uint64_t)status.st_size,
+        .changed_ns =
+            (uint64_t)status.st_ctim.tv_sec * NS_PER_S + (uint64_t)status.st_ctim.tv_nsec,
+    };
+    return 0;
+}
+
 static uint64_t real_descriptor_limit(void)
 {
     struct rlimit limit;
@@ -522,6 +550,7 @@ const struct pl_os pl_os_real = {
     .send = real_send,
     .sendmsg = real_sendmsg,
     .recv = real_recv,
+    .recvfrom = real_recvfrom,
     .shutdown = real_shutdown,
     .close = real_close,
     .setsockopt = real_setsockopt,
@@ -556,6 +585,7 @@ const struct pl_os pl_os_real = {
     .thread_join = real_thread_join,
     .thread_detach = real_thread_detach,
     .wait_until = real_wait_until,
+    .file_stamp = real_file_stamp,
     .descriptor_limit = real_descriptor_limit,
     .free_descriptors = real_free_descriptors,
     .read_file = pl_os_real_read_file,

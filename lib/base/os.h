@@ -23,6 +23,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "base/compiler.h"
 
@@ -37,6 +38,11 @@ typedef bool pl_step_fn(void *argument);
 /* A name in a directory, borrowed for the call. False: no more of them. */
 typedef bool pl_entry_fn(const char *name, void *user);
 
+/* Two that differ tell that a file was written or replaced between them. */
+struct pl_file_stamp {
+    uint64_t device, inode, size, changed_ns;
+};
+
 struct pl_os {
     /* sockets */
     int (*socket)(int family, int type, int protocol);          /* SOCK_CLOEXEC is added */
@@ -45,6 +51,9 @@ struct pl_os {
     ssize_t (*send)(int fd, const void *data, size_t size, int flags);
     ssize_t (*sendmsg)(int fd, const struct msghdr *message, int flags);
     ssize_t (*recv)(int fd, void *buffer, size_t size, int flags);
+    /* `from` may be NULL; else *from_size is its room, and its size afterwards */
+    ssize_t (*recvfrom)(int fd, const struct iovec *into, int flags, struct sockaddr *from,
+                        socklen_t *from_size);
     int (*shutdown)(int fd, int how);
     int (*close)(int fd);
     int (*setsockopt)(int fd, int level, int name, const void *value, socklen_t size);
@@ -92,6 +101,9 @@ struct pl_os {
     void (*thread_join)(pthread_t thread);
     void (*thread_detach)(pthread_t thread);                    /* the running one ends by itself */
     int (*wait_until)(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns);
+
+    /* files: which one stands at a path, and since when its content is what it is; -ENOENT: none */
+    int (*file_stamp)(const char *path, struct pl_file_stamp *stamp);
 
     /* limits */
     uint64_t (*descriptor_limit)(void);                         /* soft RLIMIT_NOFILE */

@@ -26,6 +26,7 @@ enum pl_watch_kind {
     PL_WATCH_TIMER,
     PL_WATCH_CONNECTION,
     PL_WATCH_SIGNAL,
+    PL_WATCH_RESOLVER,
     PL_WATCH_KINDS
 };
 

@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #include "mux/muxes.h"
+#include "net/resolver.h"
 #include "pool/pool.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -19,10 +20,12 @@ static void before_fork(void)
     pl_pools_hold();
     pl_peers_hold();
     pl_connection_hold();
+    pl_resolver_hold();
 }
 
 static void in_parent(void)
 {
+    pl_resolver_let_go();
     pl_connection_let_go();
     pl_peers_let_go();
     pl_pools_let_go();
@@ -31,6 +34,7 @@ static void in_parent(void)
 static void in_child(void)
 {
     pl_connection_orphan();
+    pl_resolver_orphan();
     pl_peers_orphan();
     pl_pools_orphan();
     atomic_store(&pl_room_wanted, 0);

@@ -1,4 +1,5 @@
 /* pool.c: the life of a pool, and the table of its peers. */
+#include "net/resolver.h"
 #include "pool/pool.h"
 
 #include "base/os.h"
@@ -326,6 +327,7 @@ __attribute__((destructor)) static void library_end(void)
     if (pl_arena_is_used(&pools))
         return;                         /* the process exits, and threads still use them */
     pl_connection_library_end();
+    pl_resolver_library_end();
     pl_peer_library_end();
     pl_arena_release(&pools);
     pl_thread_library_end();

@@ -28,6 +28,8 @@ static const struct {
     [FAULT_RECV] = { "recv",
                      { ECONNRESET, ETIMEDOUT, EINTR + ONCE, ENOMEM, EAGAIN + ONCE, EHOSTUNREACH,
                        FAULT_SHORT } },
+    [FAULT_RECVFROM] = { "recvfrom",
+                         { ECONNREFUSED, EINTR + ONCE, ENOMEM, EAGAIN + ONCE, EHOSTUNREACH } },
     [FAULT_SHUTDOWN] = { "shutdown", { ENOTCONN, ENOBUFS } },
     [FAULT_CLOSE] = { "close", { EINTR, EIO } },
     [FAULT_SETSOCKOPT] = { "setsockopt", { ENOBUFS, ENOMEM } },
@@ -52,6 +54,7 @@ static const struct {
     [FAULT_FREE_DESCRIPTORS] = { "free_descriptors", { EMFILE, ENFILE, ENOMEM } },
     [FAULT_READ_FILE] = { "read_file", { ENOENT, EACCES, EMFILE, ENFILE, ENOMEM, EIO } },
     [FAULT_LIST_DIRECTORY] = { "list_directory", { ENOENT, EACCES, EMFILE, ENFILE, ENOMEM } },
+    [FAULT_FILE_STAMP] = { "file_stamp", { ENOENT, EACCES, ENOMEM } },
 };
 
 static const struct pl_os *inner;
@@ -268,6 +271,16 @@ static ssize_t fail_recv(int fd, void *buffer, size_t size, int flags)
     if (error == FAULT_SHORT)
         return inner->recv(fd, buffer, size < 1 ? size : 1, flags);
     return error ? -error : inner->recv(fd, buffer, size, flags);
+}
+
+static ssize_t fail_recvfrom(int fd, const struct iovec *into, int flags, struct sockaddr *from,
+                             socklen_t *from_size)
+{
+    int error = verdict(FAULT_RECVFROM);
+
+    if ((error == EAGAIN || error == EINTR) && has_bytes(fd))
+        error = 0;
+    return error ? -error : inner->recvfrom(fd, into, flags, from, from_size);
 }
 
 static int fail_shutdown(int fd, int how)
@@ -514,6 +527,13 @@ static int fail_list_directory(const char *path, pl_entry_fn *on_entry, void *us
     return error ? -error : inner->list_directory(path, on_entry, user);
 }
 
+static int fail_file_stamp(const char *path, struct pl_file_stamp *stamp)
+{
+    int error = verdict(FAULT_FILE_STAMP);
+
+    return error ? -error : inner->file_stamp(path, stamp);
+}
+
 static const struct pl_os fault_table = {
     .socket = fail_socket,
     .connect = fail_connect,
@@ -521,6 +541,7 @@ static const struct pl_os fault_table = {
     .send = fail_send,
     .sendmsg = fail_sendmsg,
     .recv = fail_recv,
+    .recvfrom = fail_recvfrom,
     .shutdown = fail_shutdown,
     .close = fail_close,
     .setsockopt = fail_setsockopt,
@@ -555,6 +576,7 @@ static const struct pl_os fault_table = {
     .thread_join = pass_thread_join,
     .thread_detach = pass_thread_detach,
     .wait_until = pass_wait_until,
+    .file_stamp = fail_file_stamp,
     .descriptor_limit = pass_descriptor_limit,
     .free_descriptors = fail_free_descriptors,
     .read_file = fail_read_file,

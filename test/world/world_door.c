@@ -137,6 +137,26 @@ static int door_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, ui
     return 0;
 }
 
+/* There is no file in the world. */
+static int door_file_stamp(const char *path, struct pl_file_stamp *stamp)
+{
+    (void)path, (void)stamp;
+    world_current->calls++;
+    return -ENOENT;
+}
+
+/* Nor a datagram: only a stream of bytes, which says nothing of where it is from. */
+static ssize_t door_recvfrom(int fd, const struct iovec *into, int flags, struct sockaddr *from,
+                             socklen_t *from_size)
+{
+    ssize_t got = door_recv(fd, into->iov_base, into->iov_len, flags);
+
+    (void)from;
+    if (got >= 0 && from_size)
+        *from_size = 0;
+    return got;
+}
+
 static uint64_t door_descriptor_limit(void)
 {
     return world_current->number_limit;
@@ -179,6 +199,7 @@ static const struct pl_os world_table = {
     .send = door_send,
     .sendmsg = door_sendmsg,
     .recv = door_recv,
+    .recvfrom = door_recvfrom,
     .shutdown = door_shutdown,
     .close = door_close,
     .setsockopt = door_setsockopt,
@@ -213,6 +234,7 @@ static const struct pl_os world_table = {
     .thread_join = door_thread_join,
     .thread_detach = door_thread_detach,
     .wait_until = door_wait_until,
+    .file_stamp = door_file_stamp,
     .descriptor_limit = door_descriptor_limit,
     .free_descriptors = door_free_descriptors,
     .read_file = door_read_file,
