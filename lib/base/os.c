@@ -1,12 +1,11 @@
 /* os.c: the door's real side. Each function is one call of the kernel or of libc with the
  * conventions of os.h: negative errno as the answer, the host's errno left alone, close-on-exec, no
- * descriptor below 3. No policy lives here. */
+ * descriptor below 3. No policy lives here; files are in os_file.c, limits in
+ * os_limits.c. */
 #include "base/os.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <net/if.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -15,18 +14,16 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/os_file.h"
+#include "base/os_limits.h"
 
 #define NS_PER_S UINT64_C(1000000000)
-#define PROBED (1 << 20)                /* descriptor numbers that are tried one by one, at most */
 
 static struct {
     void *(*malloc_fn)(size_t);
@@ -454,95 +451,6 @@ static int real_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, ui
     return -error;
 }
 
-static int real_file_stamp(const char *path, struct pl_file_stamp *stamp)
-{
-    struct stat status;
-    int saved = errno, result = (int)answer(stat(path, &status), saved);
-
-    if (result < 0)
-        return result;
-    /* The time of a change of the inode covers writing and renaming, too. */
-    *stamp = (struct pl_file_stamp){
-        .device = status.st_dev,
-        .inode = status.st_ino,
-        .size = (uint64_t)status.st_size,
-        .changed_ns =
-            (uint64_t)status.st_ctim.tv_sec * NS_PER_S + (uint64_t)status.st_ctim.tv_nsec,
-    };
-    return 0;
-}
-
-static uint64_t real_descriptor_limit(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return 1024;
-    return limit.rlim_cur;
-}
-
-/* An entry of /proc/self/fd: is it a number below the limit, and not the one we look through? */
-static bool is_counted(const char *name, uint64_t limit, int own)
-{
-    char *end;
-    unsigned long fd = strtoul(name, &end, 10);
-
-    return end != name && !*end && fd < limit && fd != (unsigned long)own;
-}
-
-/* Negative errno, or how many numbers below the limit are open. */
-static long count_listed(int directory, uint64_t limit)
-{
-    _Alignas(struct dirent64) char entries[4096];
-    long count = 0, size, at;
-
-    while ((size = syscall(SYS_getdents64, directory, entries, sizeof(entries))) > 0) {
-        for (at = 0; at < size;) {
-            const struct dirent64 *entry = (const struct dirent64 *)(const void *)(entries + at);
-
-            count += is_counted(entry->d_name, limit, directory);
-            at += entry->d_reclen;
-        }
-    }
-    return size < 0 ? -errno : count;
-}
-
-/* Where /proc is not mounted. Numbers are given out from below, so hardly any is beyond what is
- * looked at here. */
-static long count_probed(uint64_t limit)
-{
-    long count = 0;
-
-    for (int fd = 0; fd < PROBED && (uint64_t)fd < limit; fd++)
-        count += fcntl(fd, F_GETFD) >= 0;
-    return count;
-}
-
-static bool is_out_of_descriptors(int error)
-{
-    return error == EMFILE || error == ENFILE || error == ENOMEM;
-}
-
-static int real_free_descriptors(void)
-{
-    int saved = errno, error;
-    uint64_t limit = real_descriptor_limit(), free;
-    int directory = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    long count;
-
-    error = directory < 0 ? errno : 0;
-    count = directory < 0 ? -error : count_listed(directory, limit);
-    if (directory >= 0)
-        close(directory);
-    if (count < 0 && !is_out_of_descriptors((int)-count))
-        count = count_probed(limit);
-    errno = saved;
-    if (count < 0)
-        return (int)count;
-    free = limit > (uint64_t)count ? limit - (uint64_t)count : 0;
-    return free < INT_MAX ? (int)free : INT_MAX;
-}
-
 const struct pl_os pl_os_real = {
     .socket = real_socket,
     .connect = real_connect,
@@ -585,11 +493,11 @@ const struct pl_os pl_os_real = {
     .thread_join = real_thread_join,
     .thread_detach = real_thread_detach,
     .wait_until = real_wait_until,
-    .file_stamp = real_file_stamp,
-    .descriptor_limit = real_descriptor_limit,
-    .free_descriptors = real_free_descriptors,
+    .descriptor_limit = pl_os_real_descriptor_limit,
+    .free_descriptors = pl_os_real_free_descriptors,
     .read_file = pl_os_real_read_file,
     .list_directory = pl_os_real_list_directory,
+    .file_stamp = pl_os_real_file_stamp,
 };
 
 const struct pl_os *pl_os = &pl_os_real;

@@ -1,4 +1,5 @@
-/* os_file.c: whole files and the names in a directory, for settings that are read once. Nothing
+/* os_file.c: whole files and the names in a directory, for settings that are read once, and when a
+ * file changed. Nothing
  * here is meant for a path that is taken often.
  */
 #include "base/os_file.h"
@@ -6,10 +7,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define FIRST_READ 4096
+#define NS_PER_S UINT64_C(1000000000)
 
 /* No cancellation points: see os.c. */
 static int open_path(const char *path, int flags)
@@ -101,4 +104,23 @@ int pl_os_real_list_directory(const char *path, pl_entry_fn *on_entry, void *use
     }
     errno = saved;
     return result;
+}
+
+int pl_os_real_file_stamp(const char *path, struct pl_file_stamp *stamp)
+{
+    struct stat status;
+    int saved = errno, result = stat(path, &status) < 0 ? -errno : 0;
+
+    errno = saved;
+    if (result < 0)
+        return result;
+    /* The time of a change of the inode covers writing and renaming, too. */
+    *stamp = (struct pl_file_stamp){
+        .device = status.st_dev,
+        .inode = status.st_ino,
+        .size = (uint64_t)status.st_size,
+        .changed_ns =
+            (uint64_t)status.st_ctim.tv_sec * NS_PER_S + (uint64_t)status.st_ctim.tv_nsec,
+    };
+    return 0;
 }

@@ -19,6 +19,7 @@
 #include "base/os.h"
 #include "mux/mux.h"
 #include "net/resolver.h"
+#include "net/resolver_info.h"
 #include "net/resolver_sockets.h"
 #include "net/resolver_source.h"
 
@@ -66,6 +67,23 @@ static bool begin_library(void)
         library_is_ready = ares_library_init(ARES_LIB_INIT_ALL) == ARES_SUCCESS;
     pthread_mutex_unlock(&library_lock);
     return library_is_ready;
+}
+
+void pl_resolver_hold(void)
+{
+    pthread_mutex_lock(&library_lock);
+    pl_dns_sockets_hold();
+}
+
+void pl_resolver_let_go(void)
+{
+    pl_dns_sockets_let_go();
+    pthread_mutex_unlock(&library_lock);
+}
+
+void pl_resolver_orphan(void)
+{
+    pl_dns_sockets_orphan();
 }
 
 void pl_resolver_library_end(void)
@@ -279,35 +297,6 @@ static void refuse(struct pl_question *question, struct pl_failure failure, uint
     question->on_answer(question, none);
 }
 
-static enum pl_reason reason_of(int status)
-{
-    switch (status) {
-    case ARES_ENOTFOUND:
-    case ARES_EBADNAME:
-        return PL_REASON_NO_HOST;
-    case ARES_ENODATA:
-        return PL_REASON_NO_ADDRESS;
-    case ARES_ETIMEOUT:
-        return PL_REASON_DNS_SILENT;
-    case ARES_EFORMERR:
-    case ARES_ESERVFAIL:
-    case ARES_ENOTIMP:
-    case ARES_EREFUSED:
-        return PL_REASON_DNS_FAILED;
-    case ARES_EBADRESP:
-        return PL_REASON_DNS_GARBLED;
-    default:
-        return PL_REASON_DNS_UNREACHED;
-    }
-}
-
-static struct pl_failure failure_of(int status)
-{
-    if (status == ARES_ENOMEM)
-        return pl_failure_make(POOL_E_MEMORY, POOL_PHASE_RESOLVE, 0);
-    return pl_failure_because(reason_of(status), POOL_PHASE_RESOLVE, status);
-}
-
 static uint64_t shortages(const struct engine *engine, int *error)
 {
     uint64_t count = 0;
@@ -323,7 +312,7 @@ static uint64_t shortages(const struct engine *engine, int *error)
 /* c-ares cannot tell a server that it did not reach from a socket that it could not have. */
 static void fail(struct pl_question *question, int status)
 {
-    struct pl_failure failure = failure_of(status);
+    struct pl_failure failure = pl_dns_failure(status);
     uint64_t expires_ns = 0;
     int error = 0;
 
@@ -335,64 +324,26 @@ static void fail(struct pl_question *question, int status)
     refuse(question, failure, expires_ns);
 }
 
-/* The unspecified address means this host to the kernel, and nothing to DNS. */
-static bool is_usable(const struct ares_addrinfo_node *node, int family)
-{
-    const union pl_ip *ip = (const union pl_ip *)node->ai_addr;
-
-    if (node->ai_family != family)
-        return false;
-    return family == AF_INET6 ? !IN6_IS_ADDR_UNSPECIFIED(&ip->ipv6.sin6_addr)
-                              : ip->ipv4.sin_addr.s_addr != INADDR_ANY;
-}
-
-static uint32_t count_usable(const struct ares_addrinfo *info, int family)
-{
-    uint32_t count = 0;
-
-    for (const struct ares_addrinfo_node *node = info->nodes; node; node = node->ai_next)
-        count += is_usable(node, family);
-    return count < PL_ADDRESSES_MOST ? count : PL_ADDRESSES_MOST;
-}
-
-/* The shortest of all records that led there. */
-static int64_t ttl_of(const struct ares_addrinfo *info)
-{
-    int64_t ttl_s = PL_TTL_MOST_S;
-
-    for (const struct ares_addrinfo_cname *cname = info->cnames; cname; cname = cname->next)
-        ttl_s = cname->ttl < ttl_s ? cname->ttl : ttl_s;
-    for (const struct ares_addrinfo_node *node = info->nodes; node; node = node->ai_next)
-        ttl_s = node->ai_ttl < ttl_s ? node->ai_ttl : ttl_s;
-    return ttl_s;
-}
-
-static const struct pl_addresses *addresses_of(const struct ares_addrinfo *info, int family)
-{
-    uint64_t expires_ns = pl_ttl_end(pl_os->now_ns(), ttl_of(info));
-    uint32_t count = count_usable(info, family);
-    struct pl_addresses *addresses;
-
-    if (!count)
-        return pl_addresses_none(failure_of(ARES_ENODATA), expires_ns);
-    addresses = pl_addresses_make(count, expires_ns);
-    if (!addresses)
-        return pl_addresses_none(failure_of(ARES_ENOMEM), 0);
-    for (const struct ares_addrinfo_node *node = info->nodes; node; node = node->ai_next) {
-        if (addresses->count < count && is_usable(node, family))
-            memcpy(&addresses->list[addresses->count++], node->ai_addr,
-                   family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in));
-    }
-    return addresses;
-}
-
 static void answer(struct pl_question *question, struct ares_addrinfo *info)
 {
     const struct pl_addresses *addresses[PL_FAMILIES] = { NULL };
 
     for (int family = 0; family < PL_FAMILIES; family++) {
         if (is_asked(question, family))
-            addresses[family] = addresses_of(info, family == PL_IPV6 ? AF_INET6 : AF_INET);
+            addresses[family] = pl_dns_addresses(info, (enum pl_family)family);
+    }
+    pl_list_unlink(&question->at_source.link);
+    question->on_answer(question, addresses);
+}
+
+/* RFC 6761: what is called so is this machine, whoever else may say something else. */
+static void answer_local(struct pl_question *question)
+{
+    const struct pl_addresses *addresses[PL_FAMILIES] = { NULL };
+
+    for (int family = 0; family < PL_FAMILIES; family++) {
+        if (is_asked(question, family))
+            addresses[family] = pl_dns_loopback((enum pl_family)family);
     }
     pl_list_unlink(&question->at_source.link);
     question->on_answer(question, addresses);
@@ -429,6 +380,8 @@ static void on_files(void *argument, int status, int timeouts, struct ares_addri
         answer(question, info);
     } else if (status == ARES_ENOMEM) {
         fail(question, status);
+    } else if (pl_dns_is_local(question->name)) {
+        answer_local(question);
     } else {
         hints.ai_family = question->ask == PL_ASK_SEARCH ? AF_UNSPEC
                           : question->ask == PL_ASK_IPV6 ? AF_INET6
@@ -450,6 +403,9 @@ static int try_descriptor(void)
 static void ask_engine(struct engine *engine, struct pl_question *question)
 {
     struct ares_addrinfo_hints hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
+    /* The file does not tell case; c-ares 1.18, which answers "localhost" by itself, loses memory
+     * each time. */
+    const char *name = strcmp(question->name, "localhost") ? question->name : "LOCALHOST";
     int error = 0;
 
 #ifndef ARES_OPT_HOSTS_FILE
@@ -460,7 +416,7 @@ static void ask_engine(struct engine *engine, struct pl_question *question)
     question->at_source.shortages = shortages(engine, &error);
     pl_list_push_back(&engine->questions, &question->at_source.link);
     engine->source->is_asking = true;
-    ares_getaddrinfo(engine->channels[FILES], question->name, NULL, &hints, on_files, question);
+    ares_getaddrinfo(engine->channels[FILES], name, NULL, &hints, on_files, question);
     engine->source->is_asking = false;
     follow(engine);
 }
@@ -472,7 +428,7 @@ static void source_ask(struct pl_source *source, struct pl_question *question)
     if (error == -EMFILE || error == -ENFILE || error == -ENOMEM)
         refuse(question, pl_failure_of_errno(-error, POOL_PHASE_RESOLVE), 0);
     else if (!source->engine && (status = open_engine(source)))
-        refuse(question, failure_of(status), 0);
+        refuse(question, pl_dns_failure(status), 0);
     else
         ask_engine(source->engine, question);
     errno = saved;

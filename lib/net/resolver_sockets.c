@@ -13,7 +13,6 @@
 #include "base/arena.h"
 #include "base/os.h"
 #include "mux/mux.h"
-#include "net/resolver.h"
 
 struct slot {
     struct pl_arena_node node;
@@ -225,13 +224,13 @@ void pl_dns_sockets_use(struct pl_dns_sockets *sockets, struct ares_channeldata 
 
 /* ---- fork, and the end of the library */
 
-void pl_resolver_hold(void)
+void pl_dns_sockets_hold(void)
 {
     pl_arena_hold(&slots);
     pthread_mutex_lock(&births);
 }
 
-void pl_resolver_let_go(void)
+void pl_dns_sockets_let_go(void)
 {
     pthread_mutex_unlock(&births);
     pl_arena_let_go(&slots);
@@ -249,7 +248,7 @@ static void orphan(void *element, void *unused)
     atomic_fetch_add(&slot->birth, 1);
 }
 
-void pl_resolver_orphan(void)
+void pl_dns_sockets_orphan(void)
 {
     pl_arena_visit(&slots, orphan, NULL);
 }

@@ -28,6 +28,10 @@ struct pl_dns_sockets {
 void pl_dns_sockets_init(struct pl_dns_sockets *sockets, struct pool_mux *mux);
 void pl_dns_sockets_use(struct pl_dns_sockets *sockets, struct ares_channeldata *channel);
 
+/* As pl_resolver_hold() and its like. */
+void pl_dns_sockets_hold(void);
+void pl_dns_sockets_let_go(void);
+void pl_dns_sockets_orphan(void);
 void pl_dns_sockets_library_end(void);
 
 /* ARES_OPT_SOCK_STATE_CB; `sockets` is its data. */

@@ -532,3 +532,52 @@ Test(os, the_real_door_comes_back_when_none_is_given)
     cr_expect_eq(pl_os->descriptor_limit(), set_descriptor_limit(500));
     cr_expect_eq(pl_os->descriptor_limit(), 500);
 }
+
+Test(os, a_datagram_tells_whom_it_is_from_and_waits_for_nothing)
+{
+    struct sockaddr_in here = { .sin_family = AF_INET }, from = { 0 };
+    socklen_t size = sizeof(here);
+    char text[8] = "";
+    struct iovec into = { text, sizeof(text) };
+    int fd = pl_os->socket(AF_INET, SOCK_DGRAM, 0);
+
+    here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    cr_assert_eq(pl_os->bind(fd, (struct sockaddr *)&here, size), 0);
+    cr_assert_eq(pl_os->getsockname(fd, (struct sockaddr *)&here, &size), 0);
+    errno = STRANGE;
+    cr_expect_eq(pl_os->recvfrom(fd, &into, MSG_DONTWAIT, NULL, NULL), -EAGAIN);
+    cr_expect_eq(errno, STRANGE);
+    cr_assert_eq(pl_os->connect(fd, (struct sockaddr *)&here, size), 0);
+    cr_assert_eq(pl_os->send(fd, "hello", 5, 0), 5);
+    cr_expect_eq(pl_os->recvfrom(fd, &into, 0, (struct sockaddr *)&from, &size), 5);
+    cr_expect_eq(from.sin_port, here.sin_port);
+    cr_expect_str_eq(text, "hello");
+    pl_os->close(fd);
+}
+
+Test(os, the_stamp_of_a_file_changes_when_it_is_written_or_replaced)
+{
+    struct pl_file_stamp first, again;
+    char folder[256], path[300], other[300];
+    int fd;
+
+    cr_assert(make_temp_dir(folder, sizeof(folder)));
+    snprintf(path, sizeof(path), "%s/file", folder);
+    snprintf(other, sizeof(other), "%s/other", folder);
+    errno = STRANGE;
+    cr_expect_eq(pl_os->file_stamp(path, &first), -ENOENT);
+    cr_expect_eq(errno, STRANGE);
+    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    cr_assert_eq(pl_os->file_stamp(path, &first), 0);
+    cr_assert_eq(pl_os->file_stamp(path, &again), 0);
+    cr_expect_eq(memcmp(&first, &again, sizeof(first)), 0);
+    cr_assert_eq(write(fd, "more", 4), 4);
+    cr_assert_eq(pl_os->file_stamp(path, &again), 0);
+    cr_expect_neq(memcmp(&first, &again, sizeof(first)), 0, "written");
+    close(fd);
+    close(open(other, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    cr_assert_eq(rename(other, path), 0);
+    cr_assert_eq(pl_os->file_stamp(path, &first), 0);
+    cr_expect_neq(memcmp(&first, &again, sizeof(first)), 0, "replaced");
+    remove_temp_dir(folder);
+}

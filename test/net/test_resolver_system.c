@@ -73,9 +73,25 @@ Test(resolver_system, a_host_of_the_hosts_file_is_asked_for_nowhere)
 
 Test(resolver_system, localhost_needs_no_server)
 {
+    static const char *const names[] = { "localhost", "my.localhost" };
+
+    for (size_t i = 0; i < PL_COUNT(names); i++) {
+        DNS_SAY(dns, names[i], .addresses = { "10.6.6.6" }, .ttl = 60);
+        look_up(&asked, names[i]);
+        expect_text("::1 127.0.0.1");
+        cr_expect_eq(dns_count(dns, names[i], 0), 0);
+    }
+    DNS_SAY(dns, "notlocalhost", .addresses = { "10.0.0.1" }, .ttl = 60);
+    look_up(&asked, "notlocalhost");
+    expect_text("10.0.0.1");
+}
+
+Test(resolver_system, the_hosts_file_says_what_localhost_is)
+{
+    open_with_files("127.0.0.9 localhost\n", "");
     look_up(&asked, "localhost");
-    cr_expect_not_null(strstr(asked.text, "127.0.0.1"));
-    cr_expect_eq(dns_count(dns, "localhost", 0), 0);
+    expect_text("127.0.0.9");
+    remove_temp_dir(folder);
 }
 
 Test(resolver_system, a_changed_hosts_file_is_read_again)
@@ -300,4 +316,37 @@ Test(resolver_system, a_child_of_fork_closes_the_sockets_and_sends_nothing)
     await_answer(&asked);
     expect_text("10.0.0.1");
     cr_expect_eq(dns_count(dns, "db.example", 4), 1);
+}
+
+static int live_maps;
+
+static void *counted_map(size_t size)
+{
+    live_maps++;
+    return pl_os_real.map(size);
+}
+
+static void counted_unmap(void *pages, size_t size)
+{
+    live_maps--;
+    pl_os_real.unmap(pages, size);
+}
+
+Test(resolver_system, what_is_kept_until_the_library_ends_is_given_back_then)
+{
+    DNS_SAY(dns, "db.example", .addresses = { "10.0.0.1" }, .ttl = 60);
+    pl_resolver_close(resolver);
+    pl_resolver_library_end();
+    os.map = counted_map;
+    os.unmap = counted_unmap;
+    for (int i = 0; i < 100; i++) {
+        open_names(0, 0);
+        look_up(&asked, "db.example");
+        expect_text("10.0.0.1");
+        cr_expect_gt(live_maps, 0);
+        pl_resolver_close(resolver);
+        pl_resolver_library_end();
+        cr_expect_eq(live_maps, 0);
+    }
+    open_names(0, 0);
 }
