@@ -405,7 +405,7 @@ static void on_due(void *user)
     release_held(resolver);
     pl_list_move_all(&resolver->telling, &resolver->ready);
     resolver->is_telling = true;
-    while (!resolver->is_closed && (link = pl_list_pop_front(&resolver->telling))) {
+    while ((link = pl_list_pop_front(&resolver->telling))) { /* closing empties it */
         tell(pl_container(link, struct pl_lookup, turn_link));
         if (mux->is_forked)
             return;                     /* the callback did, and this is the child */

@@ -158,6 +158,17 @@ Test(resolver_system, a_dotted_name_is_searched_for_only_after_it_failed_as_it_i
     remove_temp_dir(folder);
 }
 
+Test(resolver_system, a_name_with_few_dots_is_searched_for_first)
+{
+    open_with_files("", "search corp.example\n");
+    DNS_SAY(dns, "db", .addresses = { "10.6.6.6" }, .ttl = 60);
+    DNS_SAY(dns, "db.corp.example", .addresses = { "10.0.0.7" }, .ttl = 60);
+    look_up(&asked, "db");
+    expect_text("10.0.0.7");
+    cr_expect_eq(dns_count(dns, "db", 0), 0);
+    remove_temp_dir(folder);
+}
+
 Test(resolver_system, a_search_never_mixes_two_hosts)
 {
     open_with_files("", "search one.example two.example\n");
