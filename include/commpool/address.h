@@ -14,9 +14,10 @@
  *     scheme   tcp (host and port), unix (an absolute path), or abstract (a name in Linux's
  *              abstract namespace, unix(7))
  *     host     an IPv4 address; an IPv6 address in brackets with an optional zone (RFC 4007), which
- *              a link-local one needs unless bind= names an interface; or a name in ASCII; names
- *              parse, but are looked up by a later release only, and until then borrowing one
- *              answers POOL_E_RESOLVE
+ *              a link-local one needs unless bind= names an interface; or a name in ASCII, which
+ *              is looked up (hosts(5), then DNS, resolv.conf(5)) when a connection is opened;
+ *              all its places are tried (RFC 8305), and connections of a place that leaves
+ *              the name end when the name is read again
  *     port     1 to 65535, required for tcp
  *
  * Parameters are part of the key, so different values never share a connection:

@@ -38,7 +38,8 @@ enum pool_event_kind {
 /* Why a connection was closed; also the index into pool_stats.closed. */
 enum pool_close_reason {
     POOL_CLOSE_IDLE, /* nobody needed it for idle_ms, or there were more than max_idle */
-    POOL_CLOSE_AGE, /* it lived for longer than max_age_ms, or was drained */
+    POOL_CLOSE_AGE, /* it lived for longer than max_age_ms, was drained, or its host's name leads
+                     * elsewhere now */
     POOL_CLOSE_USES, /* it was borrowed max_uses times */
     POOL_CLOSE_STALE, /* the pool or its address was cleared since it was opened */
     POOL_CLOSE_EVICTED, /* its descriptor was needed for another connection */

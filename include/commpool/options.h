@@ -117,8 +117,8 @@ typedef int pool_new_connection_fn(struct pool_conn *conn, struct pool_actor *ac
 /* Decides whether a failed attempt of pool_communicate() or pool_borrow() is made again.
  *
  * It is told of each attempt that fails, whether it got no connection or `use` failed on it, on the
- * thread of the call and inside it; `error` is borrowed for the call. The call's hook is told first,
- * then the pool's; the answer of the last one that there is counts.
+ * thread of the call and inside it; `error` is borrowed for the call. The call's hook is told
+ * first, then the pool's; the answer of the last one that there is counts.
  *
  * An asynchronous call asks neither of them, whatever fails: it makes one attempt, and on_lent is
  * told how that ended and may start another call at once, or later by pool_mux_after(). What fails
@@ -319,8 +319,8 @@ struct pool_options {
     pool_use_fn *prepare;
 
     /* Decides whether a failed attempt of a blocking call is made again; after the hook of the
-     * call, and with the last word. Default: NULL, none: pool_communicate() then replaces a reused connection that failed
-     * before anything was sent, once. */
+     * call, and with the last word. Default: NULL, none: pool_communicate() then replaces a reused
+     * connection that failed before anything was sent, once. */
     pool_error_fn *on_error;
 
     /* Decides what happens when room is needed and nothing is idle. Default, NULL: as

@@ -6,8 +6,8 @@
  * and pool_return() are its two halves, and pool_communicate_async() lends to code that must not
  * block. This header brings all others with it.
  *
- * It is not a protocol: what the bytes mean is the program's business. TLS, names and queries come
- * with later releases.
+ * It is not a protocol: what the bytes mean is the program's business. TLS and queries come with
+ * later releases.
  *
  * Threads. Every function here may be called from any thread, callbacks included, unless its
  * comment says otherwise. Functions that may wait answer POOL_E_WOULD_BLOCK instead of waiting when
@@ -102,11 +102,11 @@ POOL_API void pool_destroy(struct pool *pool);
  * Errors. An I/O error inside `use` wins over what `use` answers, and is answered as it is:
  * POOL_E_CLOSED, POOL_E_BROKEN, POOL_E_PROTOCOL, POOL_E_TIMEOUT_IN_TRANSFER and the like.
  * POOL_E_USER when `use` or `prepare` answered non-zero without one, or on_new_connection did.
- * Before `use` ran: POOL_E_ADDRESS for a bad address, POOL_E_RESOLVE for a name, POOL_E_REFUSED,
- * POOL_E_CONNECT or POOL_E_ACCESS from connecting, POOL_E_RESOURCE when no descriptor could be had,
- * POOL_E_FULL when too many wait, POOL_E_CLEARED when the pool is paused or was cleared meanwhile,
- * POOL_E_CLOSING when the pool ends, POOL_E_MEMORY, POOL_E_ARGUMENT, POOL_E_SYSTEM. POOL_E_TIMEOUT
- * when time ran out with nothing sent. */
+ * Before `use` ran: POOL_E_ADDRESS for a bad address, POOL_E_RESOLVE for a name without address,
+ * POOL_E_REFUSED, POOL_E_CONNECT or POOL_E_ACCESS from connecting, POOL_E_RESOURCE when no
+ * descriptor could be had, POOL_E_FULL when too many wait, POOL_E_CLEARED when the pool is paused
+ * or was cleared meanwhile, POOL_E_CLOSING when the pool ends, POOL_E_MEMORY, POOL_E_ARGUMENT,
+ * POOL_E_SYSTEM. POOL_E_TIMEOUT when time ran out with nothing sent. */
 POOL_API enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,
                                            void *user, const struct pool_call *call);
 
@@ -152,8 +152,8 @@ POOL_API enum pool_status pool_discard(struct pool_conn *conn);
  * until pool_ticket_free(). Any thread may call it; it never waits. Errors of the start, after
  * which on_lent never runs: POOL_E_ARGUMENT, POOL_E_ADDRESS, POOL_E_FULL when too many wait,
  * POOL_E_CLOSING, POOL_E_CLEARED when the pool is paused, POOL_E_FORKED, POOL_E_MEMORY. Everything
- * else comes through on_lent, with the errors of pool_borrow(). One attempt is made: on_error is not
- * asked, and on_lent may start the next call itself. */
+ * else comes through on_lent, with the errors of pool_borrow(). One attempt is made: on_error is
+ * not asked, and on_lent may start the next call itself. */
 POOL_API enum pool_status pool_communicate_async(struct pool *pool, const char *address,
                                                  pool_lent_fn *on_lent, void *user,
                                                  const struct pool_call *call,
@@ -231,8 +231,8 @@ POOL_API enum pool_status pool_adopt(struct pool *pool, const char *address, int
  * It opens no connection. The target is the caller's until pool_target_free() and may be used by
  * many threads at once. *target means something only after POOL_OK. Any thread may call it; it
  * never waits for the network. Errors: POOL_E_ADDRESS, for which pool_address_parse() has a
- * sentence that says what is wrong; POOL_E_RESOLVE for a name; POOL_E_MEMORY; POOL_E_CLOSING;
- * POOL_E_ARGUMENT when something is NULL. */
+ * sentence that says what is wrong; POOL_E_MEMORY; POOL_E_CLOSING; POOL_E_ARGUMENT when something
+ * is NULL. A name is looked up when a connection is opened, not here. */
 POOL_API enum pool_status pool_target_get(struct pool *pool, const char *address,
                                           struct pool_target **target);
 

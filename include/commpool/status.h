@@ -37,8 +37,7 @@ enum pool_status {
      * bind= that is no address of this machine. */
     POOL_E_ADDRESS = -3,
 
-    /* The name has no address. In this release that is every name: only numeric hosts are
-     * dialled. */
+    /* The host name has no address, or DNS failed; error.text says which. */
     POOL_E_RESOLVE = -4,
 
     /* The peer refused the connection (ECONNREFUSED), or no socket stands at the path of a unix

@@ -40,8 +40,6 @@ static const struct {
     [PL_REASON_ZONE] = { POOL_E_ADDRESS, true, true,
                          "a link-local address needs a zone, as in [fe80::1%eth0]" },
     [PL_REASON_PATH] = { POOL_E_REFUSED, true, true, "no socket stands at this path" },
-    [PL_REASON_NAME] = { POOL_E_RESOLVE, false, false,
-                         "host names are not looked up in this release: write a numeric address" },
     [PL_REASON_NO_HOST] = { POOL_E_RESOLVE, false, false, "no such host" },
     [PL_REASON_NO_ADDRESS] = { POOL_E_RESOLVE, false, false, "the host has no address" },
     [PL_REASON_DNS_FAILED] = { POOL_E_RESOLVE, false, false, "the DNS server failed" },

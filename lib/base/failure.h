@@ -19,7 +19,6 @@ enum pl_reason {
     PL_REASON_BIND,                     /* bind= is not of this machine */
     PL_REASON_ZONE,                     /* a link-local host without one */
     PL_REASON_PATH,                     /* of a unix socket: nothing is there */
-    PL_REASON_NAME,                     /* a host that would have to be looked up */
     /* What became of a name; the cause is the DNS client's own number. */
     PL_REASON_NO_HOST,
     PL_REASON_NO_ADDRESS,

@@ -110,13 +110,16 @@ struct pl_connection {
     uint64_t opened_ns;
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
     _Atomic bool has_actor;             /* what comes while it is idle is its actor's to hear */
-    _Atomic bool missed_event;      /* the mux saw an event while the connection was being parked, or
-                                     * asked out of its pool */
+    _Atomic bool missed_event;      /* the mux saw an event while it was being parked, or asked out
+                                     * of its pool */
+    _Atomic bool is_resolving;          /* nothing of its dial but the name is under way */
     bool is_opening;                    /* counted among those of its peer that are being opened */
     bool is_short;                      /* being opened, it found no descriptor yet; peer lock */
     bool is_fresh;                     /* goes straight from its opening to whoever waited for it */
     bool is_armed;                      /* the mux watches it: it was parked when it was taken */
     uint8_t close_reason;               /* enum pool_close_reason, once it is known */
+    uint8_t absences;                   /* of its place, from answers in a row; peer lock */
+    uint64_t place;                     /* pl_place_hash() of where a name led it; 0: no name did */
     struct pl_list all_link;            /* in its peer's list of all; peer lock */
     struct pl_list idle_link;           /* in its peer's list of idle ones; peer lock; linked while
                                          * the word says listed */

@@ -86,6 +86,7 @@ static void end_attempts(struct pl_dial *dial, bool keeps_own)
 static void finish(struct pl_dial *dial, int error)
 {
     pl_mux_timer_disarm(dial->mux, &dial->timer);
+    pl_lookup_cancel(&dial->lookup);
     end_attempts(dial, false);
     dial->ops->on_end(dial, error);
 }
@@ -130,6 +131,8 @@ static void win(struct pl_dial *dial, struct pl_dial_attempt *attempt)
 {
     struct pl_connection *slot = attempt->connection, *own = dial->connection;
 
+    if (dial->places)
+        dial->won = pl_place_hash(&attempt->place);
     if (dial->grudges && dial->places)
         pl_grudge_forget(dial->grudges, &attempt->place);
     for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
@@ -144,6 +147,7 @@ static void win(struct pl_dial *dial, struct pl_dial_attempt *attempt)
     if (slot != own)
         pl_connection_move_socket(own, slot);
     end_attempt(dial, attempt, true);
+    pl_lookup_cancel(&dial->lookup);
     pl_mux_timer_disarm(dial->mux, &dial->timer);
     dial->ops->on_end(dial, 0);
 }
@@ -186,6 +190,77 @@ static void begin_next(struct pl_dial *dial)
     note_failure(dial, attempt, error);
 }
 
+/* ---- names */
+
+static void set_resolving(struct pl_dial *dial, bool is_resolving)
+{
+    dial->is_resolving = is_resolving;
+    atomic_store(&dial->connection->is_resolving, is_resolving && !dial->place_count);
+}
+
+/* The name, or nothing but it, is what fails. A shortage is told as one of connecting is. */
+static void note_unresolved(struct pl_dial *dial, const struct pl_failure *failure)
+{
+    bool is_short = failure->status == POOL_E_RESOURCE || failure->status == POOL_E_MEMORY;
+
+    if (dial->place_count)
+        return;                         /* what the places say says more */
+    dial->phase = POOL_PHASE_RESOLVE;
+    dial->error = is_short && failure->cause ? failure->cause : ENOENT;
+    if (!is_short)
+        dial->unresolved = *failure;
+}
+
+static void take_answer(struct pl_dial *dial, const struct pl_answer *answer)
+{
+    int error = 0;
+
+    for (int i = 0; i < PL_FAMILIES && !error; i++) {
+        const struct pl_addresses *addresses = answer->of[i];
+
+        if (addresses && addresses->count)
+            error = pl_dial_add_places(dial, addresses->list, addresses->count);
+    }
+    dial->expires_ns = answer->expires_ns;
+    if (error)
+        dial->error = error;
+    if (answer->is_last && answer->failure.status)
+        note_unresolved(dial, &answer->failure);
+    set_resolving(dial, !answer->is_last);
+}
+
+static void on_addresses(struct pl_lookup *lookup, const struct pl_answer *answer)
+{
+    struct pl_dial *dial = pl_container(lookup, struct pl_dial, lookup);
+
+    take_answer(dial, answer);
+    pl_dial_go_on(dial);
+}
+
+static void look_up(struct pl_dial *dial)
+{
+    struct pl_answer answer;
+
+    dial->lookup = (struct pl_lookup){ .name = dial->address->host.data,
+                                       .family = dial->address->family,
+                                       .on_addresses = on_addresses };
+    dial->error = 0;
+    dial->unresolved = (struct pl_failure){ 0 };
+    set_resolving(dial, true);
+    if (pl_resolver_look_up(dial->resolver, &dial->lookup, &answer))
+        take_answer(dial, &answer);
+}
+
+/* The resolver itself lacked a descriptor, and one can be had. */
+static void look_up_with_room(struct pl_dial *dial)
+{
+    while (!dial->is_resolving && !dial->place_count &&
+           pl_dial_is_shortage(PL_REASON_NONE, dial->error) && make_room(dial))
+        look_up(dial);
+}
+
+/* ---- what is due */
+
 static bool has_places(const struct pl_dial *dial)
 {
     return dial->next_place < dial->place_count;
@@ -227,6 +302,7 @@ static void arm(struct pl_dial *dial)
 void pl_dial_go_on(struct pl_dial *dial)
 {
     dial->is_begun = false; /* the program's functions must not end the dial under us */
+    look_up_with_room(dial);
     while (next_begin(dial) <= pl_os->now_ns() && !dial->mux->is_forked) {
         if (dial->live == PL_ATTEMPTS)
             drop_oldest(dial);
@@ -235,7 +311,7 @@ void pl_dial_go_on(struct pl_dial *dial)
     if (dial->mux->is_forked || !dial->ops->may_go_on(dial))
         return;
     dial->is_begun = true;
-    if (dial->live || has_places(dial))
+    if (dial->live || has_places(dial) || dial->is_resolving)
         arm(dial);
     else
         finish(dial, dial->error);
@@ -244,7 +320,7 @@ void pl_dial_go_on(struct pl_dial *dial)
 /* Its socket is closed. When it lacked something that can be had, its place is tried once more. */
 static void fail_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt, int error)
 {
-    struct pl_place place = attempt->place;
+    union pl_ip place = attempt->place;
     bool is_short = pl_dial_is_shortage(attempt->reason, error);
 
     end_attempt(dial, attempt, false);
@@ -264,6 +340,8 @@ static void on_deadline(struct pl_dial *dial)
         if (dial->attempts[i].connection)
             bear_grudge(dial, &dial->attempts[i]);
     }
+    if (!dial->place_count)
+        dial->phase = POOL_PHASE_RESOLVE;
     dial->reason = PL_REASON_DEADLINE;
     finish(dial, ETIMEDOUT);
 }
@@ -318,17 +396,19 @@ bool pl_dial_open(struct pl_dial *dial)
 
 void pl_dial_close(struct pl_dial *dial)
 {
-    if (!dial->mux->is_forked)
+    if (!dial->mux->is_forked) {
         end_attempts(dial, true);
+        pl_lookup_cancel(&dial->lookup);
+    }
     pl_mux_timer_close(dial->mux, &dial->timer);
     pl_os->free(dial->places);
     dial->places = NULL;
 }
 
-int pl_dial_add_places(struct pl_dial *dial, const struct pl_place *places, uint32_t count)
+int pl_dial_add_places(struct pl_dial *dial, const union pl_ip *places, uint32_t count)
 {
     uint32_t left = dial->place_count - dial->next_place;
-    struct pl_place *all = pl_os->malloc((left + count + 1) * sizeof(*all));
+    union pl_ip *all = pl_os->malloc((left + count + 1) * sizeof(*all));
 
     if (!all)
         return ENOMEM;
@@ -346,7 +426,9 @@ int pl_dial_add_places(struct pl_dial *dial, const struct pl_place *places, uint
 void pl_dial_start(struct pl_dial *dial)
 {
     dial->phase = POOL_PHASE_CONNECT;
-    if (!dial->places)
+    if (!dial->places && !pl_address_is_literal(dial->address))
+        look_up(dial);
+    else if (!dial->places)
         dial->place_count = 1;
     pl_dial_go_on(dial);
 }

@@ -12,6 +12,7 @@
 #include "mux/mux.h"
 #include "net/connection.h"
 #include "net/place.h"
+#include "net/resolver.h"
 
 struct pool_address;
 struct pl_dial;
@@ -22,7 +23,7 @@ struct pl_dial;
 /* One socket on its way to one place. */
 struct pl_dial_attempt {
     struct pl_connection *connection;   /* NULL: none is under way */
-    struct pl_place place;
+    union pl_ip place;
     uint64_t begun_ns;
     uint64_t again_ns;                  /* to be connected anew then; PL_NEVER: waits for the
                                          * kernel */
@@ -48,6 +49,7 @@ struct pl_dial {
     struct pool_mux *mux;
     const struct pool_address *address;
     const struct pl_dial_ops *ops;
+    struct pl_resolver *resolver;               /* for a name; may be NULL for a literal address */
     struct pl_grudges *grudges;                 /* of the peer; NULL: none */
     uint64_t deadline_ns;
     bool shows_sockets;
@@ -58,10 +60,16 @@ struct pl_dial {
     enum pl_reason reason;
     enum pool_phase phase;
     int answer;                         /* of on_socket */
+    uint64_t won;                       /* pl_place_hash() of the place that won; 0: no name led
+                                         * there */
+    uint64_t expires_ns;                /* when what the name stands for does */
+    struct pl_failure unresolved;       /* what became of the name, when no place was to be had */
     /* The dialer's own. */
     struct pl_dial_attempt attempts[PL_ATTEMPTS];
     uint32_t live;                      /* of them */
-    struct pl_place *places;            /* NULL: the address itself says where */
+    struct pl_lookup lookup;
+    bool is_resolving;                  /* more places may come */
+    union pl_ip *places;                /* NULL: the address itself says where */
     uint32_t place_count, next_place;
     uint64_t last_begun_ns;
     uint32_t rooms_made;
@@ -74,11 +82,11 @@ void pl_dial_close(struct pl_dial *dial);
 
 /* Places to try beside, and before, those that were not tried yet; a dial that has begun goes on
  * with them by pl_dial_go_on(). ENOMEM: none was added. */
-int pl_dial_add_places(struct pl_dial *dial, const struct pl_place *places,
+int pl_dial_add_places(struct pl_dial *dial, const union pl_ip *places,
                        uint32_t count) PL_MUST_USE;
 
-/* Begins, on the mux thread: without places, with what the address itself says. May end on this
- * stack. */
+/* Begins, on the mux thread: with the places it has, or with what the address itself says, or by
+ * looking up its name. May end on this stack. */
 void pl_dial_start(struct pl_dial *dial);
 void pl_dial_go_on(struct pl_dial *dial);
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-bool pl_place_is_same(const struct pl_place *a, const struct pl_place *b)
+bool pl_place_is_same(const union pl_ip *a, const union pl_ip *b)
 {
     if (a->any.sa_family != b->any.sa_family)
         return false;
@@ -13,9 +13,25 @@ bool pl_place_is_same(const struct pl_place *a, const struct pl_place *b)
            a->ipv6.sin6_scope_id == b->ipv6.sin6_scope_id;
 }
 
+uint64_t pl_place_hash(const union pl_ip *place)
+{
+    const unsigned char *bytes = (const unsigned char *)&place->ipv4.sin_addr;
+    size_t size = sizeof(place->ipv4.sin_addr);
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+    if (place->any.sa_family == AF_INET6) {
+        bytes = (const unsigned char *)&place->ipv6.sin6_addr;
+        size = sizeof(place->ipv6.sin6_addr);
+        hash ^= place->ipv6.sin6_scope_id + 1;
+    }
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
+    return hash | 1;
+}
+
 /* ---- what failed lately */
 
-static uint32_t find_grudge(const struct pl_grudges *grudges, const struct pl_place *place)
+static uint32_t find_grudge(const struct pl_grudges *grudges, const union pl_ip *place)
 {
     uint32_t i;
 
@@ -26,7 +42,7 @@ static uint32_t find_grudge(const struct pl_grudges *grudges, const struct pl_pl
     return i;
 }
 
-void pl_grudge_bear(struct pl_grudges *grudges, const struct pl_place *place, uint64_t now_ns)
+void pl_grudge_bear(struct pl_grudges *grudges, const union pl_ip *place, uint64_t now_ns)
 {
     uint32_t at = find_grudge(grudges, place);
 
@@ -41,7 +57,7 @@ void pl_grudge_bear(struct pl_grudges *grudges, const struct pl_place *place, ui
     grudges->all[at].until_ns = now_ns + PL_GRUDGE_NS;
 }
 
-void pl_grudge_forget(struct pl_grudges *grudges, const struct pl_place *place)
+void pl_grudge_forget(struct pl_grudges *grudges, const union pl_ip *place)
 {
     uint32_t at = find_grudge(grudges, place);
 
@@ -49,7 +65,7 @@ void pl_grudge_forget(struct pl_grudges *grudges, const struct pl_place *place)
         grudges->all[at].until_ns = 0;
 }
 
-bool pl_grudge_is_borne(const struct pl_grudges *grudges, const struct pl_place *place,
+bool pl_grudge_is_borne(const struct pl_grudges *grudges, const union pl_ip *place,
                         uint64_t now_ns)
 {
     uint32_t at = find_grudge(grudges, place);
@@ -60,16 +76,16 @@ bool pl_grudge_is_borne(const struct pl_grudges *grudges, const struct pl_place 
 /* ---- order */
 
 /* Moves the place at `from` forward to `to`; those between make way, in order. */
-static void bring_forward(struct pl_place *places, uint32_t from, uint32_t to)
+static void bring_forward(union pl_ip *places, uint32_t from, uint32_t to)
 {
-    struct pl_place moved = places[from];
+    union pl_ip moved = places[from];
 
     memmove(places + to + 1, places + to, (from - to) * sizeof(*places));
     places[to] = moved;
 }
 
 /* Places that did not fail come first; answers how many they are. */
-static uint32_t part(struct pl_place *places, uint32_t count, const struct pl_grudges *grudges,
+static uint32_t part(union pl_ip *places, uint32_t count, const struct pl_grudges *grudges,
                      uint64_t now_ns)
 {
     uint32_t good = 0;
@@ -81,7 +97,7 @@ static uint32_t part(struct pl_place *places, uint32_t count, const struct pl_gr
     return good;
 }
 
-static void take_turns(struct pl_place *places, uint32_t count)
+static void take_turns(union pl_ip *places, uint32_t count)
 {
     for (uint32_t i = 1; i < count; i++) {
         uint32_t other = i;
@@ -94,7 +110,7 @@ static void take_turns(struct pl_place *places, uint32_t count)
     }
 }
 
-void pl_places_order(struct pl_place *places, uint32_t count, const struct pl_grudges *grudges,
+void pl_places_order(union pl_ip *places, uint32_t count, const struct pl_grudges *grudges,
                      uint64_t now_ns)
 {
     uint32_t good = part(places, count, grudges, now_ns);
@@ -103,7 +119,7 @@ void pl_places_order(struct pl_place *places, uint32_t count, const struct pl_gr
     take_turns(places + good, count - good);
 }
 
-uint32_t pl_places_unique(struct pl_place *places, uint32_t count)
+uint32_t pl_places_unique(union pl_ip *places, uint32_t count)
 {
     uint32_t kept = 0;
 

@@ -6,23 +6,16 @@
 #ifndef PL_NET_PLACE_H
 #define PL_NET_PLACE_H
 
-#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/compiler.h"
-
-/* An IP address; the port is that of the pool's address, so it is 0 here. */
-struct pl_place {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in ipv4;
-        struct sockaddr_in6 ipv6;
-    };
-};
+#include "net/answer.h"
 
 /* The same family, address and zone. */
-bool pl_place_is_same(const struct pl_place *a, const struct pl_place *b);
+bool pl_place_is_same(const union pl_ip *a, const union pl_ip *b);
+
+/* Never 0. Two places may have the same one, which is then no more than an inconvenience. */
+uint64_t pl_place_hash(const union pl_ip *place);
 
 /* What failed is tried last for this long. */
 #define PL_GRUDGE_NS (UINT64_C(30) * 1000 * 1000 * 1000)
@@ -32,22 +25,22 @@ bool pl_place_is_same(const struct pl_place *a, const struct pl_place *b);
  * none. */
 struct pl_grudges {
     struct {
-        struct pl_place place;
+        union pl_ip place;
         uint64_t until_ns;              /* 0: nobody stands here */
     } all[PL_GRUDGES];
 };
 
-void pl_grudge_bear(struct pl_grudges *grudges, const struct pl_place *place, uint64_t now_ns);
-void pl_grudge_forget(struct pl_grudges *grudges, const struct pl_place *place);
-bool pl_grudge_is_borne(const struct pl_grudges *grudges, const struct pl_place *place,
+void pl_grudge_bear(struct pl_grudges *grudges, const union pl_ip *place, uint64_t now_ns);
+void pl_grudge_forget(struct pl_grudges *grudges, const union pl_ip *place);
+bool pl_grudge_is_borne(const struct pl_grudges *grudges, const union pl_ip *place,
                         uint64_t now_ns);
 
 /* Puts places into the order of RFC 8305: families take turns, beginning with that of the first
  * one; what failed lately comes last, in the same manner. `grudges` may be NULL. */
-void pl_places_order(struct pl_place *places, uint32_t count, const struct pl_grudges *grudges,
+void pl_places_order(union pl_ip *places, uint32_t count, const struct pl_grudges *grudges,
                      uint64_t now_ns);
 
 /* Removes those that stand there twice; answers how many are left. */
-uint32_t pl_places_unique(struct pl_place *places, uint32_t count);
+uint32_t pl_places_unique(union pl_ip *places, uint32_t count);
 
 #endif

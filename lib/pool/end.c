@@ -1,6 +1,6 @@
 /* end.c: the end of a pool, at any moment and from anywhere: who waits is told, what is idle is
- * closed, what is lent is shut down, what only the mux thread may end is ended there, and last calls
- * are waited for, unless this is one of them.
+ * closed, what is lent is shut down, what only the mux thread may end is ended there, and last
+ * calls are waited for, unless this is one of them.
  */
 #include "base/os.h"
 #include "pool/channel.h"
@@ -8,6 +8,7 @@
 #include "pool/events.h"
 #include "pool/fork.h"
 #include "pool/hooks.h"
+#include "pool/names.h"
 #include "pool/open.h"
 #include "pool/pool.h"
 #include "pool/reserve.h"
@@ -129,6 +130,21 @@ void pl_pool_abort_unready(struct pool *pool, bool is_ordered)
     }
 }
 
+static bool has_reading(struct pl_peer *peer)
+{
+    return pl_names_are_read(peer);
+}
+
+static void abort_readings(struct pool *pool)
+{
+    struct pl_peer *peer;
+
+    while (!pl_pool_is_forked(pool) && (peer = next_peer_that(pool, has_reading))) {
+        pl_names_abort(peer);
+        pl_peer_leave(peer);
+    }
+}
+
 /* The part of the end that only the mux thread may do. */
 struct end {
     struct pl_post post;
@@ -147,6 +163,7 @@ static void on_end(struct pl_post *post)
         /* borrows that were granted in this batch */
         pl_mux_run_posted_here(end->pool->mux, end->pool);
     pl_pool_abort_unready(end->pool, false);
+    abort_readings(end->pool);
     if (!pl_pool_is_forked(end->pool))
         pl_close_end(end->pool);
     atomic_store(&end->is_done, true);

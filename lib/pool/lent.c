@@ -245,7 +245,8 @@ void pl_lent_tell_end_of_pool(struct pl_channel *channel)
     channel->on_event = NULL; /* whoever returned it before listens no more */
 }
 
-/* The mux has nothing to do with it any more. Answers why it is to be closed; -1: it need not be. */
+/* The mux has nothing to do with it any more. Answers why it is to be closed; -1: it is
+ * not. */
 static int let_go(struct pl_channel *channel, int reason)
 {
     struct pl_connection *connection = channel->connection;

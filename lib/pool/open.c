@@ -6,11 +6,13 @@
 #include <errno.h>
 
 #include "base/os.h"
+#include "net/address.h"
 #include "net/dialer.h"
 #include "pool/backoff.h"
 #include "pool/channel.h"
 #include "pool/decide.h"
 #include "pool/events.h"
+#include "pool/names.h"
 #include "pool/pool.h"
 #include "pool/spare.h"
 #include "pool/waiter.h"
@@ -27,6 +29,8 @@ static bool is_closing(const struct pl_peer *peer)
 
 static struct pl_failure dial_failure(const struct pl_dial *dial, int error)
 {
+    if (dial->unresolved.status)
+        return dial->unresolved;
     if (!dial->reason)
         return pl_failure_of_errno(error, dial->phase);
     return pl_failure_because(dial->reason, dial->phase,
@@ -366,6 +370,8 @@ static void on_dialed(struct pl_dial *dial, int error)
         return;
     }
     pl_open_note_birth(connection, now_ns);
+    if (dial->won)
+        pl_names_note(connection->peer, dial);
     pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_SETUP));
     dial->timer.fire = on_setup_timeout;
     dial->timer.user = dial;
@@ -392,13 +398,26 @@ static void on_mux(struct pl_post *post)
     struct pl_connection *connection = dial->connection;
     struct pl_peer *peer = connection->peer;
     static const struct pl_failure nobody_needs_it;
+    struct pl_failure failure;
+    struct pl_names *names;
 
     if (!may_go_on(connection))
         return;
-    if (pl_peer_has_waiters(peer) || is_spare(peer))
-        pl_dial_start(dial);
-    else
+    if (!pl_peer_has_waiters(peer) && !is_spare(peer)) {
         pl_open_give_up(connection, &nobody_needs_it); /* a connection came back first */
+        return;
+    }
+    names = pl_names_of(peer);
+    if (names) {
+        dial->grudges = &names->grudges;
+        dial->resolver = pl_names_resolver(pool_of(connection)->room);
+    }
+    if (dial->resolver || pl_address_is_literal(dial->address)) {
+        pl_dial_start(dial);
+        return;
+    }
+    failure = pl_failure_make(POOL_E_MEMORY, POOL_PHASE_RESOLVE, ENOMEM);
+    pl_open_give_up(connection, &failure);
 }
 
 void pl_open_on_event(struct pl_connection *connection)

@@ -9,6 +9,7 @@
 #include "pool/close.h"
 #include "pool/decide.h"
 #include "pool/events.h"
+#include "pool/names.h"
 #include "pool/open.h"
 #include "pool/pool.h"
 #include "pool/spare.h"
@@ -122,6 +123,7 @@ static bool is_needed(struct pl_peer *peer)
 static void reclaim(struct pl_peer *peer, struct pool *pool)
 {
     struct pool_address *address = NULL;
+    struct pl_names *names = NULL;
 
     pthread_mutex_lock(&pool->lock);
     pthread_mutex_lock(&peer->lock);
@@ -131,6 +133,8 @@ static void reclaim(struct pl_peer *peer, struct pool *pool)
         pl_list_unlink(&peer->pool_link);
         atomic_fetch_add(&peer->generation, 1);
         address = peer->address;
+        names = peer->names;
+        peer->names = NULL;
         peer->pool = NULL;
         peer->address = NULL;
         peer->text = NULL;
@@ -138,6 +142,7 @@ static void reclaim(struct pl_peer *peer, struct pool *pool)
     pthread_mutex_unlock(&peer->lock);
     pthread_mutex_unlock(&pool->lock);
     if (address) {
+        pl_names_free(names);
         pool_address_unref(address);
         pl_arena_give(&peers, peer);
     }

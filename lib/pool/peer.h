@@ -25,6 +25,7 @@
 #include "pool/key.h"
 
 struct pool;
+struct pl_names;
 
 /* What a thread must know right after it has let go of a connection. */
 enum {
@@ -67,6 +68,7 @@ struct pl_peer {
     struct pl_list pool_link;           /* pool->lock */
     uint64_t round;                     /* pool->lock: the last round that came by */
     bool is_ended;                      /* pool->lock: pool_destroy() came by */
+    struct pl_names *names;             /* mux thread: of a host name; NULL until needed */
     pthread_mutex_t lock;
     struct {
         struct pl_list all;             /* every connection, by birth */

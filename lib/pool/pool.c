@@ -220,9 +220,6 @@ enum pool_status pl_pool_find_peer(struct pool *pool, const char *text, struct p
         return status;
     if (address->scheme == PL_SCHEME_TLS)
         status = refuse(pl_failure_because(PL_REASON_TLS, POOL_PHASE_NONE, 0), text, error);
-    else if (!pl_address_is_literal(address))
-        status =
-            refuse(pl_failure_because(PL_REASON_NAME, POOL_PHASE_RESOLVE, 0), text, error);
     if (status) {
         pool_address_unref(address);
         return status;

@@ -8,6 +8,7 @@
 #include "pool/room.h"
 
 #include "base/os.h"
+#include "net/resolver.h"
 #include "net/stream.h"
 #include "pool/channel.h"
 #include "pool/events.h"
@@ -535,6 +536,7 @@ static void close_room(struct pool_mux *mux)
     pl_mux_timer_close(mux, &room->retry_timer);
     pl_mux_timer_close(mux, &room->tend_timer);
     pl_request_drop_spares(&room->on_mux.spares);
+    pl_resolver_close(room->on_mux.resolver);
     pthread_mutex_destroy(&room->close_lock);
     pthread_mutex_destroy(&room->sweep_lock);
     pthread_mutex_destroy(&room->lock);

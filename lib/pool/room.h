@@ -30,6 +30,7 @@ struct pl_room {
     struct {
         struct pl_list spares; /* request.c's */
         uint32_t spare_count;
+        struct pl_resolver *resolver;   /* NULL: no name was looked up yet */
     } on_mux; /* mux thread only */
     _Atomic uint32_t shares;            /* connections of all its pools, births minus deaths */
     uint32_t reserved;                  /* descriptors that its pools were asked to leave free */

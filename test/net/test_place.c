@@ -10,9 +10,9 @@
 
 #define SECOND UINT64_C(1000000000)
 
-static struct pl_place place(const char *text)
+static union pl_ip place(const char *text)
 {
-    struct pl_place made = { 0 };
+    union pl_ip made = { 0 };
 
     if (inet_pton(AF_INET, text, &made.ipv4.sin_addr) == 1)
         made.any.sa_family = AF_INET;
@@ -24,7 +24,7 @@ static struct pl_place place(const char *text)
 }
 
 /* "a b c" as places; answers how many. */
-static uint32_t places(const char *text, struct pl_place *all)
+static uint32_t places(const char *text, union pl_ip *all)
 {
     char copy[256], *rest = copy;
     uint32_t count = 0;
@@ -38,7 +38,7 @@ static uint32_t places(const char *text, struct pl_place *all)
 static void expect_order(const char *before, const struct pl_grudges *grudges, uint64_t now_ns,
                          const char *after)
 {
-    struct pl_place got[16], wanted[16];
+    union pl_ip got[16], wanted[16];
     uint32_t count = places(before, got);
 
     cr_assert_eq(places(after, wanted), count);
@@ -60,7 +60,7 @@ Test(place, families_take_turns_beginning_with_that_of_the_first)
 Test(place, what_failed_lately_comes_last_for_a_while)
 {
     struct pl_grudges grudges = { 0 };
-    struct pl_place bad = place("::1"), worse = place("1.1.1.1");
+    union pl_ip bad = place("::1"), worse = place("1.1.1.1");
 
     pl_grudge_bear(&grudges, &bad, SECOND);
     expect_order("::1 ::2 1.1.1.1 1.1.1.2", &grudges, 2 * SECOND, "::2 1.1.1.1 1.1.1.2 ::1");
@@ -73,7 +73,7 @@ Test(place, what_failed_lately_comes_last_for_a_while)
 Test(place, a_success_forgives)
 {
     struct pl_grudges grudges = { 0 };
-    struct pl_place bad = place("::1");
+    union pl_ip bad = place("::1");
 
     pl_grudge_bear(&grudges, &bad, SECOND);
     cr_expect(pl_grudge_is_borne(&grudges, &bad, SECOND));
@@ -85,7 +85,7 @@ Test(place, a_success_forgives)
 Test(place, the_oldest_grudge_makes_way_for_one_too_many)
 {
     struct pl_grudges grudges = { 0 };
-    struct pl_place one;
+    union pl_ip one;
     char text[16];
 
     for (unsigned i = 0; i <= PL_GRUDGES; i++) {
@@ -103,7 +103,7 @@ Test(place, the_oldest_grudge_makes_way_for_one_too_many)
 
 Test(place, each_place_is_tried_once)
 {
-    struct pl_place all[16], scoped[2] = { place("fe80::1"), place("fe80::1") };
+    union pl_ip all[16], scoped[2] = { place("fe80::1"), place("fe80::1") };
     uint32_t count = places("::1 1.1.1.1 ::1 ::2 1.1.1.1 1.1.1.1", all);
 
     cr_expect_eq(pl_places_unique(all, count), 3u);

@@ -133,7 +133,7 @@ TestSuite(race, .init = begin, .fini = end, .timeout = 60);
 
 static void add(const char *numbers)
 {
-    struct pl_place places[16] = { 0 };
+    union pl_ip places[16] = { 0 };
     uint32_t count = 0;
     unsigned number;
     int length;

@@ -102,7 +102,7 @@ static void refuse_calls(struct props *props, attempt_fn *attempt)
     for (unsigned i = 0; i < BAD_ADDRESSES; i++)
         cr_expect_eq(attempt(props, bad_addresses[i], NULL), POOL_E_ADDRESS, "\"%s\"",
                      bad_addresses[i]);
-    REFUSES(attempt(props, "tcp://a-name:80", NULL), POOL_E_RESOLVE);
+    REFUSES(attempt(props, "tcp://a-name.invalid:80", NULL), POOL_E_RESOLVE);
     REFUSES(attempt(props, "tls://127.0.0.1:80", NULL), POOL_E_ADDRESS);
 }
 
@@ -156,7 +156,6 @@ static void wrong_target_get(struct props *props)
     REFUSES(pool_target_get(props->pool, props->address, NULL), POOL_E_ARGUMENT);
     for (unsigned i = 0; i < BAD_ADDRESSES; i++)
         REFUSES(pool_target_get(props->pool, bad_addresses[i], &target), POOL_E_ADDRESS);
-    REFUSES(pool_target_get(props->pool, "tcp://a-name:80", &target), POOL_E_RESOLVE);
     cr_expect_null(target);
 }
 

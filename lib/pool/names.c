@@ -1,0 +1,235 @@
+/* names.c: see names.h. */
+#include "pool/names.h"
+
+#include "base/os.h"
+#include "net/address.h"
+#include "net/dialer.h"
+#include "pool/pool.h"
+#include "pool/tend.h"
+
+#define READ_LEAST_NS (5 * 1000 * PL_MS)        /* between two readings, however short the TTL */
+#define READ_FAILED_NS (30 * 1000 * PL_MS)      /* after one that failed */
+#define MOVE_NS (10 * 1000 * PL_MS)             /* those that are to end do so within that time */
+#define ABSENCES 2u                             /* answers without its place, until one ends */
+
+struct pl_resolver *pl_names_resolver(struct pl_room *room)
+{
+    if (!room->on_mux.resolver &&
+        pl_resolver_open(room->mux, NULL, &room->on_mux.resolver) != POOL_OK)
+        room->on_mux.resolver = NULL;
+    return room->on_mux.resolver;
+}
+
+struct pl_names *pl_names_of(struct pl_peer *peer)
+{
+    if (!peer->names && !pl_address_is_literal(peer->address)) {
+        peer->names = pl_zalloc(sizeof(*peer->names));
+        if (peer->names) {
+            peer->names->peer = peer;
+            peer->names->read_ns = PL_NEVER;
+        }
+    }
+    return peer->names;
+}
+
+void pl_names_free(struct pl_names *names)
+{
+    pl_os->free(names);
+}
+
+static void read_at(struct pl_names *names, uint64_t when_ns)
+{
+    uint64_t least_ns = pl_after(pl_os->now_ns(), READ_LEAST_NS);
+
+    names->read_ns = when_ns > least_ns ? when_ns : least_ns;
+    pl_tend_at(names->peer->pool->room, names->peer, names->read_ns);
+}
+
+void pl_names_note(struct pl_peer *peer, const struct pl_dial *dial)
+{
+    struct pl_names *names = pl_names_of(peer);
+
+    dial->connection->place = dial->won;
+    if (names && !names->is_reading && names->read_ns == PL_NEVER)
+        read_at(names, dial->expires_ns);
+}
+
+/* ---- what the name stands for now */
+
+static bool stands_for(const struct pl_names *names, uint64_t place)
+{
+    for (int i = 0; i < PL_FAMILIES; i++) {
+        for (uint32_t k = 0; names->read[i] && k < names->read[i]->count; k++) {
+            if (pl_place_hash(&names->read[i]->list[k]) == place)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Peer lock held. */
+static void compare(struct pl_names *names, uint64_t now_ns)
+{
+    PL_LIST_EACH(link, &names->peer->shared.all) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
+        uint64_t ends_ns = pl_after(now_ns, MOVE_NS - pl_dice() % MOVE_NS);
+
+        if (!connection->place || stands_for(names, connection->place)) {
+            connection->absences = 0;
+        } else if (connection->absences < ABSENCES && ++connection->absences == ABSENCES &&
+                   pl_get(connection->expires_ns) > ends_ns) {
+            pl_set(connection->expires_ns, ends_ns);
+        }
+    }
+}
+
+static void keep_read(struct pl_names *names, const struct pl_answer *answer)
+{
+    for (int i = 0; i < PL_FAMILIES; i++) {
+        if (answer->of[i] && answer->of[i]->count && !names->read[i])
+            names->read[i] = pl_addresses_ref(answer->of[i]);
+    }
+}
+
+static void drop_read(struct pl_names *names)
+{
+    for (int i = 0; i < PL_FAMILIES; i++) {
+        pl_addresses_unref(names->read[i]);
+        names->read[i] = NULL;
+    }
+}
+
+/* The reading is over. */
+static void finish_reading(struct pl_names *names, const struct pl_answer *answer)
+{
+    struct pl_peer *peer = names->peer;
+    uint64_t now_ns = pl_os->now_ns();
+
+    keep_read(names, answer);
+    if (!answer->failure.status) {
+        pthread_mutex_lock(&peer->lock);
+        compare(names, now_ns);
+        pthread_mutex_unlock(&peer->lock);
+    }
+    drop_read(names);
+    read_at(names, answer->failure.status ? pl_after(now_ns, READ_FAILED_NS) : answer->expires_ns);
+}
+
+static void leave(struct pl_names *names)
+{
+    struct pl_peer *peer = names->peer;
+    struct pool *pool = peer->pool;
+
+    names->is_reading = false;
+    pl_peer_leave(peer);
+    pl_pool_leave(pool);
+}
+
+static void on_read(struct pl_lookup *lookup, const struct pl_answer *answer)
+{
+    struct pl_names *names = pl_container(lookup, struct pl_names, lookup);
+
+    if (!answer->is_last) {
+        keep_read(names, answer);
+        return;
+    }
+    finish_reading(names, answer);
+    leave(names);
+}
+
+static void begin_reading(struct pl_names *names)
+{
+    struct pl_peer *peer = names->peer;
+    struct pl_resolver *resolver = pl_names_resolver(peer->pool->room);
+    struct pl_answer answer;
+
+    names->read_ns = PL_NEVER;
+    names->lookup = (struct pl_lookup){ .name = peer->address->host.data,
+                                        .family = peer->address->family,
+                                        .on_addresses = on_read };
+    if (!resolver) {
+        read_at(names, 0);
+    } else if (pl_resolver_look_up(resolver, &names->lookup, &answer)) {
+        finish_reading(names, &answer);
+    } else {
+        names->is_reading = true;
+        pl_pool_ref(peer->pool);
+        pl_peer_join(peer);
+    }
+}
+
+bool pl_names_are_read(const struct pl_peer *peer)
+{
+    return peer->names && peer->names->is_reading;
+}
+
+void pl_names_abort(struct pl_peer *peer)
+{
+    pl_lookup_cancel(&peer->names->lookup);
+    drop_read(peer->names);
+    leave(peer->names);
+}
+
+/* ---- the end of those whose place is gone */
+
+/* One that is idle and due, CLOSING and the caller's. *next_ns: when the first of the others is.
+ * Peer lock held. */
+static struct pl_connection *take_due(struct pl_peer *peer, uint64_t now_ns, uint64_t *next_ns)
+{
+    *next_ns = PL_NEVER;
+    PL_LIST_EACH(link, &peer->shared.all) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
+        uint64_t seen = atomic_load(&connection->word), ends_ns = pl_get(connection->expires_ns);
+        enum pl_state state = pl_word_state(seen);
+
+        if (connection->absences < ABSENCES)
+            continue;
+        if (ends_ns > now_ns)
+            *next_ns = pl_earlier(ends_ns, *next_ns);
+        else if ((state == PL_IDLE || state == PL_PARKED) && !(seen & PL_PIN_MASK) &&
+                 pl_word_become_state(&connection->word, seen, PL_CLOSING))
+            return connection;
+    }
+    return NULL;
+}
+
+static uint64_t end_due(struct pl_peer *peer, uint64_t now_ns)
+{
+    struct pl_connection *connection;
+    uint64_t next_ns;
+
+    do {
+        pthread_mutex_lock(&peer->lock);
+        connection = take_due(peer, now_ns, &next_ns);
+        pthread_mutex_unlock(&peer->lock);
+        if (!connection)
+            return next_ns;
+        connection->close_reason = (uint8_t)pl_peer_reason_of_age(connection);
+        pl_room_unpark(peer->pool->room, connection);
+        pl_peer_finish_close(connection);
+    } while (!pl_pool_is_forked(peer->pool));
+    return PL_NEVER;
+}
+
+static bool has_connections(struct pl_peer *peer)
+{
+    bool has_connections;
+
+    pthread_mutex_lock(&peer->lock);
+    has_connections = peer->shared.count && !(atomic_load(&peer->hints) & PL_HINT_CLOSING);
+    pthread_mutex_unlock(&peer->lock);
+    return has_connections;
+}
+
+uint64_t pl_names_tend(struct pl_peer *peer, uint64_t now_ns)
+{
+    struct pl_names *names = peer->names;
+
+    if (!names)
+        return PL_NEVER;
+    if (!has_connections(peer))
+        names->read_ns = PL_NEVER;      /* the next dial looks it up anyway */
+    else if (names->read_ns <= now_ns)
+        begin_reading(names);
+    return pl_earlier(names->read_ns, end_due(peer, now_ns));
+}

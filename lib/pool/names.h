@@ -1,0 +1,50 @@
+/* names.h: what a peer whose address has a host name remembers of it, and what becomes of its
+ * connections when the name comes to stand for other places.
+ *
+ * While the peer has connections, the name is read again when its answer expires. A connection
+ * whose place is missing from two answers in a row ends: when it is idle, or given back, at a
+ * moment thrown by chance, so that those of many pools do not all move at once. Two, because some
+ * names stand for another few of many places each time. An answer that fails changes nothing.
+ *
+ * All of it belongs to the mux thread.
+ */
+#ifndef PL_POOL_NAMES_H
+#define PL_POOL_NAMES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "net/place.h"
+#include "net/resolver.h"
+
+struct pl_room;
+struct pl_peer;
+struct pl_dial;
+
+struct pl_names {
+    struct pl_grudges grudges;
+    struct pl_lookup lookup;
+    struct pl_peer *peer;
+    const struct pl_addresses *read[PL_FAMILIES];       /* of the reading under way */
+    bool is_reading;                    /* it keeps the peer and the pool */
+    uint64_t read_ns;                   /* the next reading; PL_NEVER: none is due */
+};
+
+/* Made when it is first needed; NULL: no memory. */
+struct pl_resolver *pl_names_resolver(struct pl_room *room);
+struct pl_names *pl_names_of(struct pl_peer *peer);
+
+/* A dial found its place, by an answer that expires then. */
+void pl_names_note(struct pl_peer *peer, const struct pl_dial *dial);
+
+/* Reads the name again if it is time, and ends what is due; answers when to come again. The peer is
+ * entered. */
+uint64_t pl_names_tend(struct pl_peer *peer, uint64_t now_ns);
+
+/* Ends a reading that is under way, as the pool ends. */
+bool pl_names_are_read(const struct pl_peer *peer);
+void pl_names_abort(struct pl_peer *peer);
+
+void pl_names_free(struct pl_names *names);     /* nothing of it is under way */
+
+#endif
