@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/options.h"
 #include "base/os.h"
 
 #define DESCRIPTORS_SPARED 64u       /* left to the program when the pool takes its default share */
@@ -10,7 +11,6 @@
 #define WRITE_LOW (256u << 10)
 #define SMALLEST_OPTIONS offsetof(struct pool_options, codec)
 #define SMALLEST_CALL offsetof(struct pool_call, wait_ms)
-#define LARGEST_STRUCT 4096u         /* no release's struct is that large: the size was never set */
 #define FLAGS (POOL_SAFE_TO_REPEAT | POOL_FRESH | POOL_DONT_WAIT | POOL_ONE_WAY)
 
 /* 0 becomes `value`, POOL_ZERO becomes 0. */
@@ -97,28 +97,12 @@ static bool is_offered(const struct pool_options *options)
            !options->on_request && !options->on_orphan;
 }
 
-/* What of a struct of `size` bytes this release knows; false: no release wrote it. */
-static bool copy_known(void *copy, size_t known, const void *given, size_t smallest)
-{
-    size_t size;
-
-    memcpy(&size, given, sizeof(size));
-    if (size < smallest || size > LARGEST_STRUCT)
-        return false;
-    memcpy(copy, given, size < known ? size : known);
-    for (size_t i = known; i < size; i++) {
-        if (((const char *)given)[i])
-            return false; /* a later release's field, set: ignoring it could be unsafe */
-    }
-    return true;
-}
-
 enum pool_status pl_settings_make(const struct pool_options *given, struct pl_settings *settings)
 {
     struct pool_options *options = &settings->options;
 
     memset(settings, 0, sizeof(*settings));
-    if (given && !copy_known(options, sizeof(*options), given, SMALLEST_OPTIONS))
+    if (given && !pl_options_copy(options, sizeof(*options), given, SMALLEST_OPTIONS))
         return POOL_E_ARGUMENT;
     options->size = sizeof(*options);
     if (!is_offered(options))
@@ -159,7 +143,7 @@ enum pool_status pl_call_read(const struct pool_call *call, struct pool_call *co
         return POOL_OK;
     if (!call->size)
         return is_blank(call) ? POOL_OK : POOL_E_ARGUMENT;
-    if (!copy_known(copy, sizeof(*copy), call, SMALLEST_CALL))
+    if (!pl_options_copy(copy, sizeof(*copy), call, SMALLEST_CALL))
         return POOL_E_ARGUMENT;
     if ((copy->flags & ~(uint32_t)FLAGS) || copy->on_part)
         return POOL_E_ARGUMENT;
