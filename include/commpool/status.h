@@ -47,7 +47,7 @@ enum pool_status {
     /* Any other failure to connect: unreachable, reset, no route. */
     POOL_E_CONNECT = -6,
 
-    /* The TLS handshake or its verification failed. (later) */
+    /* TLS settings are unusable; or the handshake or its verification failed (later). */
     POOL_E_TLS = -7,
 
     /* The system forbade it: EACCES, EPERM. */

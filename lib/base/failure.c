@@ -2,12 +2,16 @@
 #include "base/failure.h"
 
 #include <errno.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509_vfy.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/os.h"
+#include "base/subject.h"
 
 #define ADDRESS_MAX 80 /* bytes of an address that a sentence repeats */
 
@@ -49,6 +53,13 @@ static const struct {
     [PL_REASON_DNS_GARBLED] = { POOL_E_RESOLVE, false, false, "the DNS answer makes no sense" },
     [PL_REASON_TLS] = { POOL_E_ADDRESS, false, false, "this release has no TLS" },
     [PL_REASON_LINE] = { POOL_E_PROTOCOL, false, false, "no delimiter came within max_line bytes" },
+    [PL_REASON_CERTIFICATE] = { POOL_E_TLS, true, true, "the peer's certificate was refused" },
+    [PL_REASON_ALERT] = { POOL_E_TLS, true, true, "the peer refused" },
+    [PL_REASON_HANDSHAKE] = { POOL_E_TLS, true, true, "TLS failed" },
+    [PL_REASON_NO_HANDSHAKE] = { POOL_E_TLS, false, true,
+                                 "the peer ended the connection in the handshake" },
+    [PL_REASON_CUT] = { POOL_E_BROKEN, false, true,
+                        "the peer's stream was cut off: no close_notify came" },
     [PL_REASON_USE] = { POOL_E_USER, true, false, "`use` answered" },
     [PL_REASON_PREPARE] = { POOL_E_USER, true, false, "`prepare` answered" },
     [PL_REASON_UNCLEAN] = { POOL_E_USER, false, false,
@@ -132,7 +143,7 @@ enum pool_status pl_status_of_errno(int error, enum pool_phase phase)
         if (classes[i].error == error)
             status = classes[i].status;
     }
-    if (phase == POOL_PHASE_CONNECT || phase == POOL_PHASE_RESOLVE)
+    if (phase == POOL_PHASE_CONNECT || phase == POOL_PHASE_RESOLVE || phase == POOL_PHASE_TLS)
         return status_while_connecting(error, status);
     return phase >= POOL_PHASE_USE ? status_in_use(status) : status;
 }
@@ -149,7 +160,7 @@ struct pl_failure pl_failure_of_errno(int error, enum pool_phase phase)
 struct pl_failure pl_failure_make(enum pool_status status, enum pool_phase phase, int cause)
 {
     return (struct pl_failure){
-        .status = (int8_t)status, .phase = (uint8_t)phase, .cause = cause
+        .status = (int8_t)status, .phase = (unsigned)phase & 7, .cause = cause
     };
 }
 
@@ -189,12 +200,40 @@ static enum pl_reason reason_of(const struct pl_failure *failure)
                : PL_REASON_NONE;
 }
 
+/* OpenSSL's words for a number of its own. False: it is an errno, or none. */
+static bool write_tls_cause(const struct pl_failure *failure, char *text, size_t size)
+{
+    char subject[PL_SUBJECT] = "";
+    const char *words;
+
+    switch (reason_of(failure)) {
+    case PL_REASON_CERTIFICATE:
+        words = X509_verify_cert_error_string(failure->cause);
+        pl_subject_find(failure->subject, subject);
+        break;
+    case PL_REASON_ALERT:
+        words = ERR_reason_error_string(
+            ERR_PACK(ERR_LIB_SSL, 0, SSL_AD_REASON_OFFSET + failure->cause));
+        break;
+    case PL_REASON_HANDSHAKE:
+        words = ERR_reason_error_string((unsigned)failure->cause);
+        break;
+    default:
+        return false;
+    }
+    snprintf(text, size, ": %.70s%s%s%s", words ? words : "for an unknown reason",
+             *subject ? " (" : "", subject, *subject ? ")" : "");
+    return true;
+}
+
 static void write_cause(const struct pl_failure *failure, char *text, size_t size)
 {
     enum pl_reason reason = reason_of(failure);
     const char *name;
 
     *text = '\0';
+    if (write_tls_cause(failure, text, size))
+        return;
     if (!reasons[reason].tells_cause || (!failure->cause && !reason))
         return;
     if (failure->status == POOL_E_USER) {
@@ -217,7 +256,7 @@ static void write_sentence(const struct pl_failure *failure, const char *address
 {
     enum pl_reason reason = reason_of(failure);
     const char *what = reasons[reason].text, *phase = phase_names[failure->phase];
-    char spent[128], cause[48], text[512] = "";
+    char spent[128], cause[PL_SUBJECT + 80], text[512] = "";
     bool is_cut;
 
     if (!what)

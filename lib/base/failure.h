@@ -28,6 +28,12 @@ enum pl_reason {
     PL_REASON_DNS_GARBLED,
     PL_REASON_TLS,
     PL_REASON_LINE,                     /* max_line */
+    /* What TLS says; `cause` is a number of OpenSSL's. */
+    PL_REASON_CERTIFICATE,              /* X509_V_ERR_*; `subject` may say whose */
+    PL_REASON_ALERT,                    /* the peer's; its number */
+    PL_REASON_HANDSHAKE,                /* an error as OpenSSL packs it */
+    PL_REASON_NO_HANDSHAKE,             /* the peer ended the connection instead */
+    PL_REASON_CUT,                      /* the same later, without close_notify */
     /* What the program's own functions answered, or left behind. */
     PL_REASON_USE,
     PL_REASON_PREPARE,
@@ -40,8 +46,9 @@ enum pl_reason {
 struct pl_failure {
     int8_t status;                      /* enum pool_status; POOL_OK: nothing failed */
     uint8_t reason;                     /* enum pl_reason */
-    uint8_t phase;                      /* enum pool_phase */
-    uint8_t outcome;                    /* enum pool_outcome */
+    uint16_t phase : 3;                 /* enum pool_phase */
+    uint16_t outcome : 2;               /* enum pool_outcome */
+    uint16_t subject : 11;              /* of a certificate, by its number in subject.h; 0: none */
     int32_t cause;                      /* errno, or what `use` answered */
 };
 

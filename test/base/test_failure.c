@@ -3,11 +3,13 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <openssl/x509_vfy.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/compiler.h"
 #include "base/os.h"
+#include "base/subject.h"
 
 struct expected {
     int error;
@@ -296,4 +298,54 @@ Test(failure, every_status_has_a_name_and_a_text)
     cr_expect_str_eq(pool_status_name((enum pool_status)1), "POOL_E_UNKNOWN");
     cr_expect_str_eq(pool_status_name((enum pool_status)INT32_MIN), "POOL_E_UNKNOWN");
     cr_expect_str_eq(pool_status_text((enum pool_status)1), "unknown status");
+}
+
+/* ---- TLS */
+
+static const char *sentence_of(const struct pl_failure *failure)
+{
+    static struct pool_error error;
+
+    error = (struct pool_error)POOL_ERROR_INIT;
+    pl_failure_tell(failure, NULL, "tls://db:1", &error);
+    return error.text;
+}
+
+Test(failure, a_refused_certificate_is_told_with_its_fault_and_whose_it_is)
+{
+    struct pl_failure failure =
+        pl_failure_because(PL_REASON_CERTIFICATE, POOL_PHASE_TLS, X509_V_ERR_CERT_HAS_EXPIRED);
+
+    cr_expect_eq(failure.status, POOL_E_TLS);
+    cr_expect_str_eq(sentence_of(&failure),
+                     "tls://db:1: the peer's certificate was refused: certificate has expired while "
+                     "securing, the request was not sent; 0 ms");
+    failure.subject = pl_subject_note("CN=db") & 0x7ff;
+    failure = pl_failure_unpack(pl_failure_pack(failure));
+    cr_expect_not_null(strstr(sentence_of(&failure), "certificate has expired (CN=db) while"));
+    for (unsigned i = 0; i < 20; i++)
+        pl_subject_note("CN=another");
+    cr_expect_null(strstr(sentence_of(&failure), "CN="), "only the latest are kept");
+}
+
+Test(failure, tls_failures_have_words_whatever_their_number)
+{
+    static const enum pl_reason reasons[] = { PL_REASON_CERTIFICATE, PL_REASON_ALERT,
+                                              PL_REASON_HANDSHAKE, PL_REASON_NO_HANDSHAKE,
+                                              PL_REASON_CUT };
+
+    for (size_t i = 0; i < PL_COUNT(reasons); i++) {
+        for (int cause = -1; cause < 300; cause++) {
+            struct pl_failure failure = pl_failure_because(reasons[i], POOL_PHASE_TLS, cause);
+
+            cr_expect(strlen(sentence_of(&failure)) > 60);
+        }
+    }
+}
+
+Test(failure, a_connection_that_breaks_in_its_handshake_never_was_one)
+{
+    cr_expect_eq(pl_status_of_errno(ECONNRESET, POOL_PHASE_TLS), POOL_E_CONNECT);
+    cr_expect_eq(pl_status_of_errno(EPIPE, POOL_PHASE_TLS), POOL_E_CONNECT);
+    cr_expect_eq(pl_status_of_errno(ETIMEDOUT, POOL_PHASE_TLS), POOL_E_TIMEOUT);
 }
