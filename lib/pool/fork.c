@@ -10,6 +10,7 @@
 
 #include "mux/muxes.h"
 #include "net/resolver.h"
+#include "net/tls_settings.h"
 #include "pool/pool.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -21,10 +22,12 @@ static void before_fork(void)
     pl_peers_hold();
     pl_connection_hold();
     pl_resolver_hold();
+    pl_tls_settings_hold();
 }
 
 static void in_parent(void)
 {
+    pl_tls_settings_let_go();
     pl_resolver_let_go();
     pl_connection_let_go();
     pl_peers_let_go();

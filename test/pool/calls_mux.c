@@ -249,6 +249,71 @@ static void wrong_call_init(struct props *props)
     pool_call_init(NULL);
 }
 
+/* ---- TLS settings */
+
+static int run_tls_options_init(struct props *props)
+{
+    struct pool_tls_options options;
+
+    (void)props;
+    pool_tls_options_init(&options);
+    cr_expect_eq(options.size, sizeof(options));
+    return DONE;
+}
+
+static void wrong_tls_options_init(struct props *props)
+{
+    (void)props;
+    pool_tls_options_init(NULL);
+}
+
+static int run_tls_create(struct props *props)
+{
+    struct pool_tls *tls;
+    enum pool_status status = pool_tls_create(POOL_TLS_OPTIONS(.insecure = true), &tls, NULL);
+
+    (void)props;
+    pool_tls_free(tls);
+    return status;
+}
+
+static void wrong_tls_create(struct props *props)
+{
+    struct pool_tls *tls = (struct pool_tls *)(void *)props;
+
+    REFUSES(pool_tls_create(NULL, NULL, NULL), POOL_E_ARGUMENT);
+    REFUSES(pool_tls_create(&(struct pool_tls_options){ .size = 1 }, &tls, NULL), POOL_E_ARGUMENT);
+    REFUSES(pool_tls_create(POOL_TLS_OPTIONS(.name = ""), &tls, NULL), POOL_E_ARGUMENT);
+    REFUSES(pool_tls_create(POOL_TLS_OPTIONS(.ca_pem = "none"), &tls, NULL), POOL_E_TLS);
+    cr_expect_null(tls);
+}
+
+static int run_tls_reload(struct props *props)
+{
+    const struct pool_tls_options *options = POOL_TLS_OPTIONS(.insecure = true);
+    enum pool_status status;
+    struct pool_tls *tls;
+
+    (void)props;
+    cr_assert_eq(pool_tls_create(options, &tls, NULL), POOL_OK);
+    status = pool_tls_reload(tls, options, NULL);
+    pool_tls_free(tls);
+    return status;
+}
+
+static void wrong_tls_reload(struct props *props)
+{
+    (void)props;
+    REFUSES(pool_tls_reload(NULL, NULL, NULL), POOL_E_ARGUMENT);
+}
+
+static int run_tls_free(struct props *props)
+{
+    (void)props;
+    pool_tls_free(NULL);
+    return DONE;
+}
+
 static int run_status_name(struct props *props)
 {
     (void)props;
@@ -333,6 +398,11 @@ const struct call calls_of_none[] = {
     { "pool_mux_create", run_mux_create, wrong_mux_create, { 0, 0, 0, 0 }, 0 },
     { "pool_options_init", run_options_init, wrong_options_init, { DONE, DONE, DONE, DONE }, 0 },
     { "pool_call_init", run_call_init, wrong_call_init, { DONE, DONE, DONE, DONE }, 0 },
+    { "pool_tls_options_init", run_tls_options_init, wrong_tls_options_init,
+      { DONE, DONE, DONE, DONE }, 0 },
+    { "pool_tls_create", run_tls_create, wrong_tls_create, { 0, 0, 0, 0 }, 0 },
+    { "pool_tls_reload", run_tls_reload, wrong_tls_reload, { 0, 0, 0, 0 }, 0 },
+    { "pool_tls_free", run_tls_free, NULL, { DONE, DONE, DONE, DONE }, 0 },
     { "pool_status_name", run_status_name, wrong_status_name, { YES, YES, YES, YES }, 0 },
     { "pool_status_text", run_status_text, wrong_status_text, { YES, YES, YES, YES }, 0 },
     { "pool_version", run_version, NULL, { YES, YES, YES, YES }, 0 },

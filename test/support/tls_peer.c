@@ -1,0 +1,391 @@
+/* tls_peer.c: see tls_peer.h. */
+#include "support/tls_peer.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define REQUEST_MOST 65536
+
+struct served {
+    struct tls_peer *peer;
+    pthread_t thread;
+    int fd;
+};
+
+struct tls_peer {
+    struct tls_peer_options options;
+    SSL_CTX *context;
+    int listener, port;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    unsigned count;
+    struct served served[TLS_PEER_MOST];
+    unsigned handshakes, resumed;
+    char asked_for[256], client[256];
+    char asked_for_copy[256], client_copy[256];
+};
+
+static void must(int succeeded, const char *what)
+{
+    if (succeeded)
+        return;
+    fprintf(stderr, "tls_peer: %s failed\n", what);
+    ERR_print_errors_fp(stderr);
+    abort();
+}
+
+/* ---- the context */
+
+static void use_chain(SSL_CTX *context, const char *chain)
+{
+    BIO *source = BIO_new_mem_buf(chain, -1);
+    X509 *certificate;
+
+    while ((certificate = PEM_read_bio_X509(source, NULL, NULL, NULL)))
+        must(SSL_CTX_add0_chain_cert(context, certificate), "chain");
+    ERR_clear_error();
+    BIO_free(source);
+}
+
+static void use_credential(SSL_CTX *context, const struct credential *credential)
+{
+    BIO *source = BIO_new_mem_buf(credential->certificate, -1);
+    X509 *certificate = PEM_read_bio_X509(source, NULL, NULL, NULL);
+    EVP_PKEY *key;
+
+    BIO_free(source);
+    source = BIO_new_mem_buf(credential->key, -1);
+    key = PEM_read_bio_PrivateKey(source, NULL, NULL, NULL);
+    BIO_free(source);
+    must(SSL_CTX_use_certificate(context, certificate), "certificate");
+    must(SSL_CTX_use_PrivateKey(context, key), "key");
+    X509_free(certificate);
+    EVP_PKEY_free(key);
+}
+
+static void trust_clients(SSL_CTX *context, const char *authority)
+{
+    BIO *source = BIO_new_mem_buf(authority, -1);
+    X509 *certificate = PEM_read_bio_X509(source, NULL, NULL, NULL);
+
+    must(X509_STORE_add_cert(SSL_CTX_get_cert_store(context), certificate), "client authority");
+    X509_free(certificate);
+    BIO_free(source);
+    SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+}
+
+static int choose_alpn(SSL *ssl, const unsigned char **chosen, unsigned char *size,
+                       const unsigned char *offered, unsigned offered_size, void *user)
+{
+    const struct tls_peer_options *options = user;
+    const char *wanted = options->liar ? options->liar : options->alpn;
+
+    (void)ssl;
+    *chosen = (const unsigned char *)wanted;
+    *size = (unsigned char)strlen(wanted);
+    if (options->liar)
+        return SSL_TLSEXT_ERR_OK;
+    for (unsigned at = 0; at < offered_size; at += offered[at] + 1u) {
+        if (offered[at] == *size && memcmp(offered + at + 1, wanted, *size) == 0)
+            return SSL_TLSEXT_ERR_OK;
+    }
+    return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+static SSL_CTX *make_context(struct tls_peer_options *options)
+{
+    SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+
+    must(context != NULL, "SSL_CTX_new");
+    SSL_CTX_set_security_level(context, options->security_level);
+    if (options->ciphers)
+        must(SSL_CTX_set_cipher_list(context, options->ciphers), "ciphers");
+    if (options->credential)
+        use_credential(context, options->credential);
+    if (options->chain)
+        use_chain(context, options->chain);
+    if (options->client_ca)
+        trust_clients(context, options->client_ca);
+    if (options->version) {
+        SSL_CTX_set_min_proto_version(context, options->version);
+        SSL_CTX_set_max_proto_version(context, options->version);
+    }
+    if (options->tickets)
+        SSL_CTX_set_num_tickets(context, options->tickets < 0 ? 0 : (size_t)options->tickets);
+    if (options->tickets < 0)
+        SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
+    if (options->ticket_lifetime_s)
+        SSL_CTX_set_timeout(context, options->ticket_lifetime_s);
+    if (options->alpn || options->liar)
+        SSL_CTX_set_alpn_select_cb(context, choose_alpn, options);
+    SSL_CTX_set_session_id_context(context, (const unsigned char *)"test", 4);
+    return context;
+}
+
+/* ---- a connection */
+
+static void flood(SSL *ssl)
+{
+    char bytes[1000];
+    unsigned sent = 0, size, number = 0;
+
+    while (sent < FLOOD_SIZE) {
+        size = FLOOD_SIZE - sent < sizeof(bytes) ? FLOOD_SIZE - sent : sizeof(bytes);
+        for (unsigned i = 0; i < size; i++)
+            bytes[i] = (char)('a' + (sent + i) % 26);
+        if (SSL_write(ssl, bytes, (int)size) <= 0)
+            return;
+        sent += size;
+        if (++number % 10 == 0 && SSL_version(ssl) == TLS1_3_VERSION)
+            SSL_key_update(ssl, SSL_KEY_UPDATE_REQUESTED);
+    }
+}
+
+static void reset(int fd)
+{
+    struct linger linger = { 1, 0 };
+
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
+/* False: the connection is over. */
+static bool obey(SSL *ssl, int fd, const char *order)
+{
+    if (!strcmp(order, ORDER_NOTHING))
+        return true;
+    if (!strcmp(order, ORDER_KEY_UPDATE)) {
+        SSL_key_update(ssl, SSL_KEY_UPDATE_REQUESTED);
+        return SSL_do_handshake(ssl) == 1;
+    }
+    if (!strcmp(order, ORDER_TICKET)) {
+        SSL_new_session_ticket(ssl);
+        return SSL_do_handshake(ssl) == 1;
+    }
+    if (!strcmp(order, ORDER_RENEGOTIATE)) {
+        SSL_renegotiate(ssl);
+        SSL_do_handshake(ssl);
+        ERR_clear_error();
+        return SSL_write(ssl, "asked", 5) == 5;
+    }
+    if (!strcmp(order, ORDER_WHO)) {
+        SSL_set_verify(ssl, SSL_VERIFY_PEER, NULL);
+        SSL_verify_client_post_handshake(ssl);
+        return SSL_do_handshake(ssl) == 1;
+    }
+    if (!strcmp(order, ORDER_HALF))
+        return send(fd, "\x17\x03\x03\x00\x40half", 9, MSG_NOSIGNAL) == 9;
+    if (!strcmp(order, ORDER_GOODBYE))
+        SSL_shutdown(ssl);
+    if (!strcmp(order, ORDER_RESET))
+        reset(fd);
+    return false;
+}
+
+static bool answer(SSL *ssl, int fd, char *request, int size)
+{
+    request[size] = '\0';
+    if (!strcmp(request, ORDER_FLOOD)) {
+        flood(ssl);
+        return true;
+    }
+    if (*request == '<' && request[size - 1] == '>')
+        return obey(ssl, fd, request);
+    return SSL_write(ssl, request, size) == size;
+}
+
+static void note_handshake(struct tls_peer *peer, const SSL *ssl)
+{
+    const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+    X509 *client = SSL_get0_peer_certificate(ssl);
+
+    pthread_mutex_lock(&peer->lock);
+    peer->handshakes++;
+    peer->resumed += SSL_session_reused(ssl) == 1;
+    snprintf(peer->asked_for, sizeof(peer->asked_for), "%s", name ? name : "");
+    *peer->client = '\0';
+    if (client)
+        X509_NAME_oneline(X509_get_subject_name(client), peer->client, sizeof(peer->client));
+    pthread_mutex_unlock(&peer->lock);
+}
+
+static void *serve(void *argument)
+{
+    struct served *served = argument;
+    SSL *ssl = SSL_new(served->peer->context);
+    char *request = malloc(REQUEST_MOST + 1);
+    int size;
+
+    must(ssl && request, "a connection");
+    SSL_set_fd(ssl, served->fd);
+    if (SSL_accept(ssl) == 1) {
+        note_handshake(served->peer, ssl);
+        do
+            size = SSL_read(ssl, request, REQUEST_MOST);
+        while (size > 0 && answer(ssl, served->fd, request, size));
+        if (SSL_get_shutdown(ssl) == SSL_RECEIVED_SHUTDOWN)
+            SSL_shutdown(ssl);
+    }
+    ERR_clear_error();
+    free(request);
+    SSL_free(ssl);
+    pthread_mutex_lock(&served->peer->lock);
+    close(served->fd);
+    served->fd = -1;
+    pthread_mutex_unlock(&served->peer->lock);
+    return NULL;
+}
+
+static void end_at_once(int fd)
+{
+    char byte;
+
+    if (recv(fd, &byte, 1, MSG_PEEK) > 0)
+        shutdown(fd, SHUT_WR);
+    while (recv(fd, &byte, 1, 0) > 0)
+        continue;
+    close(fd);
+}
+
+static void send_at_once(int fd)
+{
+    int yes = 1;
+
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+}
+
+static void *accept_all(void *argument)
+{
+    struct tls_peer *peer = argument;
+    int fd;
+
+    while ((fd = accept4(peer->listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+        struct served *served = &peer->served[peer->count];
+
+        if (peer->options.ends_in_handshake || peer->count == TLS_PEER_MOST) {
+            end_at_once(fd);
+            continue;
+        }
+        send_at_once(fd);
+        *served = (struct served){ .peer = peer, .fd = fd };
+        peer->count++;
+        must(pthread_create(&served->thread, NULL, serve, served) == 0, "a thread");
+    }
+    return NULL;
+}
+
+/* ---- the peer */
+
+static void listen_on_loopback(struct tls_peer *peer)
+{
+    struct sockaddr_in address = { .sin_family = AF_INET,
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t size = sizeof(address);
+
+    peer->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    must(bind(peer->listener, (struct sockaddr *)&address, size) == 0, "bind");
+    must(listen(peer->listener, 64) == 0, "listen");
+    getsockname(peer->listener, (struct sockaddr *)&address, &size);
+    peer->port = ntohs(address.sin_port);
+}
+
+struct tls_peer *tls_peer_start(const struct tls_peer_options *options)
+{
+    struct tls_peer *peer = calloc(1, sizeof(*peer));
+    sigset_t pipe_only, before;
+
+    must(peer != NULL, "calloc");
+    peer->options = *options;
+    pthread_mutex_init(&peer->lock, NULL);
+    peer->context = make_context(&peer->options);
+    listen_on_loopback(peer);
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
+    must(pthread_create(&peer->thread, NULL, accept_all, peer) == 0, "a thread");
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return peer;
+}
+
+void tls_peer_stop(struct tls_peer *peer)
+{
+    if (!peer)
+        return;
+    shutdown(peer->listener, SHUT_RDWR);
+    pthread_join(peer->thread, NULL);
+    close(peer->listener);
+    for (unsigned i = 0; i < peer->count; i++) {
+        pthread_mutex_lock(&peer->lock);
+        if (peer->served[i].fd >= 0)
+            shutdown(peer->served[i].fd, SHUT_RDWR);
+        pthread_mutex_unlock(&peer->lock);
+        pthread_join(peer->served[i].thread, NULL);
+    }
+    SSL_CTX_free(peer->context);
+    pthread_mutex_destroy(&peer->lock);
+    free(peer);
+}
+
+int tls_peer_port(const struct tls_peer *peer)
+{
+    return peer->port;
+}
+
+int tls_peer_dial(const struct tls_peer *peer)
+{
+    struct sockaddr_in address = { .sin_family = AF_INET,
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                                   .sin_port = htons((unsigned short)peer->port) };
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    must(connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0, "connect");
+    send_at_once(fd);
+    return fd;
+}
+
+static unsigned read_count(struct tls_peer *peer, const unsigned *count)
+{
+    unsigned value;
+
+    pthread_mutex_lock(&peer->lock);
+    value = *count;
+    pthread_mutex_unlock(&peer->lock);
+    return value;
+}
+
+unsigned tls_peer_handshakes(struct tls_peer *peer)
+{
+    return read_count(peer, &peer->handshakes);
+}
+
+unsigned tls_peer_resumed(struct tls_peer *peer)
+{
+    return read_count(peer, &peer->resumed);
+}
+
+static const char *read_text(struct tls_peer *peer, const char *text, char *copy)
+{
+    pthread_mutex_lock(&peer->lock);
+    memcpy(copy, text, sizeof(peer->client));
+    pthread_mutex_unlock(&peer->lock);
+    return copy;
+}
+
+const char *tls_peer_asked_for(struct tls_peer *peer)
+{
+    return read_text(peer, peer->asked_for, peer->asked_for_copy);
+}
+
+const char *tls_peer_client(struct tls_peer *peer)
+{
+    return read_text(peer, peer->client, peer->client_copy);
+}
