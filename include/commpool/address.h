@@ -7,18 +7,18 @@
  *
  *     scheme://[host][:port][/path][?name=value&...]
  *
- *     tcp://127.0.0.1:6379      tcp://[fe80::1%eth0]:80?tenant=a
+ *     tcp://127.0.0.1:6379      tcp://[fe80::1%eth0]:80?tenant=a     tls://db.example:5432
  *     unix:///run/redis.sock    abstract://name
  *
  * The parts:
- *     scheme   tcp (host and port), unix (an absolute path), or abstract (a name in Linux's
- *              abstract namespace, unix(7))
+ *     scheme   tcp or tls (host and port; tls is secured and its peer verified, tls.h), unix (an
+ *              absolute path), or abstract (a name in Linux's abstract namespace, unix(7))
  *     host     an IPv4 address; an IPv6 address in brackets with an optional zone (RFC 4007), which
  *              a link-local one needs unless bind= names an interface; or a name in ASCII, which
  *              is looked up (hosts(5), then DNS, resolv.conf(5)) when a connection is opened;
  *              all its places are tried (RFC 8305), and connections of a place that leaves
  *              the name end when the name is read again
- *     port     1 to 65535, required for tcp
+ *     port     1 to 65535, required for tcp and tls
  *
  * Parameters are part of the key, so different values never share a connection:
  *     tenant=  any text of yours; keeps apart users who must not share a connection
@@ -26,13 +26,15 @@
  *     bind=    a local IP address or the name of an interface to connect from; one that is not of
  *              this machine answers POOL_E_ADDRESS when a connection is opened
  *     dscp=    0 to 63, the code point that outgoing packets are marked with (RFC 2474)
+ *     sni=     tls only: the name that the peer must prove to have, instead of the host
+ *     alpn=    tls only: protocols offered, for example h2,http/1.1 (RFC 7301)
  *     rely=    qualities that the transport must have: unreliable, loss, dup, order, contents,
  *              reliable; a stream has them all, and an unknown one is POOL_E_ADDRESS
  *
  * Values may be percent-encoded (RFC 3986, section 2.1); in them ?, &, %, # and control characters
- * must be. Unknown and repeated parameters are errors. The scheme tls and its parameters sni=,
- * alpn= and starttls= parse, but this release has no TLS: borrowing such an address answers
- * POOL_E_ADDRESS. Several peers in one address come with a later release.
+ * must be. Unknown and repeated parameters are errors. starttls= parses, but borrowing such an
+ * address answers POOL_E_ADDRESS in this release. Several peers in one address come with a later
+ * release.
  *
  * Canonical text: host names in lower case and without a trailing dot; equal addresses give the
  * same text, and parsing it gives an equal address again.

@@ -170,7 +170,9 @@ struct pool_options {
     /* How the protocol cuts bytes into messages. Reserved. */
     const struct pool_codec *codec;
 
-    /* How connections are secured. Reserved. */
+    /* How connections of tls:// addresses are secured (tls.h); the pool keeps a share of it, so it
+     * may be freed before the pool. Default: NULL, the system's store of certificates and nothing
+     * else, read at the first use of such an address. */
     struct pool_tls *tls;
 
     /* Connections that the pool may have at once, of any kind, in all. Reaching it evicts an idle
@@ -239,7 +241,7 @@ struct pool_options {
      * where a late answer means none. */
     uint32_t connect_ms;
 
-    /* Milliseconds for one TLS handshake. No effect yet. */
+    /* Milliseconds for one TLS handshake, after connecting. Default: 5,000. */
     uint32_t tls_ms;
 
     /* Milliseconds that one receiving call may wait. Default: bounded by the call's deadline alone.

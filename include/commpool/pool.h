@@ -6,8 +6,8 @@
  * and pool_return() are its two halves, and pool_communicate_async() lends to code that must not
  * block. This header brings all others with it.
  *
- * It is not a protocol: what the bytes mean is the program's business. TLS and queries come with
- * later releases.
+ * It is not a protocol: what the bytes mean is the program's business. Queries come with a later
+ * release.
  *
  * Threads. Every function here may be called from any thread, callbacks included, unless its
  * comment says otherwise. Functions that may wait answer POOL_E_WOULD_BLOCK instead of waiting when

@@ -47,7 +47,7 @@ enum pool_status {
     /* Any other failure to connect: unreachable, reset, no route. */
     POOL_E_CONNECT = -6,
 
-    /* TLS settings are unusable; or the handshake or its verification failed (later). */
+    /* TLS settings are unusable; or the handshake, or the verification of the peer, failed. */
     POOL_E_TLS = -7,
 
     /* The system forbade it: EACCES, EPERM. */
@@ -110,7 +110,7 @@ enum pool_phase {
     POOL_PHASE_WAIT, /* waiting for a connection to come free, or for room to open one */
     POOL_PHASE_RESOLVE, /* turning the name into socket addresses */
     POOL_PHASE_CONNECT, /* opening the socket and connecting it */
-    POOL_PHASE_TLS, /* the TLS handshake (later) */
+    POOL_PHASE_TLS, /* the TLS handshake */
     POOL_PHASE_SETUP, /* on_new_connection and prepare */
     POOL_PHASE_USE, /* inside `use`, or between a borrow and its return */
     POOL_PHASE_REPLY /* waiting for the reply to a query (later) */

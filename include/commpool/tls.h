@@ -1,8 +1,7 @@
 /* tls.h: TLS settings: whom to trust, who we are, and what may be spoken.
  *
  * A struct pool_tls is made from options, may serve several pools, and can be given new contents
- * while they use it. Pools that take one come with a later release; in this one it can be made and
- * tried.
+ * while they use it: new connections are secured by the new ones, and old ones are not lent again.
  *
  * Invariants: what is not said is safe: peers are verified, TLS 1.2 is the least, there is no
  * renegotiation, no compression and no early data. OpenSSL's configuration file of the system may
@@ -99,6 +98,31 @@ struct pool_tls_options {
  * The struct stays the caller's. Any thread may call it. It cannot fail; NULL is fine. */
 POOL_API void pool_tls_options_init(struct pool_tls_options *options);
 
+/* What a handshake agreed on. The texts belong to the connection and are valid while the handle
+ * is. */
+struct pool_tls_info {
+    /* Set it to sizeof(struct pool_tls_info) before the call. */
+    size_t size;
+
+    /* The connection is secured. */
+    bool secure;
+
+    /* The session continued an earlier one. */
+    bool resumed;
+
+    /* For example "TLSv1.3". */
+    const char *version;
+
+    /* The cipher's name. */
+    const char *cipher;
+
+    /* The protocol agreed on (RFC 7301), or NULL. */
+    const char *alpn;
+
+    /* The name that was verified, or NULL when none was. */
+    const char *peer_name;
+};
+
 /* Makes TLS settings from options and stores them in *tls. Files are read now.
  *
  * They are the caller's and end with pool_tls_free(); one struct pool_tls may serve several pools
@@ -121,6 +145,13 @@ POOL_API enum pool_status pool_tls_reload(struct pool_tls *tls,
  *
  * The pointer is dead afterwards. Any thread may call it. It cannot fail; NULL is fine. */
 POOL_API void pool_tls_free(struct pool_tls *tls);
+
+/* Fills *info with what the connection's handshake agreed on; `secure` is false for a plain
+ * connection.
+ *
+ * The struct is the caller's; its `size` must be set before. Any thread may call it. Errors:
+ * POOL_E_ARGUMENT for NULL, an impossible size or a stale handle. */
+POOL_API enum pool_status pool_conn_tls(const struct pool_conn *conn, struct pool_tls_info *info);
 
 #ifdef __cplusplus
 }

@@ -51,7 +51,7 @@ static const struct {
     [PL_REASON_DNS_UNREACHED] = { POOL_E_RESOLVE, false, false,
                                   "no DNS server could be reached, or would answer" },
     [PL_REASON_DNS_GARBLED] = { POOL_E_RESOLVE, false, false, "the DNS answer makes no sense" },
-    [PL_REASON_TLS] = { POOL_E_ADDRESS, false, false, "this release has no TLS" },
+    [PL_REASON_TLS] = { POOL_E_ADDRESS, false, false, "this release has no STARTTLS" },
     [PL_REASON_LINE] = { POOL_E_PROTOCOL, false, false, "no delimiter came within max_line bytes" },
     [PL_REASON_CERTIFICATE] = { POOL_E_TLS, true, true, "the peer's certificate was refused" },
     [PL_REASON_ALERT] = { POOL_E_TLS, true, true, "the peer refused" },

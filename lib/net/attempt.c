@@ -1,4 +1,4 @@
-/* attempt.c: socket, options, connect, and the answer of the kernel. A connection to ourselves (a
+/* attempt.c: socket, options, connect, the answer of the kernel, and the handshake. A connection to ourselves (a
  * dead port of the ephemeral range can answer its own SYN) counts as refused.
  */
 #include "net/attempt.h"
@@ -10,6 +10,7 @@
 
 #include "base/os.h"
 #include "net/address.h"
+#include "net/tls.h"
 
 #define RETRY_NS (10 * PL_MS)           /* a unix listener whose backlog is full tells nobody when
                                          * it has room again */
@@ -207,4 +208,41 @@ int pl_attempt_outcome(const struct pl_dial_attempt *attempt)
         pl_os->getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size))
         return EBADF;
     return error ? error : look_at_peer(fd);
+}
+
+/* ---- TLS */
+
+static int begin_tls(struct pl_dial *dial, struct pl_dial_attempt *attempt)
+{
+    const struct pool_address *address = dial->address;
+    struct pl_tls_wish wish = { .name = address->sni.data ? address->sni : address->host,
+                                .alpn = address->alpn };
+    int error = pl_tls_create(dial->tls, dial->sessions, &wish, &attempt->connection->tls);
+
+    attempt->is_securing = !error;
+    return -error;
+}
+
+int pl_attempt_secure(struct pl_dial *dial, struct pl_dial_attempt *attempt)
+{
+    struct pl_connection *connection = attempt->connection;
+    int error = attempt->is_securing ? 0 : begin_tls(dial, attempt);
+    short wants;
+
+    attempt->failure = (struct pl_failure){ 0 };
+    if (error) {
+        attempt->failure = pl_failure_of_errno(error, POOL_PHASE_TLS);
+        return error;
+    }
+    if (!pl_connection_is_ours(connection))
+        return EBADF;
+    error = -pl_tls_handshake(connection->tls, connection->fd, &wants);
+    if (error == EAGAIN)
+        return pl_connection_arm(connection, dial->mux,
+                                 wants == POLLOUT ? EPOLLOUT : EPOLLIN | EPOLLRDHUP)
+                   ? EAGAIN
+                   : EBADF;
+    if (error)
+        attempt->failure = pl_tls_failure(connection->tls, error, POOL_PHASE_TLS);
+    return error;
 }

@@ -15,6 +15,10 @@ int pl_attempt_again(const struct pl_dial *dial, struct pl_dial_attempt *attempt
 /* The kernel has something to say: 0: it is connected. */
 int pl_attempt_outcome(const struct pl_dial_attempt *attempt) PL_MUST_USE;
 
+/* Begins to secure a connected one, or goes on with it. 0: it is ready; EAGAIN: it waits for the
+ * peer, and is watched; else attempt->failure says why not. */
+int pl_attempt_secure(struct pl_dial *dial, struct pl_dial_attempt *attempt) PL_MUST_USE;
+
 /* Where it goes, as far as the kernel is told. 0, or a negative errno. */
 int pl_attempt_place(const struct pl_dial *dial, const struct pl_dial_attempt *attempt,
                      struct sockaddr_storage *peer, socklen_t *size) PL_MUST_USE;

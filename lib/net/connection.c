@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/os.h"
+#include "net/tls.h"
 
 #define FD_CHUNK 1024u
 #define FD_CHUNKS 4096u /* descriptors up to four million are looked up here */
@@ -127,6 +128,8 @@ void pl_connection_move_socket(struct pl_connection *to, struct pl_connection *f
     has_entry = pl_fd_table_set(to->fd, to);
     pl_assert(has_entry);               /* its chunk is there since the number was `from`'s */
     pl_connection_lose_socket(from);
+    to->tls = from->tls;
+    from->tls = NULL;
     pthread_mutex_unlock(&births);
 }
 
@@ -162,10 +165,29 @@ void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *m
     if (pl_connection_is_ours(connection)) {
         if (mux)
             unwatch_ours(connection, mux);
+        if (connection->tls && atomic_load(&connection->doom) != PL_DOOM_STOLEN)
+            pl_tls_shutdown(connection->tls, connection->fd);
         if (atomic_load(&connection->doom) != PL_DOOM_STOLEN)
             pl_os->close(connection->fd); /* else the program said that it is not ours */
     }
     pl_connection_lose_socket(connection);
+    pl_tls_free(connection->tls);
+    connection->tls = NULL;
+}
+
+PL_COLD enum pl_health pl_connection_peek_secured(const struct pl_connection *connection)
+{
+    switch (pl_tls_peek(connection->tls, connection->fd)) {
+    case PL_TLS_QUIET:
+        return PL_HEALTHY;
+    case PL_TLS_HALF:
+        return PL_HALF_DATA;
+    case PL_TLS_DATA:
+        return PL_UNASKED_DATA;
+    case PL_TLS_ENDED:
+        break;
+    }
+    return PL_ENDED;
 }
 
 void pl_connection_shut(struct pl_connection *connection)

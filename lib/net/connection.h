@@ -26,6 +26,7 @@ struct pl_peer;
 struct pl_dial;
 struct pl_channel;
 struct pl_input;
+struct pl_tls;
 struct pl_loan_note;
 struct pool_address;
 
@@ -59,7 +60,8 @@ enum {
     PL_MARK_EVENTS = 128,                       /* it is driven by events; no dirt */
     PL_MARK_EXPECTS = 256,                      /* a receiving operation would have waited for
                                                  * more, and nothing has come since */
-    PL_MARK_DIRT = PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING | PL_MARK_EXPECTS
+    PL_MARK_TORN = 512,                         /* something left in part only */
+    PL_MARK_DIRT = PL_MARK_TORN | PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING | PL_MARK_EXPECTS
 };
 
 /* In a lease's flags, beside those of the call: lent to event-driven code. */
@@ -101,6 +103,7 @@ struct pl_connection {
     /* The rest is its owner's alone, or pinned. */
     struct pool_mux *mux;               /* NULL: detached */
     int fd;
+    struct pl_tls *tls;                 /* NULL: it is plain, or not secured yet */
     _Atomic uint32_t armed_ms;          /* SO_RCVTIMEO as set now; 0: none */
     _Atomic uint64_t bytes_in, bytes_out;
     struct pl_limits limits;            /* its pool's; fixed */
@@ -149,7 +152,8 @@ enum pool_status pl_connection_take_socket(struct pl_connection *connection, int
 
 /* The number is somebody else's from now on, or nobody's. */
 void pl_connection_lose_socket(struct pl_connection *connection);
-/* The socket of `from`, and what proves that it is ours, become `to`'s, which has none. */
+/* The socket of `from`, what proves that it is ours, and what secures it become `to`'s, which has
+ * none. */
 void pl_connection_move_socket(struct pl_connection *to, struct pl_connection *from);
 
 /* Reads the cookie of its new socket: 0, or a negative errno. */
@@ -201,7 +205,14 @@ PL_INLINE bool pl_connection_is_ours(const struct pl_connection *connection)
            cookie == atomic_load_explicit(&connection->cookie, memory_order_relaxed);
 }
 
-enum pl_health { PL_HEALTHY, PL_UNASKED_DATA, PL_ENDED };
+enum pl_health {
+    PL_HEALTHY,
+    PL_UNASKED_DATA,
+    PL_HALF_DATA,                       /* of a secured one: it may turn out to be TLS's own */
+    PL_ENDED
+};
+
+PL_COLD enum pl_health pl_connection_peek_secured(const struct pl_connection *connection);
 
 /* What is there on a connection from which nothing is due? */
 PL_INLINE enum pl_health pl_connection_peek(const struct pl_connection *connection)
@@ -209,6 +220,8 @@ PL_INLINE enum pl_health pl_connection_peek(const struct pl_connection *connecti
     char byte;
     ssize_t got;
 
+    if (PL_UNLIKELY(connection->tls))
+        return pl_connection_peek_secured(connection);
     do
         got = pl_os->recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     while (PL_UNLIKELY(got == -EINTR));

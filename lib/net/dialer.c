@@ -10,6 +10,7 @@
 #include "base/os.h"
 #include "net/address.h"
 #include "net/attempt.h"
+#include "net/tls.h"
 
 #define ROOMS_MAX 16u                   /* others may take what was freed; after so many it is their
                                          * turn for good */
@@ -125,6 +126,7 @@ static void note_failure(struct pl_dial *dial, const struct pl_dial_attempt *att
         return;
     dial->error = error;
     dial->reason = attempt->reason;
+    dial->failure = attempt->failure;
 }
 
 static void win(struct pl_dial *dial, struct pl_dial_attempt *attempt)
@@ -168,6 +170,8 @@ static void begin_next(struct pl_dial *dial)
     if (dial->places)
         attempt->place = dial->places[dial->next_place];
     attempt->reason = PL_REASON_NONE;
+    attempt->failure = (struct pl_failure){ 0 };
+    attempt->is_securing = false;
     attempt->begun_ns = dial->last_begun_ns = pl_os->now_ns();
     if (attempt->connection) {
         do
@@ -199,7 +203,7 @@ static void set_resolving(struct pl_dial *dial, bool is_resolving)
 }
 
 /* The name, or nothing but it, is what fails. A shortage is told as one of connecting is. */
-static void note_unresolved(struct pl_dial *dial, const struct pl_failure *failure)
+static void note_failed_name(struct pl_dial *dial, const struct pl_failure *failure)
 {
     bool is_short = failure->status == POOL_E_RESOURCE || failure->status == POOL_E_MEMORY;
 
@@ -208,7 +212,7 @@ static void note_unresolved(struct pl_dial *dial, const struct pl_failure *failu
     dial->phase = POOL_PHASE_RESOLVE;
     dial->error = is_short && failure->cause ? failure->cause : ENOENT;
     if (!is_short)
-        dial->unresolved = *failure;
+        dial->failure = *failure;
 }
 
 static void take_answer(struct pl_dial *dial, const struct pl_answer *answer)
@@ -225,7 +229,7 @@ static void take_answer(struct pl_dial *dial, const struct pl_answer *answer)
     if (error)
         dial->error = error;
     if (answer->is_last && answer->failure.status)
-        note_unresolved(dial, &answer->failure);
+        note_failed_name(dial, &answer->failure);
     set_resolving(dial, !answer->is_last);
 }
 
@@ -245,7 +249,7 @@ static void look_up(struct pl_dial *dial)
                                        .family = dial->address->family,
                                        .on_addresses = on_addresses };
     dial->error = 0;
-    dial->unresolved = (struct pl_failure){ 0 };
+    dial->failure = (struct pl_failure){ 0 };
     set_resolving(dial, true);
     if (pl_resolver_look_up(dial->resolver, &dial->lookup, &answer))
         take_answer(dial, &answer);
@@ -334,8 +338,19 @@ static void fail_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt, 
     }
 }
 
+static bool is_any_securing(const struct pl_dial *dial)
+{
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
+        if (dial->attempts[i].connection && dial->attempts[i].is_securing)
+            return true;
+    }
+    return false;
+}
+
 static void on_deadline(struct pl_dial *dial)
 {
+    if (is_any_securing(dial))
+        dial->phase = POOL_PHASE_TLS;
     for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
         if (dial->attempts[i].connection)
             bear_grudge(dial, &dial->attempts[i]);
@@ -343,6 +358,7 @@ static void on_deadline(struct pl_dial *dial)
     if (!dial->place_count)
         dial->phase = POOL_PHASE_RESOLVE;
     dial->reason = PL_REASON_DEADLINE;
+    dial->failure = (struct pl_failure){ 0 };
     finish(dial, ETIMEDOUT);
 }
 
@@ -368,6 +384,30 @@ static void on_timer(void *user)
     pl_dial_go_on(dial);
 }
 
+/* A handshake has time of its own, but not after those who only connect have had theirs. */
+static void extend_deadline(struct pl_dial *dial)
+{
+    uint64_t now_ns = pl_os->now_ns();
+
+    if (dial->is_extended || dial->deadline_ns == PL_NEVER)
+        return;
+    dial->is_extended = true;
+    dial->deadline_ns = pl_after(now_ns, dial->tls_ns);
+    arm(dial);
+}
+
+/* 0: the connection stands; EAGAIN: not yet; else why it does not. */
+static int step(struct pl_dial *dial, struct pl_dial_attempt *attempt)
+{
+    int error = attempt->is_securing ? 0 : pl_attempt_outcome(attempt);
+
+    if (error || !dial->tls)
+        return error;
+    if (!attempt->is_securing)
+        extend_deadline(dial);
+    return pl_attempt_secure(dial, attempt);
+}
+
 void pl_dial_on_event(struct pl_dial *dial, struct pl_connection *connection)
 {
     int error;
@@ -378,7 +418,9 @@ void pl_dial_on_event(struct pl_dial *dial, struct pl_connection *connection)
         if (attempt->connection != connection)
             continue;
         attempt->reason = PL_REASON_NONE;
-        error = pl_attempt_outcome(attempt);
+        error = step(dial, attempt);
+        if (error == EAGAIN)
+            return;
         if (error) {
             fail_attempt(dial, attempt, error);
             pl_dial_go_on(dial);
@@ -403,6 +445,8 @@ void pl_dial_close(struct pl_dial *dial)
     pl_mux_timer_close(dial->mux, &dial->timer);
     pl_os->free(dial->places);
     dial->places = NULL;
+    pl_tls_settings_release(dial->tls);
+    dial->tls = NULL;
 }
 
 int pl_dial_add_places(struct pl_dial *dial, const union pl_ip *places, uint32_t count)

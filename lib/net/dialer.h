@@ -16,6 +16,8 @@
 
 struct pool_address;
 struct pl_dial;
+struct pl_tls_settings;
+struct pl_tls_sessions;
 
 #define PL_ATTEMPTS 6u                  /* sockets of one dial at a time */
 #define PL_STAGGER_NS (250 * PL_MS)     /* the next place is tried then, though nothing failed */
@@ -28,6 +30,8 @@ struct pl_dial_attempt {
     uint64_t again_ns;                  /* to be connected anew then; PL_NEVER: waits for the
                                          * kernel */
     enum pl_reason reason;              /* more about its error */
+    struct pl_failure failure;          /* what TLS says of it; status POOL_OK: nothing */
+    bool is_securing;                   /* connected, and shaking hands */
 };
 
 /* Functions of the pool, on the mux thread. All but on_end may end pools, or fork. */
@@ -50,6 +54,9 @@ struct pl_dial {
     const struct pool_address *address;
     const struct pl_dial_ops *ops;
     struct pl_resolver *resolver;               /* for a name; may be NULL for a literal address */
+    struct pl_tls_settings *tls;                /* counted; NULL: it is not to be secured */
+    struct pl_tls_sessions *sessions;           /* the peer's */
+    uint64_t tls_ns;                            /* for the handshake; PL_NEVER: unbounded */
     struct pl_grudges *grudges;                 /* of the peer; NULL: none */
     uint64_t deadline_ns;
     bool shows_sockets;
@@ -63,7 +70,8 @@ struct pl_dial {
     uint64_t won;                       /* pl_place_hash() of the place that won; 0: no name led
                                          * there */
     uint64_t expires_ns;                /* when what the name stands for does */
-    struct pl_failure unresolved;       /* what became of the name, when no place was to be had */
+    struct pl_failure failure;          /* what is told instead of the error, unless its status is
+                                         * POOL_OK: what became of the name, or what TLS says */
     /* The dialer's own. */
     struct pl_dial_attempt attempts[PL_ATTEMPTS];
     uint32_t live;                      /* of them */
@@ -73,6 +81,7 @@ struct pl_dial {
     uint32_t place_count, next_place;
     uint64_t last_begun_ns;
     uint32_t rooms_made;
+    bool is_extended;                   /* the deadline, once, for the handshake */
     int error;                          /* what those that failed say; 0: none did */
 };
 

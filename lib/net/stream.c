@@ -11,6 +11,7 @@
 #include <sys/time.h>
 
 #include "base/os.h"
+#include "net/transport.h"
 
 #define EXACT_NS (50 * PL_MS) /* with less time left than this only ppoll is exact enough */
 #define BUCKET_MAX_MS (1u << 20)
@@ -46,142 +47,6 @@ uint32_t pl_stream_bucket_ms(uint64_t left_ns, uint32_t armed_ms)
     if (armed_ms && armed_ms <= bucket_ms && armed_ms >= bucket_ms / 8)
         return 0;
     return (uint32_t)bucket_ms;
-}
-
-/* What running out of time is called, by what the peer can have seen. */
-static enum pool_status timed_out(const struct pl_connection *connection)
-{
-    return pl_get(connection->lease.marks) & (PL_MARK_SENT | PL_MARK_RECEIVED)
-               ? POOL_E_TIMEOUT_IN_TRANSFER
-               : POOL_E_TIMEOUT;
-}
-
-enum pool_status pl_stream_doom(const struct pl_connection *connection)
-{
-    switch ((enum pl_doom)atomic_load(&connection->doom)) {
-    case PL_DOOM_STOLEN:
-        return POOL_E_BROKEN;
-    case PL_DOOM_POOL:
-        return POOL_E_CLOSING;
-    case PL_DOOM_STALE_COPY:
-        return POOL_E_ARGUMENT;
-    case PL_DOOM_CANCELED:
-        return POOL_E_CANCELED;
-    case PL_DOOM_KILLED:
-        return POOL_E_BROKEN;
-    case PL_DOOM_CLEARED:
-        return POOL_E_CLEARED;
-    case PL_DOOM_TIMEOUT:
-        return timed_out(connection);
-    case PL_DOOM_FORKED:
-        return POOL_E_FORKED;
-    case PL_DOOM_NONE:
-        break;
-    }
-    return POOL_OK;
-}
-
-static enum pool_outcome outcome_of(uint32_t marks)
-{
-    if (marks & PL_MARK_RECEIVED)
-        return POOL_ANSWERED;
-    return marks & PL_MARK_SENT ? POOL_MAYBE_SENT : POOL_NOT_SENT;
-}
-
-static void mark(struct pl_connection *connection, uint32_t set, uint32_t clear)
-{
-    uint32_t seen = pl_get(connection->lease.marks), next;
-
-    do {
-        next = (seen & ~clear) | set;
-    } while (next != seen && !atomic_compare_exchange_weak(&connection->lease.marks, &seen, next));
-}
-
-static enum pool_status fail(struct pl_connection *connection, struct pl_failure failure)
-{
-    bool is_set_up = pl_get(connection->is_prepared);
-
-    failure.phase = is_set_up ? POOL_PHASE_USE : POOL_PHASE_SETUP;
-    if (is_set_up)                      /* `prepare` sends no request */
-        failure.outcome = (uint8_t)outcome_of(pl_get(connection->lease.marks));
-    pl_set(connection->failure, pl_failure_pack(failure));
-    mark(connection, PL_MARK_FAILED, 0);
-    return (enum pool_status)failure.status;
-}
-
-enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status,
-                                int cause)
-{
-    return fail(connection, pl_failure_make(status, POOL_PHASE_USE, cause));
-}
-
-/* For want of time, by a deadline of ours. */
-static enum pool_status fail_too_late(struct pl_connection *connection)
-{
-    struct pl_failure failure = pl_failure_because(PL_REASON_DEADLINE, POOL_PHASE_USE, ETIMEDOUT);
-
-    failure.status = (int8_t)timed_out(connection);
-    return fail(connection, failure);
-}
-
-/* The errno that stands for the connection's doom; 0: none does. */
-static int doom_cause(const struct pl_connection *connection)
-{
-    switch ((enum pl_doom)atomic_load(&connection->doom)) {
-    case PL_DOOM_STOLEN:
-        return EBADF;
-    case PL_DOOM_TIMEOUT:
-        return ETIMEDOUT;
-    case PL_DOOM_KILLED:
-        return ESHUTDOWN;
-    default:
-        return 0;
-    }
-}
-
-static enum pool_status fail_doomed(struct pl_connection *connection, enum pool_status doom)
-{
-    int cause = doom_cause(connection);
-
-    return cause == ETIMEDOUT ? fail_too_late(connection)
-                              : pl_stream_fail(connection, doom, cause);
-}
-
-/* `error` is a positive errno of the door, or ETIME for our own deadline. */
-enum pool_status pl_stream_fail_errno(struct pl_connection *connection, int error)
-{
-    enum pool_status doom = pl_stream_doom(connection);
-
-    if (doom)
-        return fail_doomed(connection, doom);
-    if (error == EAGAIN)
-        return POOL_E_WOULD_BLOCK; /* on the mux's thread: nothing failed, it may be tried again */
-    if (error == ETIME)
-        return fail_too_late(connection);
-    return pl_stream_fail(connection, pl_status_of_errno(error, POOL_PHASE_USE), error);
-}
-
-enum pool_status pl_stream_fail_at_end(struct pl_connection *connection, bool is_inside_message)
-{
-    enum pool_status doom = pl_stream_doom(connection);
-
-    if (doom)
-        return fail_doomed(connection, doom);
-    return pl_stream_fail(connection, is_inside_message ? POOL_E_BROKEN : POOL_E_CLOSED, 0);
-}
-
-void pl_stream_note_received(struct pl_connection *connection, size_t size, uint64_t now_ns)
-{
-    mark(connection, PL_MARK_RECEIVED, PL_MARK_AWAITS | PL_MARK_EXPECTS);
-    pl_add(connection->bytes_in, size);
-    pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
-}
-
-void pl_stream_note_sent(struct pl_connection *connection, size_t size, uint64_t now_ns)
-{
-    mark(connection, PL_MARK_SENT | PL_MARK_AWAITS, 0);
-    pl_add(connection->bytes_out, size);
-    pl_set(connection->last_used_ns, pl_thread_stamp(pl_thread_self(), now_ns));
 }
 
 /* The earlier one of the loan's deadline and of the call's own, which is set when the call begins
@@ -234,20 +99,57 @@ static bool set_receive_timeout(struct pl_connection *connection, uint64_t left_
     return true;
 }
 
-/* Waits for at least one byte. > 0: bytes; 0: the peer's end; < 0: negative errno, OUT_OF_TIME. Of
- * a call that receives again and again, only the first one still takes what is there when time is
- * over. */
-static ssize_t receive(struct pl_connection *connection, void *buffer, size_t size,
-                       uint64_t *own_ns)
+/* The socket of a secured connection is waited for without anything being taken from it. 0: it is
+ * worth another look. */
+static ssize_t wait_secured(struct pl_connection *connection, short wants, uint64_t deadline_ns)
 {
     uint64_t now_ns = pl_os->now_ns();
-    bool is_first = !*own_ns, may_wait = may_wait_here(connection);
-    uint64_t deadline_ns = call_deadline(connection, connection->limits.read_ms, now_ns, own_ns);
+    ssize_t got;
+    char byte;
+
+    if (wants != POLLIN || deadline_ns <= now_ns || deadline_ns - now_ns < EXACT_NS)
+        return wait_for(connection, wants, deadline_ns);
+    if (!set_receive_timeout(connection, deadline_ns - now_ns))
+        return -EBADF;
+    if (!pl_get(connection->armed_ms))
+        return wait_for(connection, wants, deadline_ns);
+    got = pl_os->recv(connection->fd, &byte, 1, MSG_PEEK);
+    return got >= 0 || got == -EAGAIN || got == -EINTR ? 0 : got;
+}
+
+/* One moment at which bytes are waited for. */
+struct patience {
+    uint64_t now_ns, deadline_ns;
+    bool may_wait;
+};
+
+static ssize_t receive_secured(struct pl_connection *connection, void *buffer, size_t size,
+                               const struct patience *patience)
+{
+    bool is_due = pl_get(connection->lease.marks) & PL_MARK_AWAITS;
+    ssize_t got = -EAGAIN;
+    short wants = POLLIN;
+
+    /* An answer that was just asked for has hardly come: one look less. */
+    if (!is_due || !patience->may_wait || patience->deadline_ns <= patience->now_ns ||
+        pl_transport_has_more(connection))
+        got = pl_transport_recv(connection, buffer, size, &wants);
+    while (got == -EAGAIN && patience->may_wait) {
+        got = wait_secured(connection, wants, patience->deadline_ns);
+        if (got < 0)
+            return got;
+        got = pl_transport_recv(connection, buffer, size, &wants);
+    }
+    return got;
+}
+
+static ssize_t receive_plain(struct pl_connection *connection, void *buffer, size_t size,
+                             const struct patience *patience)
+{
+    uint64_t now_ns = patience->now_ns, deadline_ns = patience->deadline_ns;
     ssize_t got = -EAGAIN;
 
-    if (!is_first && deadline_ns <= now_ns)
-        return OUT_OF_TIME;
-    if (may_wait && deadline_ns > now_ns && deadline_ns - now_ns >= EXACT_NS) {
+    if (patience->may_wait && deadline_ns > now_ns && deadline_ns - now_ns >= EXACT_NS) {
         if (!set_receive_timeout(connection, deadline_ns - now_ns))
             return -EBADF;
         if (pl_get(connection->armed_ms))
@@ -255,13 +157,35 @@ static ssize_t receive(struct pl_connection *connection, void *buffer, size_t si
     }
     while (got == -EAGAIN || got == -EINTR) {
         got = pl_os->recv(connection->fd, buffer, size, MSG_DONTWAIT);
-        if ((got != -EAGAIN && got != -EINTR) || !may_wait)
+        if ((got != -EAGAIN && got != -EINTR) || !patience->may_wait)
             break;
         got = wait_for(connection, POLLIN, deadline_ns);
         if (got < 0)
             return got;
         got = -EAGAIN;
     }
+    return got;
+}
+
+/* Waits for at least one byte. > 0: bytes; 0: the peer's end; < 0: negative errno, OUT_OF_TIME. Of
+ * a call that receives again and again, only the first one still takes what is there when time is
+ * over. */
+static ssize_t receive(struct pl_connection *connection, void *buffer, size_t size,
+                       uint64_t *own_ns)
+{
+    uint64_t now_ns = pl_os->now_ns();
+    bool is_first = !*own_ns;
+    struct patience patience = {
+        .now_ns = now_ns,
+        .deadline_ns = call_deadline(connection, connection->limits.read_ms, now_ns, own_ns),
+        .may_wait = may_wait_here(connection),
+    };
+    ssize_t got;
+
+    if (!is_first && patience.deadline_ns <= now_ns)
+        return OUT_OF_TIME;
+    got = PL_UNLIKELY(connection->tls) ? receive_secured(connection, buffer, size, &patience)
+                                       : receive_plain(connection, buffer, size, &patience);
     if (got > 0)
         pl_stream_note_received(connection, (size_t)got, now_ns);
     return got;
@@ -282,16 +206,6 @@ static void advance(struct iovec *pieces, int *first, int count, size_t sent)
     }
 }
 
-static ssize_t send_some(struct pl_connection *connection, struct iovec *pieces, int count)
-{
-    struct msghdr message = { .msg_iov = pieces, .msg_iovlen = (size_t)count };
-
-    if (count == 1)
-        return pl_os->send(connection->fd, pieces->iov_base, pieces->iov_len,
-                           MSG_DONTWAIT | MSG_NOSIGNAL);
-    return pl_os->sendmsg(connection->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
 static enum pool_status send_pieces(struct pl_connection *connection, struct iovec *pieces,
                                     int count, uint64_t *own_ns)
 {
@@ -299,13 +213,14 @@ static enum pool_status send_pieces(struct pl_connection *connection, struct iov
     bool is_first = !*own_ns, may_wait = may_wait_here(connection), has_sent = false;
     uint64_t deadline_ns = call_deadline(connection, connection->limits.write_ms, now_ns, own_ns);
     ssize_t sent;
+    short wants;
     int first = 0;
 
     advance(pieces, &first, count, 0); /* empty pieces would look like nothing sent */
     for (; first < count; is_first = false) {
         if (!is_first && pl_os->now_ns() >= deadline_ns)
             return pl_stream_fail_errno(connection, ETIME);
-        sent = send_some(connection, pieces + first, count - first);
+        sent = pl_transport_send(connection, pieces + first, count - first, &wants);
         if (sent >= 0) {
             pl_stream_note_sent(connection, (size_t)sent, now_ns);
             has_sent = true;
@@ -313,7 +228,7 @@ static enum pool_status send_pieces(struct pl_connection *connection, struct iov
             continue;
         }
         if (sent == -EAGAIN && may_wait)
-            sent = wait_for(connection, POLLOUT, deadline_ns);
+            sent = wait_for(connection, wants, deadline_ns);
         if (sent == -EAGAIN && has_sent)
             return pl_stream_fail(connection, POOL_E_WOULD_BLOCK, EAGAIN); /* half of it left */
         if (sent < 0 && sent != -EINTR)
@@ -357,7 +272,9 @@ static enum pool_status not_now(struct pl_connection *connection)
 enum pool_status pl_stream_try_send(struct pl_connection *connection, const void *data, size_t size,
                                     size_t *sent)
 {
+    struct iovec piece = { (void *)(uintptr_t)data, size };
     ssize_t done;
+    short wants;
 
     *sent = 0;
     if (pl_stream_doom(connection))
@@ -365,7 +282,7 @@ enum pool_status pl_stream_try_send(struct pl_connection *connection, const void
     if (!size)
         return POOL_OK;
     do
-        done = pl_os->send(connection->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        done = pl_transport_send(connection, &piece, 1, &wants);
     while (done == -EINTR);
     if (done == -EAGAIN)
         return not_now(connection);
@@ -391,7 +308,7 @@ static void stop_reading(struct pl_connection *connection, uint32_t set, uint32_
     struct pl_input *input = connection->input;
     bool is_unread = input && input->start < input->end;
 
-    mark(connection, set | (is_unread ? PL_MARK_UNREAD : 0),
+    pl_stream_mark(connection, set | (is_unread ? PL_MARK_UNREAD : 0),
          clear | PL_MARK_READING | (is_unread ? 0 : PL_MARK_UNREAD));
 }
 
@@ -420,7 +337,7 @@ size_t pl_stream_take_ahead(struct pl_connection *connection, void *buffer, size
         memcpy(buffer, input->data + input->start, size);
         input->start += size;
         if (input->start == input->end)
-            mark(connection, 0, PL_MARK_UNREAD);
+            pl_stream_mark(connection, 0, PL_MARK_UNREAD);
     }
     return size;
 }
@@ -452,13 +369,12 @@ static enum pool_status try_receive(struct pl_connection *connection, void *buff
                                     size_t *got)
 {
     ssize_t received;
+    short wants;
 
     *got = pl_stream_take_ahead(connection, buffer, size);
     if (*got || !size)
         return POOL_OK;
-    do
-        received = pl_os->recv(connection->fd, buffer, size, MSG_DONTWAIT);
-    while (received == -EINTR);
+    received = pl_transport_recv(connection, buffer, size, &wants);
     if (received == -EAGAIN)
         return not_now(connection);
     if (received <= 0)
@@ -575,7 +491,7 @@ enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct p
         status = read_ahead(connection, &own_ns);
     }
     if (!status && (!length || length > max_line))
-        status = fail(connection, pl_failure_because(PL_REASON_LINE, POOL_PHASE_USE, 0));
+        status = pl_stream_fail_with(connection, pl_failure_because(PL_REASON_LINE, POOL_PHASE_USE, 0));
     if (!status) {
         *bytes = (struct pool_bytes){ input->data + input->start, length };
         input->start += length;

@@ -43,6 +43,12 @@ enum pool_status pl_stream_fail_errno(struct pl_connection *connection, int erro
 /* The same at the end of the stream. */
 enum pool_status pl_stream_fail_at_end(struct pl_connection *connection, bool is_inside_message);
 
+/* The same, as it is but for its phase and outcome. */
+enum pool_status pl_stream_fail_with(struct pl_connection *connection, struct pl_failure failure);
+
+/* Sets and clears marks of the loan. */
+void pl_stream_mark(struct pl_connection *connection, uint32_t set, uint32_t clear);
+
 /* For whoever receives and sends by himself. */
 void pl_stream_note_received(struct pl_connection *connection, size_t size, uint64_t now_ns);
 void pl_stream_note_sent(struct pl_connection *connection, size_t size, uint64_t now_ns);

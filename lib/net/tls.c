@@ -513,6 +513,11 @@ void pl_tls_shutdown(struct pl_tls *tls, int fd)
     leave(tls, &visit);
 }
 
+uint64_t pl_tls_generation(const struct pl_tls *tls)
+{
+    return tls->settings->generation;
+}
+
 bool pl_tls_tell(struct pl_tls *tls, struct pl_tls_facts *facts)
 {
     bool is_ready;

@@ -78,6 +78,9 @@ struct pl_tls_facts {
     const char *peer_name; /* that was verified; NULL: none was */
     bool is_resumed;
 };
+/* That of the settings it was made with. */
+uint64_t pl_tls_generation(const struct pl_tls *tls);
+
 /* False: it is not ready. */
 bool pl_tls_tell(struct pl_tls *tls, struct pl_tls_facts *facts);
 

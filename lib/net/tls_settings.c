@@ -29,6 +29,7 @@
 struct pool_tls {
     atomic_size_t references;
     struct pl_tls_settings *current; /* under `lock` */
+    _Atomic uint64_t generation; /* of those */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of all of them; whole at a fork */
@@ -303,6 +304,7 @@ enum pool_status pool_tls_create(const struct pool_tls_options *options, struct 
         pl_os->free(made);
         return tell(&trouble, error);
     }
+    atomic_init(&made->generation, made->current->generation);
     *tls = made;
     return POOL_OK;
 }
@@ -321,6 +323,7 @@ enum pool_status pool_tls_reload(struct pool_tls *tls, const struct pool_tls_opt
     pthread_mutex_lock(&lock);
     old = tls->current;
     tls->current = made;
+    atomic_store(&tls->generation, made->generation);
     pthread_mutex_unlock(&lock);
     pl_tls_settings_release(old);
     return POOL_OK;
@@ -348,4 +351,9 @@ struct pl_tls_settings *pl_tls_settings_take(struct pool_tls *tls)
     settings = pl_tls_settings_keep(tls->current);
     pthread_mutex_unlock(&lock);
     return settings;
+}
+
+uint64_t pl_tls_generation_now(const struct pool_tls *tls)
+{
+    return atomic_load(&tls->generation);
 }

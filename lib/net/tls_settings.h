@@ -41,6 +41,8 @@ struct pool_tls *pl_tls_keep(struct pool_tls *tls);
 
 /* What `tls` holds now; the caller releases it. */
 struct pl_tls_settings *pl_tls_settings_take(struct pool_tls *tls);
+/* The number of those, without taking them. */
+uint64_t pl_tls_generation_now(const struct pool_tls *tls);
 struct pl_tls_settings *pl_tls_settings_keep(struct pl_tls_settings *settings);
 void pl_tls_settings_release(struct pl_tls_settings *settings); /* NULL: nothing */
 

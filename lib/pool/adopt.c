@@ -220,6 +220,8 @@ enum pool_status pool_adopt(struct pool *pool, const char *address, int fd)
     status = pl_orders_refusal(pool); /* when it pauses it opens nothing, but this is open */
     if (!status)
         status = pl_pool_find_peer(pool, address, &peer, NULL);
+    if (!status && peer->address->scheme == PL_SCHEME_TLS)
+        status = POOL_E_ADDRESS;        /* whoever asks for it must not get it in the clear */
     if (!status)
         status = adopt(peer, fd);
     if (peer)

@@ -10,6 +10,7 @@
 
 #include "base/os.h"
 #include "net/stream.h"
+#include "net/transport.h"
 #include "pool/lent.h"
 #include "pool/open.h"
 #include "pool/pool.h"
@@ -92,13 +93,20 @@ bool pl_channel_watch_again(struct pl_channel *channel)
 {
     struct pl_connection *connection = channel->connection;
     bool is_read_ahead = connection->input && connection->input->start < connection->input->end;
-    bool is_due = pl_buffer_size(&channel->out) || channel->owes_written ||
+    /* What comes in a loan is its borrower's, and never an actor's. */
+    bool is_heard = channel->on_event || (channel->actor.on_message && !channel->lent_serial);
+    bool has_more = is_heard && pl_transport_has_more(connection);
+    bool is_due = pl_buffer_size(&channel->out) || channel->owes_written || has_more ||
                   (is_read_ahead && channel->on_event);
     uint32_t events = is_due ? EPOLLOUT : 0;
 
-    /* What comes in a loan is its borrower's, and never an actor's. */
-    if (channel->on_event || (channel->actor.on_message && !channel->lent_serial))
+    if (is_heard)
         events |= EPOLLIN | EPOLLRDHUP;
+    /* Who secures it may have to write in order to read, and the other way round. */
+    if (is_heard && channel->read_wants == POLLOUT)
+        events |= EPOLLOUT;
+    if (pl_buffer_size(&channel->out) && channel->write_wants == POLLIN)
+        events = (events & ~(uint32_t)EPOLLOUT) | EPOLLIN;
     return !events || pl_connection_arm(connection, channel->pool->mux, events);
 }
 
@@ -159,6 +167,19 @@ void pl_channel_fail(struct pl_connection *connection, enum pool_status status, 
     pl_set(connection->failure, pl_failure_pack(failure));
 }
 
+void pl_channel_fail_errno(struct pl_connection *connection, int error)
+{
+    struct pl_failure failure = pl_transport_failure(connection, error, POOL_PHASE_USE);
+
+    if (pl_word_state(atomic_load(&connection->word)) == PL_LENT) {
+        pl_stream_fail_errno(connection, error);
+        return;
+    }
+    if (pl_word_state(atomic_load(&connection->word)) != PL_HEARD)
+        failure.phase = POOL_PHASE_SETUP;
+    pl_set(connection->failure, pl_failure_pack(failure));
+}
+
 /* The connection ended by itself: last event, then whatever it was in the middle of fails. */
 static void end_of_stream(struct pl_channel *channel, struct pool_conn handle, int error)
 {
@@ -166,7 +187,7 @@ static void end_of_stream(struct pl_channel *channel, struct pool_conn handle, i
     struct pl_failure failure;
 
     if (error)
-        pl_channel_fail(connection, pl_status_of_errno(error, POOL_PHASE_USE), error);
+        pl_channel_fail_errno(connection, error);
     else
         pl_channel_fail(connection, POOL_E_CLOSED, 0);
     if (!pl_channel_tell(channel, handle, error ? POOL_EV_ERROR : POOL_EV_CLOSED,
@@ -304,11 +325,13 @@ void pl_channel_drop_unused(struct pl_connection *connection)
 static int send_queued(struct pl_channel *channel, bool *has_written)
 {
     struct pl_connection *connection = channel->connection;
+    struct iovec queued;
     ssize_t sent;
 
     while (pl_buffer_size(&channel->out)) {
-        sent = pl_os->send(connection->fd, channel->out.data + channel->out.start,
-                           pl_buffer_size(&channel->out), MSG_DONTWAIT | MSG_NOSIGNAL);
+        queued = (struct iovec){ channel->out.data + channel->out.start,
+                                 pl_buffer_size(&channel->out) };
+        sent = pl_transport_send(connection, &queued, 1, &channel->write_wants);
         if (sent == -EINTR)
             continue;
         if (sent == -EAGAIN)
@@ -369,9 +392,7 @@ static bool read_some(struct pl_channel *channel, struct pool_conn handle)
     for (int i = 0; i < PL_CHANNEL_READS; i++) {
         if (!channel->on_event && !channel->actor.on_message)
             return true;
-        got = pl_os->recv(connection->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
-        if (got == -EINTR)
-            continue;
+        got = pl_transport_recv(connection, bytes, sizeof(bytes), &channel->read_wants);
         if (got == -EAGAIN)
             return true;
         if (got <= 0) {
@@ -407,7 +428,7 @@ static void after_event(struct pl_channel *channel, struct pool_conn handle)
     struct pl_connection *connection = channel->connection;
 
     if (pl_word_state(atomic_load(&connection->word)) == PL_HEARD && !channel->is_half &&
-        !pl_buffer_size(&channel->out)) {
+        !pl_buffer_size(&channel->out) && !pl_transport_has_more(connection)) {
         unhear(connection);
         return;
     }
@@ -426,6 +447,8 @@ void pl_channel_on_event(struct pl_connection *connection, uint64_t word, uint32
         end_of_stream(channel, handle, EBADF);
         return;
     }
+    if (connection->tls)
+        events |= EPOLLIN | EPOLLOUT;   /* each direction may have waited for the other one */
     if ((events & EPOLLOUT) && !write_some(channel, handle))
         return;
     if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) && !read_some(channel, handle))

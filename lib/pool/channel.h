@@ -21,6 +21,7 @@ struct pl_channel {
     struct pl_buffer out;
     uint32_t high, low;                 /* watermarks */
     enum pl_mux_stay stay;              /* of the call that is inside */
+    short read_wants, write_wants;      /* for what the last one of each waits: POLLIN, POLLOUT */
     bool is_over_high;
     bool owes_written;                  /* POOL_EV_WRITTEN is due once nothing is queued */
     bool is_half;                       /* its actor stands inside a message */
@@ -92,6 +93,7 @@ void pl_channel_end(struct pl_connection *connection);
 
 /* For the calls of programs. */
 void pl_channel_fail(struct pl_connection *connection, enum pool_status status, int cause);
+void pl_channel_fail_errno(struct pl_connection *connection, int error);
 /* False: the number is not ours any more. */
 bool pl_channel_watch_again(struct pl_channel *channel);
 void pl_channel_arm_silence(struct pl_channel *channel, enum pool_direction direction);

@@ -5,6 +5,7 @@
 
 #include "base/os.h"
 #include "net/stream.h"
+#include "net/transport.h"
 #include "pool/channel.h"
 #include "pool/lent.h"
 #include "pool/pool.h"
@@ -99,6 +100,7 @@ static enum pool_status queue(struct pl_channel *channel, const char *data, size
 {
     struct pl_connection *connection = channel->connection;
     size_t queued = pl_buffer_size(&channel->out);
+    struct iovec piece = { (void *)(uintptr_t)data, size };
     ssize_t sent = 0;
 
     if (channel->is_over_high || (queued && size > channel->high - queued)) {
@@ -106,11 +108,11 @@ static enum pool_status queue(struct pl_channel *channel, const char *data, size
         return POOL_E_FULL;
     }
     if (!queued && size)
-        sent = pl_os->send(connection->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent = pl_transport_send(connection, &piece, 1, &channel->write_wants);
     if (sent == -EAGAIN || sent == -EINTR)
         sent = 0;
     if (sent < 0) {
-        pl_channel_fail(connection, pl_status_of_errno((int)-sent, POOL_PHASE_USE), (int)-sent);
+        pl_channel_fail_errno(connection, (int)-sent);
         return POOL_E_BROKEN;
     }
     if (sent)

@@ -189,6 +189,10 @@ enum pool_status pool_release_fd(struct pool_conn *conn, int *fd)
     if (!connection)
         return fd ? pl_connection_refusal(conn) : POOL_E_ARGUMENT;
     peer = connection->peer;
+    if (connection->tls) {
+        pl_conn_leave(connection);
+        return POOL_E_ARGUMENT;         /* the bare descriptor would be of no use */
+    }
     if (was_detached)
         status = claim_detached(connection);
     else

@@ -9,6 +9,7 @@
 
 #include "base/os.h"
 #include "net/stream.h"
+#include "net/transport.h"
 #include "pool/borrow.h"
 #include "pool/pool.h"
 
@@ -151,10 +152,10 @@ static bool read_once(struct pool_conn handle)
     }
     got = pl_stream_doom(connection)
               ? -EBADF
-              : pl_os->recv(connection->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
-    if (got == -EAGAIN || got == -EINTR) {
+              : pl_transport_recv(connection, bytes, sizeof(bytes), &channel->read_wants);
+    if (got == -EAGAIN) {
         leave(&handle);
-        return got == -EINTR;
+        return false;
     }
     if (got <= 0) {
         leave_and_end(channel, handle, (int)-got);
@@ -210,6 +211,8 @@ void pl_lent_on_event(struct pl_connection *connection, uint64_t word, uint32_t 
     }
     if (!leave(&handle))
         return;
+    if (connection->tls)
+        events |= EPOLLIN | EPOLLOUT;   /* each direction may have waited for the other one */
     if (events & EPOLLOUT)
         write_some(handle);
     if (!tell_read_ahead(handle))

@@ -7,6 +7,7 @@
 #include "commpool/options.h"
 #include "net/connection.h"
 #include "pool/peer.h"
+#include "pool/secure.h"
 
 /* The connection is not to be lent. Data for an actor sends it to the mux, anything else ends
  * it. */
@@ -28,6 +29,10 @@ PL_INLINE bool pl_look_is_fit(struct pl_connection *connection, enum pool_check 
     bool was_parked = connection->is_armed;
     enum pl_health health;
 
+    if (PL_UNLIKELY(connection->tls) && pl_secure_is_outdated(connection)) {
+        pl_peer_close(connection, POOL_CLOSE_STALE);
+        return false;
+    }
     if (!pl_look_is_still_ours(connection, check)) {
         pl_peer_close(connection, POOL_CLOSE_STOLEN);
         return false;

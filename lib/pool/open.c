@@ -14,6 +14,7 @@
 #include "pool/events.h"
 #include "pool/names.h"
 #include "pool/pool.h"
+#include "pool/secure.h"
 #include "pool/spare.h"
 #include "pool/waiter.h"
 
@@ -29,8 +30,8 @@ static bool is_closing(const struct pl_peer *peer)
 
 static struct pl_failure dial_failure(const struct pl_dial *dial, int error)
 {
-    if (dial->unresolved.status)
-        return dial->unresolved;
+    if (dial->failure.status)
+        return dial->failure;
     if (!dial->reason)
         return pl_failure_of_errno(error, dial->phase);
     return pl_failure_because(dial->reason, dial->phase,
@@ -412,11 +413,12 @@ static void on_mux(struct pl_post *post)
         dial->grudges = &names->grudges;
         dial->resolver = pl_names_resolver(pool_of(connection)->room);
     }
-    if (dial->resolver || pl_address_is_literal(dial->address)) {
+    if (pl_secure_dial(peer, dial) &&
+        (dial->resolver || pl_address_is_literal(dial->address))) {
         pl_dial_start(dial);
         return;
     }
-    failure = pl_failure_make(POOL_E_MEMORY, POOL_PHASE_RESOLVE, ENOMEM);
+    failure = pl_failure_make(POOL_E_MEMORY, POOL_PHASE_CONNECT, ENOMEM);
     pl_open_give_up(connection, &failure);
 }
 

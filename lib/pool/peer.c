@@ -5,6 +5,7 @@
 #include "base/os.h"
 #include "commpool/address.h"
 #include "net/stream.h"
+#include "net/tls_sessions.h"
 #include "pool/channel.h"
 #include "pool/close.h"
 #include "pool/decide.h"
@@ -12,6 +13,7 @@
 #include "pool/names.h"
 #include "pool/open.h"
 #include "pool/pool.h"
+#include "pool/secure.h"
 #include "pool/spare.h"
 #include "pool/waiter.h"
 
@@ -112,7 +114,8 @@ bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t gener
 /* Peer lock held. */
 static bool is_needed(struct pl_peer *peer)
 {
-    bool is_remembered = (peer->shared.backoff.failures || peer->shared.keeps_spares) &&
+    bool is_remembered = (peer->shared.backoff.failures || peer->shared.keeps_spares ||
+                          pl_secure_keeps(peer)) &&
                          !(atomic_load(&peer->hints) & PL_HINT_CLOSING);
 
     return peer->shared.users || peer->shared.count || is_remembered ||
@@ -124,6 +127,7 @@ static void reclaim(struct pl_peer *peer, struct pool *pool)
 {
     struct pool_address *address = NULL;
     struct pl_names *names = NULL;
+    struct pl_tls_sessions *sessions = NULL;
 
     pthread_mutex_lock(&pool->lock);
     pthread_mutex_lock(&peer->lock);
@@ -135,6 +139,8 @@ static void reclaim(struct pl_peer *peer, struct pool *pool)
         address = peer->address;
         names = peer->names;
         peer->names = NULL;
+        sessions = peer->sessions;
+        peer->sessions = NULL;
         peer->pool = NULL;
         peer->address = NULL;
         peer->text = NULL;
@@ -143,6 +149,7 @@ static void reclaim(struct pl_peer *peer, struct pool *pool)
     pthread_mutex_unlock(&pool->lock);
     if (address) {
         pl_names_free(names);
+        pl_tls_sessions_release(sessions);
         pool_address_unref(address);
         pl_arena_give(&peers, peer);
     }
@@ -471,6 +478,7 @@ void pl_peer_after_loss(struct pl_peer *peer, bool has_freed_descriptor)
     pl_pool_give_share(pool);
     pl_peer_supply(peer);
     pl_spare_note(peer);
+    pl_secure_note_loss(peer);
     if (atomic_load(&pl_room_wanted))
         pl_room_serve(pool->room, pool, has_freed_descriptor);
     pl_peer_leave(peer);

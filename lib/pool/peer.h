@@ -26,6 +26,7 @@
 
 struct pool;
 struct pl_names;
+struct pl_tls_sessions;
 
 /* What a thread must know right after it has let go of a connection. */
 enum {
@@ -69,6 +70,8 @@ struct pl_peer {
     uint64_t round;                     /* pool->lock: the last round that came by */
     bool is_ended;                      /* pool->lock: pool_destroy() came by */
     struct pl_names *names;             /* mux thread: of a host name; NULL until needed */
+    struct pl_tls_sessions *sessions;   /* mux thread: to be continued; NULL until needed */
+    uint64_t sessions_ns;               /* the same: kept until then without connections */
     pthread_mutex_t lock;
     struct {
         struct pl_list all;             /* every connection, by birth */

@@ -4,8 +4,10 @@
 
 #include "base/os.h"
 #include "net/address.h"
+#include "net/tls_settings.h"
 #include "pool/events.h"
 #include "pool/fork.h"
+#include "pool/secure.h"
 #include "pool/watch.h"
 
 static void prepare_pool(void *element)
@@ -123,6 +125,7 @@ static void free_pool(struct pool *pool)
     pl_workers_join(&pool->workers);
     pl_room_remove_pool(pool->room, pool);
     pl_events_close(pool);
+    pl_secure_end(pool);
     pl_table_fini(&pool->peers);
     pl_arena_give(&pools, pool);
     pl_mux_unref(mux);
@@ -218,8 +221,10 @@ enum pool_status pl_pool_find_peer(struct pool *pool, const char *text, struct p
         return refuse(pl_failure_make(status, POOL_PHASE_NONE, 0), text, error);
     if (status)
         return status;
-    if (address->scheme == PL_SCHEME_TLS)
+    if (address->starttls)
         status = refuse(pl_failure_because(PL_REASON_TLS, POOL_PHASE_NONE, 0), text, error);
+    else if (address->scheme == PL_SCHEME_TLS)
+        status = pl_secure_begin(pool, error);
     if (status) {
         pool_address_unref(address);
         return status;
@@ -277,6 +282,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
         goto no_pool;
     }
     pool->settings = settings;
+    atomic_store(&pool->tls, settings.options.tls ? pl_tls_keep(settings.options.tls) : NULL);
     status = open_mux(pool, settings.options.mux);
     if (status)
         goto no_pool;
@@ -312,6 +318,8 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
 no_events:
     pl_mux_unref(pool->mux);
 no_pool:
+    if (pool)
+        pl_secure_end(pool);
     if (pool)
         pl_arena_give(&pools, pool);
     return status;

@@ -41,6 +41,7 @@ struct pool {
     pthread_mutex_t round_lock;         /* one round at a time (round.h); before the next one */
     uint64_t last_round;                /* round lock */
     struct pl_settings settings;        /* fixed */
+    struct pool_tls *_Atomic tls;       /* its own share of them; NULL: none was needed yet */
     struct pool_mux *mux;               /* fixed; counted */
     struct pl_room *room;               /* fixed; the mux's */
     pthread_mutex_t lock;

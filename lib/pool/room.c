@@ -10,6 +10,7 @@
 #include "base/os.h"
 #include "net/resolver.h"
 #include "net/stream.h"
+#include "net/transport.h"
 #include "pool/channel.h"
 #include "pool/events.h"
 #include "pool/hooks.h"
@@ -124,15 +125,18 @@ static enum park_end park(struct pl_room *room, struct pl_connection *connection
 {
     struct pl_peer *peer = connection->peer;
     struct pool *pool = peer->pool;
+    uint32_t events = EPOLLIN | EPOLLRDHUP;
     uint64_t word;
 
+    if (pl_transport_has_more(connection))
+        events |= EPOLLOUT;             /* the socket will not tell of it again */
     if (pl_get(connection->expires_ns) <= now_ns)
         return TOO_OLD;
     pl_stream_drop_input(connection);
     pl_channel_drop_unused(connection);
     for (;;) {
         atomic_store(&connection->missed_event, false);
-        if (!pl_connection_arm(connection, room->mux, EPOLLIN | EPOLLRDHUP))
+        if (!pl_connection_arm(connection, room->mux, events))
             return STOLEN;
         pthread_mutex_lock(&room->lock);
         pl_list_push_back(&pool->parked, &connection->lru_link);

@@ -93,8 +93,7 @@ static struct pl_backoff_rules backoff_of(const struct pool_options *options)
 
 static bool is_offered(const struct pool_options *options)
 {
-    return !options->codec && !options->tls &&
-           !options->on_request && !options->on_orphan;
+    return !options->codec && !options->on_request && !options->on_orphan;
 }
 
 enum pool_status pl_settings_make(const struct pool_options *given, struct pl_settings *settings)

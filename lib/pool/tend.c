@@ -5,6 +5,7 @@
 #include "pool/backoff.h"
 #include "pool/names.h"
 #include "pool/pool.h"
+#include "pool/secure.h"
 #include "pool/spare.h"
 
 /* Room lock held. */
@@ -68,6 +69,7 @@ static void tend(struct pl_room *room, struct pl_peer *peer, uint64_t now_ns)
     pthread_mutex_lock(&peer->lock);
     next_ns = pl_backoff_tend(peer, now_ns);
     pthread_mutex_unlock(&peer->lock);
+    name_ns = pl_earlier(name_ns, pl_secure_tend(peer, now_ns));
     next_ns = pl_earlier(name_ns, pl_earlier(spare_ns, next_ns));
     if (next_ns != PL_NEVER)
         pl_tend_at(room, peer, next_ns);

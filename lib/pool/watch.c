@@ -11,13 +11,19 @@
 static void on_parked_event(struct pl_connection *connection)
 {
     struct pl_room *room = connection->peer->pool->room;
+    enum pl_health health;
 
     pl_room_unpark(room, connection);
     if (!pl_connection_is_ours(connection)) {
         pl_peer_close(connection, POOL_CLOSE_STOLEN);
-    } else if (pl_channel_has_actor(connection)) {
+        return;
+    }
+    if (pl_channel_has_actor(connection)) {
         pl_channel_hear(connection);
-    } else if (pl_connection_peek(connection) == PL_HEALTHY) {
+        return;
+    }
+    health = pl_connection_peek(connection);
+    if (health == PL_HEALTHY || health == PL_HALF_DATA) {
         pl_room_park_one(room, connection);
     } else {
         pl_peer_close(connection, POOL_CLOSE_PEER); /* its end, or bytes that nobody asked for */

@@ -1,0 +1,33 @@
+/* secure.h: what makes the connections of a tls:// address secure: the pool's settings, the sessions
+ * that its peer may continue, and what becomes of connections when the settings change.
+ */
+#ifndef PL_POOL_SECURE_H
+#define PL_POOL_SECURE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "commpool/status.h"
+
+struct pool;
+struct pl_peer;
+struct pl_dial;
+struct pl_connection;
+
+/* Sees to it that the pool has settings: those of its options, or the defaults, which read the
+ * system's store of certificates now. On failure *error is told. Any thread. */
+enum pool_status pl_secure_begin(struct pool *pool, struct pool_error *error);
+void pl_secure_end(struct pool *pool);
+
+/* The dial secures what it connects, if its address asks for that. False: no memory. Mux thread. */
+bool pl_secure_dial(struct pl_peer *peer, struct pl_dial *dial);
+
+/* The settings were changed since it was secured: it is not to be lent again. For its owner. */
+bool pl_secure_is_outdated(const struct pl_connection *connection);
+
+/* A peer without connections is kept for its sessions for a while. Peer lock held. */
+bool pl_secure_keeps(const struct pl_peer *peer);
+void pl_secure_note_loss(struct pl_peer *peer); /* the lock is not held */
+uint64_t pl_secure_tend(struct pl_peer *peer, uint64_t now_ns);
+
+#endif
