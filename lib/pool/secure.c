@@ -12,6 +12,7 @@
 #include "pool/pool.h"
 #include "pool/tend.h"
 
+#define LARGEST 4096u /* no release's struct is that large: the size was never set */
 #define KEEP_NS (300 * 1000 * PL_MS) /* for that long sessions outlive the last connection */
 
 enum pool_status pl_secure_begin(struct pool *pool, struct pool_error *error)
@@ -96,7 +97,7 @@ enum pool_status pool_conn_tls(const struct pool_conn *conn, struct pool_tls_inf
     struct pl_tls_facts facts;
     size_t size = info ? info->size : 0;
 
-    if (size < offsetof(struct pool_tls_info, version) || size > sizeof(told))
+    if (size < offsetof(struct pool_tls_info, version) || size > LARGEST)
         return POOL_E_ARGUMENT;
     connection = pl_conn_enter(conn);
     if (!connection)
@@ -111,6 +112,6 @@ enum pool_status pool_conn_tls(const struct pool_conn *conn, struct pool_tls_inf
     }
     pl_conn_leave(connection);
     told.size = size;
-    memcpy(info, &told, size);
+    memcpy(info, &told, size < sizeof(told) ? size : sizeof(told));
     return POOL_OK;
 }

@@ -300,6 +300,28 @@ static int run_user(struct props *props)
     return something_if(is_there);
 }
 
+static int run_tls(struct props *props)
+{
+    struct pool_tls_info info = { .size = sizeof(info), .secure = true };
+    enum pool_status status = pool_conn_tls(props->conn, &info);
+
+    if (!status)
+        cr_expect_not(info.secure, "it is plain");
+    return status;
+}
+
+static void wrong_tls(struct props *props)
+{
+    static const size_t sizes[] = { 0, 1, sizeof(size_t), SIZE_MAX };
+    struct pool_tls_info info = { .size = 0 };
+
+    REFUSES(pool_conn_tls(props->conn, NULL), POOL_E_ARGUMENT);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        info.size = sizes[i];
+        REFUSES(pool_conn_tls(props->conn, &info), POOL_E_ARGUMENT);
+    }
+}
+
 static int run_count(struct props *props)
 {
     struct pool_conn_counts counts = { .size = sizeof(counts), .uses = UINT64_MAX };
@@ -430,6 +452,7 @@ const struct call calls_of_conn[] = {
     { "pool_conn_error", run_error, wrong_error, { ARG, 0, 0, 0, 0, 0, 0, KID }, 0 },
     { "pool_conn_set_user", run_set_user, NULL, { NO, YES, YES, YES, YES, YES, YES, NO }, 0 },
     { "pool_conn_user", run_user, NULL, { NO, YES, YES, YES, YES, YES, YES, NO }, 0 },
+    { "pool_conn_tls", run_tls, wrong_tls, { ARG, 0, 0, 0, 0, 0, 0, KID }, 0 },
     { "pool_conn_count", run_count, wrong_count, { ARG, 0, 0, 0, 0, 0, 0, KID }, 0 },
     { "pool_conn_local", run_local, wrong_local, { ARG, 0, 0, 0, 0, 0, 0, KID }, 0 },
     { "pool_conn_remote",

@@ -62,7 +62,6 @@ Test(pool_misuse, settings_of_a_later_release_make_no_pool)
 
     cr_expect_eq(make(POOL_OPTIONS(.codec = (const struct pool_codec *)(void *)&anything)),
                  POOL_E_ARGUMENT);
-    cr_expect_eq(make(POOL_OPTIONS(.tls = (struct pool_tls *)(void *)&anything)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.on_request = on_request)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.on_orphan = on_orphan)), POOL_E_ARGUMENT);
 }

@@ -176,7 +176,6 @@ Test(settings, what_is_reserved_for_a_later_release_is_an_argument_error)
     void *something = &settings;
 
     REFUSED(.codec = something);
-    REFUSED(.tls = something);
     TAKEN(.start_paused = true);
     TAKEN(.on_error = (pool_error_fn *)nothing_to_do);
     REFUSED(.on_request = (pool_request_fn *)nothing_to_do);
