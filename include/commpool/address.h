@@ -28,13 +28,14 @@
  *     dscp=    0 to 63, the code point that outgoing packets are marked with (RFC 2474)
  *     sni=     tls only: the name that the peer must prove to have, instead of the host
  *     alpn=    tls only: protocols offered, for example h2,http/1.1 (RFC 7301)
+ *     starttls=1  tls only: connections begin in the clear, and on_new_connection or `prepare`
+ *              secures them (pool_conn_start_tls); until then they are lent to nobody
  *     rely=    qualities that the transport must have: unreliable, loss, dup, order, contents,
  *              reliable; a stream has them all, and an unknown one is POOL_E_ADDRESS
  *
  * Values may be percent-encoded (RFC 3986, section 2.1); in them ?, &, %, # and control characters
- * must be. Unknown and repeated parameters are errors. starttls= parses, but borrowing such an
- * address answers POOL_E_ADDRESS in this release. Several peers in one address come with a later
- * release.
+ * must be. Unknown and repeated parameters are errors. Several peers in one
+ * address come with a later release.
  *
  * Canonical text: host names in lower case and without a trailing dot; equal addresses give the
  * same text, and parsing it gives an equal address again.

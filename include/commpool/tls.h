@@ -153,6 +153,14 @@ POOL_API void pool_tls_free(struct pool_tls *tls);
  * POOL_E_ARGUMENT for NULL, an impossible size or a stale handle. */
 POOL_API enum pool_status pool_conn_tls(const struct pool_conn *conn, struct pool_tls_info *info);
 
+/* Secures a connection of a starttls=1 address after the hook or `prepare` has talked in the clear.
+ *
+ * In `prepare` it waits for the handshake, within the call's deadline; on the mux thread it starts
+ * it and does not wait. Errors: POOL_E_TLS when handshake or verification failed, or when bytes had
+ * arrived before it; POOL_E_ARGUMENT for a stale handle, an address without starttls=1, or a
+ * connection that is secured already; POOL_E_TIMEOUT; POOL_E_BROKEN; POOL_E_MEMORY. */
+POOL_API enum pool_status pool_conn_start_tls(struct pool_conn *conn);
+
 #ifdef __cplusplus
 }
 #endif

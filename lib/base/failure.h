@@ -26,13 +26,14 @@ enum pl_reason {
     PL_REASON_DNS_SILENT,
     PL_REASON_DNS_UNREACHED,
     PL_REASON_DNS_GARBLED,
-    PL_REASON_TLS,
     PL_REASON_LINE,                     /* max_line */
     /* What TLS says; `cause` is a number of OpenSSL's. */
     PL_REASON_CERTIFICATE,              /* X509_V_ERR_*; `subject` may say whose */
     PL_REASON_ALERT,                    /* the peer's; its number */
     PL_REASON_HANDSHAKE,                /* an error as OpenSSL packs it */
     PL_REASON_NO_HANDSHAKE,             /* the peer ended the connection instead */
+    PL_REASON_CLEAR,                    /* starttls=1, and nobody began it */
+    PL_REASON_EARLY,                    /* bytes came in the clear, before it */
     PL_REASON_CUT,                      /* the same later, without close_notify */
     /* What the program's own functions answered, or left behind. */
     PL_REASON_USE,

@@ -214,10 +214,8 @@ int pl_attempt_outcome(const struct pl_dial_attempt *attempt)
 
 static int begin_tls(struct pl_dial *dial, struct pl_dial_attempt *attempt)
 {
-    const struct pool_address *address = dial->address;
-    struct pl_tls_wish wish = { .name = address->sni.data ? address->sni : address->host,
-                                .alpn = address->alpn };
-    int error = pl_tls_create(dial->tls, dial->sessions, &wish, &attempt->connection->tls);
+    int error = pl_tls_create_for(dial->tls, dial->sessions, dial->address,
+                                  &attempt->connection->tls);
 
     attempt->is_securing = !error;
     return -error;

@@ -11,6 +11,7 @@
 #include <sys/time.h>
 
 #include "base/os.h"
+#include "net/tls.h"
 #include "net/transport.h"
 
 #define EXACT_NS (50 * PL_MS) /* with less time left than this only ppoll is exact enough */
@@ -291,6 +292,34 @@ enum pool_status pl_stream_try_send(struct pl_connection *connection, const void
     pl_stream_note_sent(connection, (size_t)done, pl_os->coarse_ns());
     *sent = (size_t)done;
     return POOL_OK;
+}
+
+/* ---- from clear to TLS */
+
+enum pool_status pl_stream_secure(struct pl_connection *connection, uint64_t until_ns)
+{
+    uint64_t deadline_ns = pl_stream_deadline(connection, pl_os->now_ns());
+    int error = pl_stream_doom(connection) ? EBADF : EAGAIN;
+    ssize_t ready;
+    short wants;
+
+    deadline_ns = pl_earlier(deadline_ns, until_ns);
+    while (error == EAGAIN) {
+        error = -pl_tls_handshake(connection->tls, connection->fd, &wants);
+        if (error != EAGAIN)
+            break;
+        ready = may_wait_here(connection) ? wait_for(connection, wants, deadline_ns) : -EDEADLK;
+        if (ready < 0)
+            error = (int)-ready;
+    }
+    if (!error)
+        return POOL_OK;
+    if (error == EDEADLK)
+        return pl_stream_fail(connection, POOL_E_WOULD_BLOCK, EAGAIN);
+    if (error == ETIME || pl_stream_doom(connection))
+        return pl_stream_fail_errno(connection, error);
+    return pl_stream_fail_with(connection,
+                               pl_transport_failure(connection, error, POOL_PHASE_TLS));
 }
 
 /* ---- receiving; one operation at a time reads a connection, or what was read ahead would be

@@ -34,6 +34,10 @@ enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *bu
 enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct pool_bytes delimiter,
                                       struct pool_bytes *bytes) PL_MUST_USE;
 
+/* Shakes hands on a connection in the clear, and waits for it, until the loan's deadline or
+ * `until_ns`. */
+enum pool_status pl_stream_secure(struct pl_connection *connection, uint64_t until_ns) PL_MUST_USE;
+
 /* Notes that an operation in this loan failed; answers the status. */
 enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_status status,
                                 int cause);

@@ -60,7 +60,8 @@ enum pool_status pl_stream_fail_with(struct pl_connection *connection, struct pl
 {
     bool is_set_up = pl_get(connection->is_prepared);
 
-    failure.phase = is_set_up ? POOL_PHASE_USE : POOL_PHASE_SETUP;
+    if (failure.phase != POOL_PHASE_TLS)
+        failure.phase = is_set_up ? POOL_PHASE_USE : POOL_PHASE_SETUP;
     if (is_set_up)                      /* `prepare` sends no request */
         failure.outcome = (uint8_t)outcome_of(pl_get(connection->lease.marks));
     pl_set(connection->failure, pl_failure_pack(failure));

@@ -16,6 +16,7 @@
 #include "base/assert.h"
 #include "base/buffer.h"
 #include "base/os.h"
+#include "net/address.h"
 #include "net/tls_bio.h"
 #include "net/tls_fault.h"
 #include "net/tls_peer.h"
@@ -201,6 +202,15 @@ int pl_tls_create(struct pl_tls_settings *settings, struct pl_tls_sessions *sess
     else
         *made = tls;
     return error;
+}
+
+int pl_tls_create_for(struct pl_tls_settings *settings, struct pl_tls_sessions *sessions,
+                      const struct pool_address *address, struct pl_tls **tls)
+{
+    struct pl_tls_wish wish = { .name = address->sni.data ? address->sni : address->host,
+                                .alpn = address->alpn };
+
+    return pl_tls_create(settings, sessions, &wish, tls);
 }
 
 static void drop_kept(struct pl_tls *tls)

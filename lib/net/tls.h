@@ -26,6 +26,7 @@
 
 #define PL_TLS_RECORD 16384u /* bytes that one record carries at most */
 
+struct pool_address;
 struct pl_tls;
 
 /* How a peer must be called, and what is to be spoken with it. */
@@ -38,6 +39,9 @@ struct pl_tls_wish {
  * copied. Answers 0, -ENOMEM, or -EINVAL: the name is no name, or alpn no list. */
 int pl_tls_create(struct pl_tls_settings *settings, struct pl_tls_sessions *sessions,
                   const struct pl_tls_wish *wish, struct pl_tls **tls) PL_MUST_USE;
+/* The same for a peer that is named by its address. */
+int pl_tls_create_for(struct pl_tls_settings *settings, struct pl_tls_sessions *sessions,
+                      const struct pool_address *address, struct pl_tls **tls) PL_MUST_USE;
 void pl_tls_free(struct pl_tls *tls); /* sends nothing; NULL: nothing */
 
 /* The next three answer a negative errno when they fail. -EAGAIN: call again when the socket is

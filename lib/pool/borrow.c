@@ -16,6 +16,7 @@
 #include "pool/looks.h"
 #include "pool/recent.h"
 #include "pool/retry.h"
+#include "pool/secure.h"
 #include "pool/ticket.h"
 #include "pool/wait.h"
 
@@ -156,11 +157,27 @@ static int prepare(struct pool *pool, struct pool_conn conn)
     return answer;
 }
 
+/* What `prepare` left behind; status POOL_OK: it may be lent. Pinned. */
+static struct pl_failure judge_prepared(struct pl_connection *connection, int answer)
+{
+    struct pl_failure failure = pl_failure_unpack(pl_get(connection->failure));
+    uint32_t marks = atomic_exchange(&connection->lease.marks, 0);
+
+    if (!failure.status && answer)
+        failure = pl_failure_because(PL_REASON_PREPARE, POOL_PHASE_SETUP, answer);
+    else if (!failure.status && (marks & (PL_MARK_DIRT | PL_MARK_AWAITS)))
+        failure = pl_failure_because(PL_REASON_UNCLEAN, POOL_PHASE_SETUP, answer);
+    else if (!failure.status && pl_secure_is_missing(connection))
+        failure = pl_failure_because(PL_REASON_CLEAR, POOL_PHASE_TLS, 0);
+    if (failure.phase != POOL_PHASE_TLS)
+        failure.phase = POOL_PHASE_SETUP;
+    return failure;
+}
+
 bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
                          struct pool_conn *conn)
 {
     uint64_t begin_ns;
-    uint32_t marks;
     int answer;
 
     *conn = pl_connection_handle(connection, atomic_load(&connection->word));
@@ -188,12 +205,7 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
         borrow->failure = pl_failure_because(PL_REASON_PREPARE, POOL_PHASE_SETUP, answer);
         return false; /* it threw the connection away */
     }
-    borrow->failure = pl_failure_unpack(pl_get(connection->failure));
-    marks = atomic_exchange(&connection->lease.marks, 0);
-    if (!borrow->failure.status && (answer || (marks & (PL_MARK_DIRT | PL_MARK_AWAITS))))
-        borrow->failure = pl_failure_because(answer ? PL_REASON_PREPARE : PL_REASON_UNCLEAN,
-                                             POOL_PHASE_SETUP, answer);
-    borrow->failure.phase = POOL_PHASE_SETUP;
+    borrow->failure = judge_prepared(connection, answer);
     if (borrow->failure.status) /* whoever gives a copy back from here on gives back a failure */
         pl_set(connection->lease.marks, PL_MARK_FAILED);
     else

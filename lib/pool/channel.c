@@ -7,6 +7,7 @@
 #include "pool/channel.h"
 
 #include <errno.h>
+#include <poll.h>
 
 #include "base/os.h"
 #include "net/stream.h"
@@ -100,6 +101,10 @@ bool pl_channel_watch_again(struct pl_channel *channel)
                   (is_read_ahead && channel->on_event);
     uint32_t events = is_due ? EPOLLOUT : 0;
 
+    if (channel->is_securing)
+        return pl_connection_arm(connection, channel->pool->mux,
+                                 channel->read_wants == POLLOUT ? EPOLLOUT
+                                                                : EPOLLIN | EPOLLRDHUP);
     if (is_heard)
         events |= EPOLLIN | EPOLLRDHUP;
     /* Who secures it may have to write in order to read, and the other way round. */
@@ -175,13 +180,15 @@ void pl_channel_fail_errno(struct pl_connection *connection, int error)
         pl_stream_fail_errno(connection, error);
         return;
     }
-    if (pl_word_state(atomic_load(&connection->word)) != PL_HEARD)
+    if (pl_channel_of(connection)->is_securing)
+        failure.phase = POOL_PHASE_TLS;
+    else if (pl_word_state(atomic_load(&connection->word)) != PL_HEARD)
         failure.phase = POOL_PHASE_SETUP;
     pl_set(connection->failure, pl_failure_pack(failure));
 }
 
 /* The connection ended by itself: last event, then whatever it was in the middle of fails. */
-static void end_of_stream(struct pl_channel *channel, struct pool_conn handle, int error)
+void pl_channel_end_of_stream(struct pl_channel *channel, struct pool_conn handle, int error)
 {
     struct pl_connection *connection = channel->connection;
     struct pl_failure failure;
@@ -328,6 +335,9 @@ static int send_queued(struct pl_channel *channel, bool *has_written)
     struct iovec queued;
     ssize_t sent;
 
+    if (channel->is_securing)
+        return 0;
+
     while (pl_buffer_size(&channel->out)) {
         queued = (struct iovec){ channel->out.data + channel->out.start,
                                  pl_buffer_size(&channel->out) };
@@ -390,13 +400,13 @@ static bool read_some(struct pl_channel *channel, struct pool_conn handle)
     ssize_t got;
 
     for (int i = 0; i < PL_CHANNEL_READS; i++) {
-        if (!channel->on_event && !channel->actor.on_message)
+        if ((!channel->on_event && !channel->actor.on_message) || channel->is_securing)
             return true;
         got = pl_transport_recv(connection, bytes, sizeof(bytes), &channel->read_wants);
         if (got == -EAGAIN)
             return true;
         if (got <= 0) {
-            end_of_stream(channel, handle, (int)-got);
+            pl_channel_end_of_stream(channel, handle, (int)-got);
             return false;
         }
         pl_add(connection->bytes_in, (uint64_t)got);
@@ -414,7 +424,7 @@ static bool write_some(struct pl_channel *channel, struct pool_conn handle)
     int error = pl_channel_flush(channel, &is_due);
 
     if (error) {
-        end_of_stream(channel, handle, error);
+        pl_channel_end_of_stream(channel, handle, error);
         return false;
     }
     return !is_due ||
@@ -433,7 +443,7 @@ static void after_event(struct pl_channel *channel, struct pool_conn handle)
         return;
     }
     if (!pl_channel_watch_again(channel))
-        end_of_stream(channel, handle, EBADF);
+        pl_channel_end_of_stream(channel, handle, EBADF);
 }
 
 void pl_channel_on_event(struct pl_connection *connection, uint64_t word, uint32_t events)
@@ -444,9 +454,11 @@ void pl_channel_on_event(struct pl_connection *connection, uint64_t word, uint32
     if (!channel)
         return;
     if (!pl_connection_is_ours(connection)) {
-        end_of_stream(channel, handle, EBADF);
+        pl_channel_end_of_stream(channel, handle, EBADF);
         return;
     }
+    if (channel->is_securing && !pl_channel_secure(channel, handle))
+        return;
     if (connection->tls)
         events |= EPOLLIN | EPOLLOUT;   /* each direction may have waited for the other one */
     if ((events & EPOLLOUT) && !write_some(channel, handle))
@@ -560,6 +572,6 @@ bool pl_channel_call_hook(struct pl_connection *connection, int *answer)
         atomic_store(&channel->is_ready_told, false);   /* nobody waits for it */
     if (*answer == POOL_LATER && !pl_channel_carry_out_ready(connection) &&
         !pl_channel_watch_again(channel))
-        end_of_stream(channel, handle, EBADF);
+        pl_channel_end_of_stream(channel, handle, EBADF);
     return true;
 }

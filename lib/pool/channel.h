@@ -21,6 +21,8 @@ struct pl_channel {
     struct pl_buffer out;
     uint32_t high, low;                 /* watermarks */
     enum pl_mux_stay stay;              /* of the call that is inside */
+    bool is_securing;                   /* from clear to TLS: nothing else is read or written */
+    bool is_ready_due;                  /* the hook is done with it, but TLS is not */
     short read_wants, write_wants;      /* for what the last one of each waits: POLLIN, POLLOUT */
     bool is_over_high;
     bool owes_written;                  /* POOL_EV_WRITTEN is due once nothing is queued */
@@ -59,6 +61,16 @@ enum pool_status pl_channel_refusal(const struct pool *pool);
 /* Runs on_new_connection. False: it has no channel. With POOL_LATER as the answer, the rest is the
  * channel's business. */
 bool pl_channel_call_hook(struct pl_connection *connection, int *answer) PL_MUST_USE;
+
+/* pool_conn_start_tls() of a connection that is set up: begins, and does not wait. */
+enum pool_status pl_channel_start_tls(struct pool_conn *conn);
+/* Goes on with the handshake. False: it is not over, or the connection is out of our hands. */
+bool pl_channel_secure(struct pl_channel *channel, struct pool_conn handle);
+/* The connection ended by itself, or by `error`: the last event, and then what it was in the middle
+ * of fails. */
+void pl_channel_end_of_stream(struct pl_channel *channel, struct pool_conn handle, int error);
+/* True: it is being secured, and pl_open_finish() will be called again. */
+bool pl_channel_defers_ready(struct pl_connection *connection);
 
 /* Sends what is queued and fits: 0, or a positive errno. *is_due: all has left, which the watcher
  * is to be told. */

@@ -2,6 +2,7 @@
  * for as long as it looks at it. The callbacks come from channel.c, never from inside a call.
  */
 #include <errno.h>
+#include <poll.h>
 
 #include "base/os.h"
 #include "net/stream.h"
@@ -9,6 +10,7 @@
 #include "pool/channel.h"
 #include "pool/lent.h"
 #include "pool/pool.h"
+#include "pool/secure.h"
 
 static bool may_drive(const struct pl_connection *connection, enum pl_state state)
 {
@@ -107,7 +109,7 @@ static enum pool_status queue(struct pl_channel *channel, const char *data, size
         channel->is_over_high = true;
         return POOL_E_FULL;
     }
-    if (!queued && size)
+    if (!queued && size && !channel->is_securing)
         sent = pl_transport_send(connection, &piece, 1, &channel->write_wants);
     if (sent == -EAGAIN || sent == -EINTR)
         sent = 0;
@@ -144,6 +146,25 @@ enum pool_status pool_write(struct pool_conn *conn, const void *data, size_t siz
     if (!pl_connection_is_ours(channel->connection))
         return leave_channel(channel, POOL_E_BROKEN);
     return leave_channel(channel, queue(channel, data, size));
+}
+
+enum pool_status pl_channel_start_tls(struct pool_conn *conn)
+{
+    struct pl_channel *channel;
+    enum pool_status status = enter_channel(conn, &channel);
+
+    if (status)
+        return status;
+    if (pl_buffer_size(&channel->out))
+        return leave_channel(channel, POOL_E_ARGUMENT);         /* in the clear, and not yet sent */
+    status = pl_secure_begin_clear(channel->connection);
+    if (status)
+        return leave_channel(channel, status);
+    channel->is_securing = true;
+    channel->owes_written = false;
+    channel->read_wants = POLLOUT;      /* the first step is made by the next event */
+    return leave_channel(channel,
+                         pl_channel_watch_again(channel) ? POOL_OK : POOL_E_BROKEN);
 }
 
 static void on_silence(struct pl_channel *channel, enum pool_direction direction)

@@ -275,6 +275,8 @@ void pl_open_finish(struct pl_connection *connection, const struct pl_failure *f
     }
     if (!may_go_on(connection))
         return;
+    if (pl_channel_defers_ready(connection))
+        return;                         /* it is being secured, and goes on from there */
     pl_channel_stop_watching(connection);
     if (!pl_connection_is_ours(connection))     /* the hook took its time */
         told = pl_failure_make(POOL_E_BROKEN, POOL_PHASE_SETUP, EBADF);
@@ -282,6 +284,8 @@ void pl_open_finish(struct pl_connection *connection, const struct pl_failure *f
         told = pl_failure_make(POOL_E_PROTOCOL, POOL_PHASE_SETUP, 0);
     else if (pl_get(connection->expires_ns) == 0)       /* the hook itself drained it */
         told = pl_failure_because(PL_REASON_DRAINED, POOL_PHASE_SETUP, 0);
+    else if (pl_get(connection->is_prepared) && pl_secure_is_missing(connection))
+        told = pl_failure_because(PL_REASON_CLEAR, POOL_PHASE_TLS, 0);
     if (told.status) {
         pl_open_give_up(connection, &told);
         return;

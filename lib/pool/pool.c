@@ -221,9 +221,7 @@ enum pool_status pl_pool_find_peer(struct pool *pool, const char *text, struct p
         return refuse(pl_failure_make(status, POOL_PHASE_NONE, 0), text, error);
     if (status)
         return status;
-    if (address->starttls)
-        status = refuse(pl_failure_because(PL_REASON_TLS, POOL_PHASE_NONE, 0), text, error);
-    else if (address->scheme == PL_SCHEME_TLS)
+    if (address->scheme == PL_SCHEME_TLS)
         status = pl_secure_begin(pool, error);
     if (status) {
         pool_address_unref(address);

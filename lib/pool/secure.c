@@ -1,13 +1,17 @@
 /* secure.c: see secure.h. */
 #include "pool/secure.h"
 
+#include <errno.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "base/os.h"
 #include "commpool/conn.h"
 #include "net/address.h"
 #include "net/dialer.h"
+#include "net/stream.h"
 #include "net/tls.h"
+#include "pool/channel.h"
 #include "pool/conn.h"
 #include "pool/pool.h"
 #include "pool/tend.h"
@@ -33,20 +37,51 @@ void pl_secure_end(struct pool *pool)
     pool_tls_free(atomic_exchange(&pool->tls, NULL));
 }
 
+/* Made when they are first needed; NULL: no memory. */
+static struct pl_tls_sessions *sessions_of(struct pl_peer *peer)
+{
+    struct pl_tls_sessions *sessions;
+
+    pthread_mutex_lock(&peer->lock);
+    if (!peer->sessions)
+        peer->sessions = pl_tls_sessions_create();
+    sessions = peer->sessions;
+    pthread_mutex_unlock(&peer->lock);
+    return sessions;
+}
+
 bool pl_secure_dial(struct pl_peer *peer, struct pl_dial *dial)
 {
     const struct pool_options *options = &peer->pool->settings.options;
 
     if (peer->address->scheme != PL_SCHEME_TLS || peer->address->starttls)
         return true;
-    if (!peer->sessions)
-        peer->sessions = pl_tls_sessions_create();
-    if (!peer->sessions)
+    dial->sessions = sessions_of(peer);
+    if (!dial->sessions)
         return false;
     dial->tls = pl_tls_settings_take(atomic_load(&peer->pool->tls));
-    dial->sessions = peer->sessions;
     dial->tls_ns = options->tls_ms == POOL_NONE ? PL_NEVER : options->tls_ms * PL_MS;
     return true;
+}
+
+int pl_secure_make(struct pl_peer *peer, struct pl_tls **tls)
+{
+    struct pl_tls_sessions *sessions = sessions_of(peer);
+    struct pl_tls_settings *settings;
+    int error;
+
+    *tls = NULL;
+    if (!sessions)
+        return -ENOMEM;
+    settings = pl_tls_settings_take(atomic_load(&peer->pool->tls));
+    error = pl_tls_create_for(settings, sessions, peer->address, tls);
+    pl_tls_settings_release(settings);
+    return error;
+}
+
+bool pl_secure_is_missing(const struct pl_connection *connection)
+{
+    return connection->peer->address->starttls && !connection->tls;
 }
 
 bool pl_secure_is_outdated(const struct pl_connection *connection)
@@ -86,6 +121,72 @@ uint64_t pl_secure_tend(struct pl_peer *peer, uint64_t now_ns)
         return peer->sessions_ns;
     pl_tls_sessions_clear(peer->sessions);
     return PL_NEVER;
+}
+
+/* ---- STARTTLS, on a thread that may wait */
+
+/* The peer must not have said anything that would be taken for secured: who sits in between could
+ * have said it. */
+static bool has_early_bytes(const struct pl_connection *connection)
+{
+    const struct pl_input *input = connection->input;
+
+    return (input && input->start < input->end) ||
+           pl_connection_peek(connection) == PL_UNASKED_DATA;
+}
+
+enum pool_status pl_secure_begin_clear(struct pl_connection *connection)
+{
+    struct pl_tls *tls;
+    int error;
+
+    if (!connection->peer->address->starttls || connection->tls)
+        return POOL_E_ARGUMENT;
+    if (!pl_connection_is_ours(connection))
+        return POOL_E_BROKEN;
+    if (has_early_bytes(connection)) {
+        pl_stream_fail_with(connection,
+                            pl_failure_because(PL_REASON_EARLY, POOL_PHASE_TLS, 0));
+        return POOL_E_TLS;
+    }
+    error = pl_secure_make(connection->peer, &tls);
+    if (error) {
+        pl_stream_fail_with(connection, pl_failure_of_errno(-error, POOL_PHASE_TLS));
+        return POOL_E_MEMORY;
+    }
+    connection->tls = tls;
+    return POOL_OK;
+}
+
+/* `prepare` does it, so the loan's deadline bounds it, and tls_ms. */
+static enum pool_status start_and_wait(struct pl_connection *connection)
+{
+    uint32_t tls_ms = connection->peer->pool->settings.options.tls_ms;
+    uint64_t now_ns = pl_os->now_ns(), until_ns = PL_NEVER;
+    enum pool_status status = pl_secure_begin_clear(connection);
+
+    if (tls_ms != POOL_NONE)
+        until_ns = pl_after(now_ns, tls_ms * PL_MS);
+    return status ? status : pl_stream_secure(connection, until_ns);
+}
+
+enum pool_status pool_conn_start_tls(struct pool_conn *conn)
+{
+    struct pl_connection *connection = pl_conn_enter(conn);
+    enum pool_status status = POOL_E_ARGUMENT;
+    enum pl_state state;
+
+    if (!connection)
+        return pl_connection_refusal(conn);
+    state = pl_word_state(atomic_load(&connection->word));
+    if (pl_connection_is_detached(connection))
+        status = POOL_E_ARGUMENT;
+    else if (state == PL_SETUP)
+        status = pl_channel_start_tls(conn);
+    else if (state == PL_LENT && !pl_get(connection->is_prepared))
+        status = start_and_wait(connection);
+    pl_conn_leave(connection);
+    return status;
 }
 
 /* ---- what programs ask */

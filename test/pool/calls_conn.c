@@ -322,6 +322,16 @@ static void wrong_tls(struct props *props)
     }
 }
 
+static int run_start_tls(struct props *props)
+{
+    return pool_conn_start_tls(props->conn);
+}
+
+static void wrong_start_tls(struct props *props)
+{
+    REFUSES(pool_conn_start_tls(props->conn), POOL_E_ARGUMENT); /* nothing asks for it */
+}
+
 static int run_count(struct props *props)
 {
     struct pool_conn_counts counts = { .size = sizeof(counts), .uses = UINT64_MAX };
@@ -452,6 +462,11 @@ const struct call calls_of_conn[] = {
     { "pool_conn_error", run_error, wrong_error, { ARG, 0, 0, 0, 0, 0, 0, KID }, 0 },
     { "pool_conn_set_user", run_set_user, NULL, { NO, YES, YES, YES, YES, YES, YES, NO }, 0 },
     { "pool_conn_user", run_user, NULL, { NO, YES, YES, YES, YES, YES, YES, NO }, 0 },
+    { "pool_conn_start_tls",
+      run_start_tls,
+      wrong_start_tls,
+      { ARG, ARG, ARG, ARG, ARG, ARG, ARG, KID },
+      0 },
     { "pool_conn_tls", run_tls, wrong_tls, { ARG, 0, 0, 0, 0, 0, 0, KID }, 0 },
     { "pool_conn_count", run_count, wrong_count, { ARG, 0, 0, 0, 0, 0, 0, KID }, 0 },
     { "pool_conn_local", run_local, wrong_local, { ARG, 0, 0, 0, 0, 0, 0, KID }, 0 },

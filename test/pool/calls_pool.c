@@ -102,7 +102,6 @@ static void refuse_calls(struct props *props, attempt_fn *attempt)
     for (unsigned i = 0; i < BAD_ADDRESSES; i++)
         cr_expect_eq(attempt(props, bad_addresses[i], NULL), POOL_E_ADDRESS, "\"%s\"",
                      bad_addresses[i]);
-    REFUSES(attempt(props, "tls://127.0.0.1:80?starttls=1", NULL), POOL_E_ADDRESS);
 }
 
 static void wrong_borrow(struct props *props)

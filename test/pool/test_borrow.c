@@ -253,7 +253,6 @@ Test(pool_borrow, what_cannot_be_dialled_is_refused_before_any_socket_is_made)
         { "", POOL_E_ADDRESS },
         { "127.0.0.1:80", POOL_E_ADDRESS },
         { "tcp://127.0.0.1:80?no=1", POOL_E_ADDRESS },
-        { "tls://127.0.0.1:80?starttls=1", POOL_E_ADDRESS },
         { "tcp://example.invalid:80", POOL_E_RESOLVE },
     };
     struct pool *pool = MAKE_POOL();

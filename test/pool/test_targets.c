@@ -41,7 +41,6 @@ Test(pool_targets, a_bad_address_gives_no_target)
 
     cr_expect_eq(pool_target_get(pool, "tcp://127.0.0.1", &target), POOL_E_ADDRESS);
     cr_expect_null(target);
-    cr_expect_eq(pool_target_get(pool, "tls://127.0.0.1:1?starttls=1", &target), POOL_E_ADDRESS);
     cr_expect_null(target);
     pool_destroy(pool);
 }

@@ -51,8 +51,6 @@ Test(pool_texts, an_address_that_this_release_cannot_reach_is_told_why)
         enum pool_status status;
         const char *text;
     } rows[] = {
-        { "tls://127.0.0.1:6379?starttls=1", POOL_E_ADDRESS,
-          ": this release has no STARTTLS, the request was not sent; " },
         { "tcp://[fe80::1]:6379", POOL_E_ADDRESS,
           ": a link-local address needs a zone, as in [fe80::1%eth0] (EINVAL) while connecting" },
         { "unix:///no/such/socket", POOL_E_REFUSED,
@@ -117,9 +115,6 @@ Test(pool_texts, an_asynchronous_call_is_told_the_same)
     struct pool *pool = MAKE_POOL();
     char address[64], wanted[128];
 
-    cr_expect_eq(pool_communicate_async(pool, "tls://127.0.0.1:1?starttls=1", on_lent, &delivery, call, NULL),
-                 POOL_E_ADDRESS);
-    expect_text(&error, "tls://127.0.0.1:1?starttls=1: this release has no STARTTLS");
     cr_expect_eq(pool_communicate_async(pool, "127.0.0.1", on_lent, &delivery, call, NULL),
                  POOL_E_ADDRESS);
     expect_text(&error, "127.0.0.1: scheme missing");

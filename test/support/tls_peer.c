@@ -218,6 +218,18 @@ static void note_handshake(struct tls_peer *peer, const SSL *ssl)
     pthread_mutex_unlock(&peer->lock);
 }
 
+static bool talk_in_the_clear(const struct served *served)
+{
+    const char *answer = served->peer->options.clear_answer;
+    char request[9];
+
+    if (!answer)
+        return true;
+    return recv(served->fd, request, sizeof(request), MSG_WAITALL) == sizeof(request) &&
+           memcmp(request, "STARTTLS\n", sizeof(request)) == 0 &&
+           send(served->fd, answer, strlen(answer), MSG_NOSIGNAL) == (ssize_t)strlen(answer);
+}
+
 static void *serve(void *argument)
 {
     struct served *served = argument;
@@ -227,7 +239,7 @@ static void *serve(void *argument)
 
     must(ssl && request, "a connection");
     SSL_set_fd(ssl, served->fd);
-    if (SSL_accept(ssl) == 1) {
+    if (talk_in_the_clear(served) && SSL_accept(ssl) == 1) {
         note_handshake(served->peer, ssl);
         do
             size = SSL_read(ssl, request, REQUEST_MOST);

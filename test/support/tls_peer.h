@@ -34,6 +34,7 @@ struct tls_peer_options {
     int tickets; /* 0, the default: 2; -1: none */
     const char *alpn; /* the one protocol it speaks; NULL: none is chosen */
     const char *liar; /* ALPN that it answers whatever was offered */
+    const char *clear_answer; /* to "STARTTLS\n", in the clear, and then TLS; NULL: TLS at once */
     bool ends_in_handshake; /* closes when the first bytes came */
     int security_level; /* of its own */
     const char *ciphers;
