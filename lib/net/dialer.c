@@ -210,7 +210,7 @@ static void note_failed_name(struct pl_dial *dial, const struct pl_failure *fail
     if (dial->place_count)
         return;                         /* what the places say says more */
     dial->phase = POOL_PHASE_RESOLVE;
-    dial->error = is_short && failure->cause ? failure->cause : ENOENT;
+    dial->error = !is_short ? ENOENT : failure->cause ? failure->cause : ENOMEM;
     if (!is_short)
         dial->failure = *failure;
 }

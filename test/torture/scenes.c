@@ -21,5 +21,8 @@ const struct scenario *const torture_scenarios[] = {
     &scene_async, &scene_async_target, &scene_async_queue, &scene_async_chain,
     &scene_async_closed, &scene_async_late, &scene_async_share, &scene_async_room,
     &scene_async_prepare, &scene_async_cancel, &scene_async_end,
-    &scene_fresh, &scene_again, &scene_spares, &scene_leak, NULL
+    &scene_fresh, &scene_again, &scene_spares, &scene_leak,
+    &scene_name_silent, &scene_name_refused, &scene_name_family, &scene_name_unknown,
+    &scene_name_nobody, &scene_name_late, &scene_name_connect_ms, &scene_name_cancel,
+    &scene_name_clear, &scene_name_end, &scene_name_moves, &scene_name_unread, NULL
 };

@@ -45,4 +45,9 @@ extern const struct scenario scene_async, scene_async_target, scene_async_queue,
 /* scenes_policy.c */
 extern const struct scenario scene_fresh, scene_again, scene_spares, scene_leak;
 
+/* scenes_names.c */
+extern const struct scenario scene_name_silent, scene_name_refused, scene_name_family,
+    scene_name_unknown, scene_name_nobody, scene_name_late, scene_name_connect_ms,
+    scene_name_cancel, scene_name_clear, scene_name_end, scene_name_moves, scene_name_unread;
+
 #endif
