@@ -114,6 +114,19 @@ int pl_attempt_place(const struct pl_dial *dial, const struct pl_dial_attempt *a
     return 0;
 }
 
+/* The kernel says of both, no port left and no address of ours in that family, that an address is
+ * not available. Datagrams have ports of their own. */
+static bool lacks_own_address(const struct sockaddr_storage *peer, socklen_t size)
+{
+    int error, fd = pl_os->socket(peer->ss_family, SOCK_DGRAM, 0);
+
+    if (fd < 0)
+        return false;
+    error = pl_os->connect(fd, (const struct sockaddr *)peer, size);
+    pl_os->close(fd);
+    return error == -EADDRNOTAVAIL;
+}
+
 /* 0: connected or on the way; else a positive errno. */
 static int begin_connect(const struct pl_dial *dial, struct pl_dial_attempt *attempt)
 {
@@ -131,6 +144,8 @@ static int begin_connect(const struct pl_dial *dial, struct pl_dial_attempt *att
     }
     if (error == -EINVAL && lacks_zone(&peer))
         attempt->reason = PL_REASON_ZONE;
+    if (error == -EADDRNOTAVAIL && peer.ss_family == AF_INET6 && lacks_own_address(&peer, size))
+        return ENETUNREACH;             /* no way from here, and nothing that closing one cures */
     if (error && error != -EINPROGRESS && error != -EINTR)
         return -error;
     /* Watched only now: a socket that never began to connect would report a hang-up. Connected at

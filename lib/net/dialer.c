@@ -120,6 +120,7 @@ static void bear_grudge(struct pl_dial *dial, const struct pl_dial_attempt *atte
 /* Of an attempt that came to nothing; its socket is gone. */
 static void note_failure(struct pl_dial *dial, const struct pl_dial_attempt *attempt, int error)
 {
+    dial->is_next_due = true;
     if (!pl_dial_is_shortage(attempt->reason, error))
         bear_grudge(dial, attempt);
     if (weight(attempt->reason, error) < weight(dial->reason, dial->error))
@@ -173,6 +174,7 @@ static void begin_next(struct pl_dial *dial)
     attempt->failure = (struct pl_failure){ 0 };
     attempt->is_securing = false;
     attempt->begun_ns = dial->last_begun_ns = pl_os->now_ns();
+    dial->is_next_due = false;
     if (attempt->connection) {
         do
             error = pl_attempt_begin(dial, attempt);
@@ -219,13 +221,16 @@ static void take_answer(struct pl_dial *dial, const struct pl_answer *answer)
 {
     int error = 0;
 
-    for (int i = 0; i < PL_FAMILIES && !error; i++) {
+    /* What is added comes before what is there, and IPv6 is to come first. */
+    for (int i = PL_FAMILIES - 1; i >= 0 && !error; i--) {
         const struct pl_addresses *addresses = answer->of[i];
 
-        if (addresses && addresses->count)
-            error = pl_dial_add_places(dial, addresses->list, addresses->count);
+        if (!addresses || !addresses->count)
+            continue;
+        error = pl_dial_add_places(dial, addresses->list, addresses->count);
+        if (!dial->expires_ns || addresses->expires_ns < dial->expires_ns)
+            dial->expires_ns = addresses->expires_ns;
     }
-    dial->expires_ns = answer->expires_ns;
     if (error)
         dial->error = error;
     if (answer->is_last && answer->failure.status)
@@ -249,6 +254,7 @@ static void look_up(struct pl_dial *dial)
                                        .family = dial->address->family,
                                        .on_addresses = on_addresses };
     dial->error = 0;
+    dial->expires_ns = 0;
     dial->failure = (struct pl_failure){ 0 };
     set_resolving(dial, true);
     if (pl_resolver_look_up(dial->resolver, &dial->lookup, &answer))
@@ -275,7 +281,7 @@ static uint64_t next_begin(const struct pl_dial *dial)
 {
     if (!has_places(dial))
         return PL_NEVER;
-    return dial->live ? dial->last_begun_ns + PL_STAGGER_NS : 0;
+    return dial->live && !dial->is_next_due ? dial->last_begun_ns + PL_STAGGER_NS : 0;
 }
 
 /* So many are silent: the one that had most time makes way. */
@@ -331,6 +337,7 @@ static void fail_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt, 
     dial->is_begun = false;
     if (is_short && dial->next_place && make_room(dial)) {
         dial->next_place--;
+        dial->is_next_due = true;
         if (dial->places)
             dial->places[dial->next_place] = place;
     } else if (!dial->mux->is_forked) {

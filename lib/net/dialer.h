@@ -69,7 +69,7 @@ struct pl_dial {
     int answer;                         /* of on_socket */
     uint64_t won;                       /* pl_place_hash() of the place that won; 0: no name led
                                          * there */
-    uint64_t expires_ns;                /* when what the name stands for does */
+    uint64_t expires_ns;                /* when the first of its places do; 0: not known */
     struct pl_failure failure;          /* what is told instead of the error, unless its status is
                                          * POOL_OK: what became of the name, or what TLS says */
     /* The dialer's own. */
@@ -80,6 +80,7 @@ struct pl_dial {
     union pl_ip *places;                /* NULL: the address itself says where */
     uint32_t place_count, next_place;
     uint64_t last_begun_ns;
+    bool is_next_due;                   /* an attempt failed since */
     uint32_t rooms_made;
     bool is_extended;                   /* the deadline, once, for the handshake */
     int error;                          /* what those that failed say; 0: none did */

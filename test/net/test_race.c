@@ -224,6 +224,17 @@ Test(race, a_place_that_is_silent_is_passed_after_the_stagger_and_closed)
     drop();
 }
 
+Test(race, a_failure_beside_a_silent_place_lets_the_next_one_begin_at_once)
+{
+    fates[1] = IS_SILENT;
+    fates[2] = REFUSES;
+    start("1 2 3", SOON);
+    cr_expect_eq(outcome(), 0);
+    cr_expect_str_eq(tried, "1 2 3");
+    cr_expect(WITHIN(spent_ms(), STAGGER_MS, STAGGER_MS + 50), "%d ms", (int)spent_ms());
+    drop();
+}
+
 Test(race, the_first_place_wins_when_it_answers_first)
 {
     start("1 2", SOON);

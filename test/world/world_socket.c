@@ -173,7 +173,7 @@ static void name_ends(struct world_file *file, const struct sockaddr *address, s
 
 static void start_tcp(struct world_file *file, struct world_peer *peer)
 {
-    uint64_t round_trip_ns = 2 * world_peer_latency_ns(peer);
+    uint64_t way_there_ns = world_peer_latency_ns(peer); /* the way back is the packet's own */
     struct world_link *link = world_link_open(peer, file);
 
     file->socket.link = link;
@@ -184,10 +184,10 @@ static void start_tcp(struct world_file *file, struct world_peer *peer)
     }
     switch (peer->options.behave) {
     case WORLD_REFUSE:
-        world_link_answer_connect(link, ECONNREFUSED, round_trip_ns);
+        world_link_answer_connect(link, ECONNREFUSED, way_there_ns);
         return;
     case WORLD_UNREACHABLE:
-        world_link_answer_connect(link, EHOSTUNREACH, round_trip_ns);
+        world_link_answer_connect(link, EHOSTUNREACH, way_there_ns);
         return;
     case WORLD_BLACK_HOLE:
         world_link_answer_connect(link, ETIMEDOUT, SYN_RETRIES_NS);
@@ -197,7 +197,7 @@ static void start_tcp(struct world_file *file, struct world_peer *peer)
         world_link_answer_connect(link, 0, 0);
         return;
     default:
-        world_link_answer_connect(link, 0, round_trip_ns);
+        world_link_answer_connect(link, 0, way_there_ns);
     }
 }
 
