@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#define MARK_ANY 1u                     /* so that no hash is 0 */
+#define MARK_IPV6 2u
+
 bool pl_place_is_same(const union pl_ip *a, const union pl_ip *b)
 {
     if (a->any.sa_family != b->any.sa_family)
@@ -26,7 +29,13 @@ uint64_t pl_place_hash(const union pl_ip *place)
     }
     for (size_t i = 0; i < size; i++)
         hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
-    return hash | 1;
+    hash &= ~(uint64_t)(MARK_ANY | MARK_IPV6);
+    return hash | MARK_ANY | (place->any.sa_family == AF_INET6 ? MARK_IPV6 : 0);
+}
+
+enum pl_family pl_place_family(uint64_t hash)
+{
+    return hash & MARK_IPV6 ? PL_IPV6 : PL_IPV4;
 }
 
 /* ---- what failed lately */
@@ -63,6 +72,17 @@ void pl_grudge_forget(struct pl_grudges *grudges, const union pl_ip *place)
 
     if (at < PL_GRUDGES)
         grudges->all[at].until_ns = 0;
+}
+
+uint64_t pl_grudges_end(const struct pl_grudges *grudges)
+{
+    uint64_t end_ns = 0;
+
+    for (uint32_t i = 0; i < PL_GRUDGES; i++) {
+        if (grudges->all[i].until_ns > end_ns)
+            end_ns = grudges->all[i].until_ns;
+    }
+    return end_ns;
 }
 
 bool pl_grudge_is_borne(const struct pl_grudges *grudges, const union pl_ip *place,

@@ -14,8 +14,10 @@
 /* The same family, address and zone. */
 bool pl_place_is_same(const union pl_ip *a, const union pl_ip *b);
 
-/* Never 0. Two places may have the same one, which is then no more than an inconvenience. */
+/* Never 0. Two places of a family may have the same one, which is then no more than an
+ * inconvenience. */
 uint64_t pl_place_hash(const union pl_ip *place);
+enum pl_family pl_place_family(uint64_t hash);
 
 /* What failed is tried last for this long. */
 #define PL_GRUDGE_NS (UINT64_C(30) * 1000 * 1000 * 1000)
@@ -32,6 +34,7 @@ struct pl_grudges {
 
 void pl_grudge_bear(struct pl_grudges *grudges, const union pl_ip *place, uint64_t now_ns);
 void pl_grudge_forget(struct pl_grudges *grudges, const union pl_ip *place);
+uint64_t pl_grudges_end(const struct pl_grudges *grudges);  /* of the last one; 0: there is none */
 bool pl_grudge_is_borne(const struct pl_grudges *grudges, const union pl_ip *place,
                         uint64_t now_ns);
 

@@ -54,39 +54,75 @@ void pl_names_note(struct pl_peer *peer, const struct pl_dial *dial)
         read_at(names, dial->expires_ns);
 }
 
+/* Until when the peer is kept for what failed; PL_NEVER: it is not. */
+static uint64_t keep_for_failures(struct pl_names *names, uint64_t now_ns)
+{
+    struct pl_peer *peer = names->peer;
+    uint64_t end_ns = pl_grudges_end(&names->grudges);
+
+    pthread_mutex_lock(&peer->lock);
+    peer->shared.keeps_names = end_ns > now_ns;
+    pthread_mutex_unlock(&peer->lock);
+    return end_ns > now_ns ? end_ns : PL_NEVER;
+}
+
+void pl_names_note_failures(struct pl_peer *peer)
+{
+    uint64_t end_ns = PL_NEVER;
+
+    if (peer->names)
+        end_ns = keep_for_failures(peer->names, pl_os->now_ns());
+    if (end_ns != PL_NEVER)
+        pl_tend_at(peer->pool->room, peer, end_ns);
+}
+
 /* ---- what the name stands for now */
 
-static bool stands_for(const struct pl_names *names, uint64_t place)
+static bool stands_for(const struct pl_addresses *addresses, uint64_t place)
 {
-    for (int i = 0; i < PL_FAMILIES; i++) {
-        for (uint32_t k = 0; names->read[i] && k < names->read[i]->count; k++) {
-            if (pl_place_hash(&names->read[i]->list[k]) == place)
-                return true;
-        }
+    for (uint32_t i = 0; i < addresses->count; i++) {
+        if (pl_place_hash(&addresses->list[i]) == place)
+            return true;
     }
     return false;
 }
 
-/* Peer lock held. */
-static void compare(struct pl_names *names, uint64_t now_ns)
+/* Does the answer say anything, and for the first time? */
+static bool is_news(const struct pl_names *names, enum pl_family family)
 {
+    const struct pl_addresses *read = names->read[family];
+
+    return read && (read->count || pl_addresses_are_denied(read)) &&
+           read->expires_ns != names->read_last_ns[family];
+}
+
+/* Answers when the first of those that are to end now is to. Peer lock held. */
+static uint64_t compare(struct pl_names *names, uint64_t now_ns)
+{
+    uint64_t first_ns = PL_NEVER;
+
     PL_LIST_EACH(link, &names->peer->shared.all) {
         struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
         uint64_t ends_ns = pl_after(now_ns, MOVE_NS - pl_dice() % MOVE_NS);
+        enum pl_family family = pl_place_family(connection->place);
 
-        if (!connection->place || stands_for(names, connection->place)) {
+        if (!connection->place || !is_news(names, family))
+            continue;
+        if (stands_for(names->read[family], connection->place)) {
             connection->absences = 0;
         } else if (connection->absences < ABSENCES && ++connection->absences == ABSENCES &&
                    pl_get(connection->expires_ns) > ends_ns) {
             pl_set(connection->expires_ns, ends_ns);
+            first_ns = pl_earlier(first_ns, ends_ns);
         }
     }
+    return first_ns;
 }
 
 static void keep_read(struct pl_names *names, const struct pl_answer *answer)
 {
     for (int i = 0; i < PL_FAMILIES; i++) {
-        if (answer->of[i] && answer->of[i]->count && !names->read[i])
+        if (answer->of[i] && !names->read[i])
             names->read[i] = pl_addresses_ref(answer->of[i]);
     }
 }
@@ -99,20 +135,42 @@ static void drop_read(struct pl_names *names)
     }
 }
 
+/* When it is to be read again: with the first of the addresses that expire. That there is none in a
+ * family is asked for no sooner. */
+static uint64_t note_read(struct pl_names *names)
+{
+    uint64_t next_ns = PL_NEVER;
+
+    for (int i = 0; i < PL_FAMILIES; i++) {
+        const struct pl_addresses *read = names->read[i];
+
+        if (!read)
+            continue;
+        names->read_last_ns[i] = read->expires_ns;
+        if (read->count)
+            next_ns = pl_earlier(next_ns, read->expires_ns);
+    }
+    return next_ns;
+}
+
 /* The reading is over. */
 static void finish_reading(struct pl_names *names, const struct pl_answer *answer)
 {
     struct pl_peer *peer = names->peer;
-    uint64_t now_ns = pl_os->now_ns();
+    uint64_t now_ns = pl_os->now_ns(), next_ns = pl_after(now_ns, READ_FAILED_NS);
+    uint64_t first_ns = PL_NEVER;
 
     keep_read(names, answer);
     if (!answer->failure.status) {
         pthread_mutex_lock(&peer->lock);
-        compare(names, now_ns);
+        first_ns = compare(names, now_ns);
         pthread_mutex_unlock(&peer->lock);
+        next_ns = note_read(names);
     }
     drop_read(names);
-    read_at(names, answer->failure.status ? pl_after(now_ns, READ_FAILED_NS) : answer->expires_ns);
+    read_at(names, next_ns);
+    if (first_ns != PL_NEVER)
+        pl_tend_at(peer->pool->room, peer, first_ns);
 }
 
 static void leave(struct pl_names *names)
@@ -224,12 +282,14 @@ static bool has_connections(struct pl_peer *peer)
 uint64_t pl_names_tend(struct pl_peer *peer, uint64_t now_ns)
 {
     struct pl_names *names = peer->names;
+    uint64_t kept_ns;
 
     if (!names)
         return PL_NEVER;
+    kept_ns = keep_for_failures(names, now_ns);
     if (!has_connections(peer))
         names->read_ns = PL_NEVER;      /* the next dial looks it up anyway */
     else if (names->read_ns <= now_ns)
         begin_reading(names);
-    return pl_earlier(names->read_ns, end_due(peer, now_ns));
+    return pl_earlier(kept_ns, pl_earlier(names->read_ns, end_due(peer, now_ns)));
 }

@@ -4,7 +4,8 @@
  * While the peer has connections, the name is read again when its answer expires. A connection
  * whose place is missing from two answers in a row ends: when it is idle, or given back, at a
  * moment thrown by chance, so that those of many pools do not all move at once. Two, because some
- * names stand for another few of many places each time. An answer that fails changes nothing.
+ * names stand for another few of many places each time. An answer that fails changes nothing, and
+ * one that is still remembered from the last reading is not counted twice: each family has its own.
  *
  * All of it belongs to the mux thread.
  */
@@ -26,6 +27,7 @@ struct pl_names {
     struct pl_lookup lookup;
     struct pl_peer *peer;
     const struct pl_addresses *read[PL_FAMILIES];       /* of the reading under way */
+    uint64_t read_last_ns[PL_FAMILIES]; /* when what was read last expires: which answer it was */
     bool is_reading;                    /* it keeps the peer and the pool */
     uint64_t read_ns;                   /* the next reading; PL_NEVER: none is due */
 };
@@ -33,6 +35,9 @@ struct pl_names {
 /* Made when it is first needed; NULL: no memory. */
 struct pl_resolver *pl_names_resolver(struct pl_room *room);
 struct pl_names *pl_names_of(struct pl_peer *peer);
+
+/* A dial is over: the peer stays for as long as a place that failed is to be tried last. */
+void pl_names_note_failures(struct pl_peer *peer);
 
 /* A dial found its place, by an answer that expires then. */
 void pl_names_note(struct pl_peer *peer, const struct pl_dial *dial);

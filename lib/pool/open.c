@@ -364,6 +364,7 @@ static void on_dialed(struct pl_dial *dial, int error)
     uint64_t now_ns = pl_os->now_ns();
     struct pl_failure failure;
 
+    pl_names_note_failures(connection->peer);
     if (pl_dial_is_shortage(dial->reason, error)) {
         give_up_for_room(connection, error);
         return;

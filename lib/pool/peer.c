@@ -47,7 +47,7 @@ struct pl_peer *pl_peer_make(struct pool *pool, struct pool_address *address)
     peer->is_ended = false;
     peer->shared.users = 1;
     peer->shared.backoff = (struct pl_backoff){ 0 };
-    peer->shared.keeps_spares = false;
+    peer->shared.keeps_spares = peer->shared.keeps_names = false;
     peer->shared.spare_ns = peer->shared.spare_lost_ns = 0;
     atomic_fetch_add(&peer->generation, 1);
     pthread_mutex_unlock(&peer->lock);
@@ -115,7 +115,7 @@ bool pl_peer_enter(struct pl_peer *peer, const struct pool *pool, uint64_t gener
 static bool is_needed(struct pl_peer *peer)
 {
     bool is_remembered = (peer->shared.backoff.failures || peer->shared.keeps_spares ||
-                          pl_secure_keeps(peer)) &&
+                          peer->shared.keeps_names || pl_secure_keeps(peer)) &&
                          !(atomic_load(&peer->hints) & PL_HINT_CLOSING);
 
     return peer->shared.users || peer->shared.count || is_remembered ||

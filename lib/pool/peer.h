@@ -88,6 +88,7 @@ struct pl_peer {
                                          * it is tried again */
         int short_of;                   /* the errno that said so; 0: a cap of the pool's */
         bool keeps_spares;              /* min_idle of them, since it was used and not lost */
+        bool keeps_names;               /* a place of its name failed lately */
         uint64_t spare_ns;              /* none is opened before then */
         uint64_t spare_lost_ns;         /* nor before then: one did not last */
         struct pl_backoff backoff;
