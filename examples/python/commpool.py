@@ -50,7 +50,7 @@ _NUMBERS = ("max_connections max_per_address max_waiters max_connecting max_infl
             "idle_ms max_age_ms park_ms leak_ms timeout_ms connect_ms tls_ms read_ms write_ms barge_ms write_high "
             "write_low max_line max_message backoff_first_ms backoff_max_ms suspend_after suspend_ms").split()
 _HOOKS = ("on_socket on_new_connection prepare on_error on_none_removable on_event on_log on_request on_orphan "
-          "user").split()
+          "user on_resolved").split()
 
 
 class _Options(_c.Structure):

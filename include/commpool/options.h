@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 #include "commpool/mux.h"
 #include "commpool/observe.h"
@@ -343,9 +344,20 @@ struct pool_options {
     /* Receives replies that came too late. Reserved. */
     pool_orphan_fn *on_orphan;
 
-    /* Given to every hook above; belongs to the program and must be valid as long as the pool is.
+    /* Given to every hook here; belongs to the program and must be valid as long as the pool is.
      * Default: NULL. */
     void *user;
+
+    /* Says whether a socket address that a host name stands for may be connected to, before a
+     * socket is made for it: 0, it may; else it is passed as one that failed is, and when no other
+     * is left the caller gets POOL_E_USER, "on_resolved answered" that number. It runs on the mux
+     * thread, for each attempt anew, and must not wait; `address` and `place` are borrowed for the
+     * call. A literal address in the text is the program's own and is not asked about. Connections
+     * that stand stay. Default: NULL, every one may. Set it where names come from others and must
+     * not lead inside, to 127.0.0.1 for example (DNS rebinding); an IPv4 address may also come as an
+     * IPv6 one, ::ffff:127.0.0.1. */
+    int (*on_resolved)(const char *address, const struct sockaddr *place, socklen_t size,
+                       void *user);
 };
 
 /* Options in place, for C: pool_create(POOL_OPTIONS(.idle_ms = 5000), &pool). The struct lives

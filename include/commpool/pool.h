@@ -11,11 +11,11 @@
  *
  * Threads. Every function here may be called from any thread, callbacks included, unless its
  * comment says otherwise. Functions that may wait answer POOL_E_WOULD_BLOCK instead of waiting when
- * they are called on the mux thread (mux.h). on_lent, on_new_connection, on_socket, on_closed,
- * actors and connection events run on the mux thread; `use`, prepare and on_error inside the call
- * that they are for, on its thread, but prepare for an asynchronous call on a thread of the pool's
- * own; on_none_removable on whichever thread meets the lack of room; on_event and on_log wherever
- * events are told (observe.h). No lock is held in any of them.
+ * they are called on the mux thread (mux.h). on_lent, on_new_connection, on_resolved, on_socket,
+ * on_closed, actors and connection events run on the mux thread; `use`, prepare and on_error inside
+ * the call that they are for, on its thread, but prepare for an asynchronous call on a thread of
+ * the pool's own; on_none_removable on whichever thread meets the lack of room; on_event and on_log
+ * wherever events are told (observe.h). No lock is held in any of them.
  *
  * Ownership. `const struct x *` is borrowed until the call returns. `struct x **` hands over
  * something that the caller frees. A `struct pool_conn *` given to a callback is borrowed for that
@@ -211,9 +211,9 @@ POOL_API enum pool_status pool_release_fd(struct pool_conn *conn, int *fd);
  *
  * With POOL_OK the descriptor is the pool's, who may close it at any time; it is made blocking and
  * close-on-exec, and gets another number when it is 0, 1 or 2; its other options stay as they are.
- * When it fails the descriptor is the caller's again, unchanged. on_new_connection, on_socket and
- * prepare do not run for it; it counts and grows old like any other from now on. Reaching
- * max_connections evicts an idle connection. `address` is read during the call only, and must be a
+ * When it fails the descriptor is the caller's again, unchanged. on_new_connection, on_resolved,
+ * on_socket and prepare do not run for it; it counts and grows old like any other from now on.
+ * Reaching max_connections evicts an idle connection. `address` is read during the call only, and must be a
  * plain one, without TLS: tcp takes a socket of IPv4 or IPv6 (the one that family= names), unix and
  * abstract take a unix one. That it leads to where the address says is the caller's word. Any
  * thread may call it; it never waits. Errors: POOL_E_ARGUMENT when the descriptor is no connected

@@ -71,6 +71,7 @@ static const struct {
     [PL_REASON_DRAINED] = { POOL_E_USER, false, false,
                             "on_new_connection drained the connection that it set up" },
     [PL_REASON_SOCKET] = { POOL_E_USER, true, false, "on_socket answered" },
+    [PL_REASON_RESOLVED] = { POOL_E_USER, true, false, "on_resolved answered" },
 };
 
 static const struct {

@@ -41,7 +41,8 @@ enum pl_reason {
     PL_REASON_UNCLEAN,
     PL_REASON_HOOK,
     PL_REASON_DRAINED,
-    PL_REASON_SOCKET
+    PL_REASON_SOCKET,
+    PL_REASON_RESOLVED
 };
 
 struct pl_failure {

@@ -164,16 +164,34 @@ static int family_of(const struct pl_dial *dial, const struct pl_dial_attempt *a
     return -error;
 }
 
+/* The program may know better than to go there. 0, or a positive errno. */
+static int ask_about_place(struct pl_dial *dial, struct pl_dial_attempt *attempt)
+{
+    struct sockaddr_storage peer;
+    socklen_t size;
+    int error = pl_attempt_place(dial, attempt, &peer, &size);
+
+    if (error)
+        return -error;
+    attempt->answer = dial->ops->on_place(dial, (const struct sockaddr *)&peer, size);
+    if (dial->mux->is_forked)
+        return ECANCELED;               /* the hook did, and this is the child */
+    if (!attempt->answer)
+        return 0;
+    attempt->reason = PL_REASON_RESOLVED;
+    return EPERM;
+}
+
 /* The program sees the socket, and may have done to it what it must not: connecting another one, or
  * one that blocks, would be worse than failing. 0, or a positive errno. */
 static int show(struct pl_dial *dial, struct pl_dial_attempt *attempt)
 {
     int fd = attempt->connection->fd;
 
-    dial->answer = dial->ops->on_socket(dial, fd);
+    attempt->answer = dial->ops->on_socket(dial, fd);
     if (dial->mux->is_forked)
         return ECANCELED;               /* the hook did, and this is the child */
-    if (dial->answer) {
+    if (attempt->answer) {
         attempt->reason = PL_REASON_SOCKET;
         return EPERM;
     }
@@ -188,6 +206,8 @@ int pl_attempt_begin(struct pl_dial *dial, struct pl_dial_attempt *attempt)
     int family, error = family_of(dial, attempt, &family);
 
     attempt->reason = PL_REASON_NONE;
+    if (!error && dial->asks_places && dial->places)
+        error = ask_about_place(dial, attempt);
     if (!error)
         error = pl_connection_open_socket(connection, family);
     if (error)

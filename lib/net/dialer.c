@@ -128,6 +128,7 @@ static void note_failure(struct pl_dial *dial, const struct pl_dial_attempt *att
     dial->error = error;
     dial->reason = attempt->reason;
     dial->failure = attempt->failure;
+    dial->answer = attempt->answer;
 }
 
 static void win(struct pl_dial *dial, struct pl_dial_attempt *attempt)
@@ -308,18 +309,26 @@ static void arm(struct pl_dial *dial)
     pl_mux_timer_arm(dial->mux, &dial->timer, when_ns);
 }
 
+/* False: there is nothing to go on with, and the dial may be no more. */
+static bool may_go_on(struct pl_dial *dial)
+{
+    return !dial->mux->is_forked && dial->ops->may_go_on(dial);
+}
+
 /* Begins what is due, after a failure or by time. The dial may end here. */
 void pl_dial_go_on(struct pl_dial *dial)
 {
     dial->is_begun = false; /* the program's functions must not end the dial under us */
     look_up_with_room(dial);
-    while (next_begin(dial) <= pl_os->now_ns() && !dial->mux->is_forked) {
+    if (!may_go_on(dial))
+        return;
+    while (next_begin(dial) <= pl_os->now_ns()) {
         if (dial->live == PL_ATTEMPTS)
             drop_oldest(dial);
         begin_next(dial);
+        if (!may_go_on(dial))
+            return;                     /* and none of them is called any more */
     }
-    if (dial->mux->is_forked || !dial->ops->may_go_on(dial))
-        return;
     dial->is_begun = true;
     if (dial->live || has_places(dial) || dial->is_resolving)
         arm(dial);

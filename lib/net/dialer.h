@@ -32,11 +32,14 @@ struct pl_dial_attempt {
     enum pl_reason reason;              /* more about its error */
     struct pl_failure failure;          /* what TLS says of it; status POOL_OK: nothing */
     bool is_securing;                   /* connected, and shaking hands */
+    int answer;                         /* of the program's function, if that is the reason */
 };
 
 /* Functions of the pool, on the mux thread. All but on_end may end pools, or fork. */
 struct pl_dial_ops {
-    /* The program's word on a new socket, if the dial shows it; 0: go on. */
+    /* The program's word on a place of a name, if the dial asks; 0: go on. */
+    int (*on_place)(struct pl_dial *dial, const struct sockaddr *place, socklen_t size);
+    /* The same on a new socket, if the dial shows it. */
     int (*on_socket)(struct pl_dial *dial, int fd);
     /* Descriptors or ports ran out. True: something was closed. */
     bool (*make_room)(struct pl_dial *dial);
@@ -59,14 +62,14 @@ struct pl_dial {
     uint64_t tls_ns;                            /* for the handshake; PL_NEVER: unbounded */
     struct pl_grudges *grudges;                 /* of the peer; NULL: none */
     uint64_t deadline_ns;
-    bool shows_sockets;
+    bool asks_places, shows_sockets;
     uint32_t user_timeout_ms;                   /* TCP_USER_TIMEOUT; 0: the system's */
     struct pl_timer timer;              /* free for the caller after the end */
     bool is_begun;                   /* for the caller: under way, and nothing of it on the stack */
     /* More about the error that the caller was told. */
     enum pl_reason reason;
     enum pool_phase phase;
-    int answer;                         /* of on_socket */
+    int answer;                         /* of on_place or on_socket */
     uint64_t won;                       /* pl_place_hash() of the place that won; 0: no name led
                                          * there */
     uint64_t expires_ns;                /* when the first of its places do; 0: not known */

@@ -61,7 +61,8 @@ struct pool_address;
     NOT_KEY(on_log)                                                                                \
     NOT_KEY(on_request)                                                                            \
     NOT_KEY(on_orphan)                                                                             \
-    KEY(user) /* as whom the hooks above log in */
+    KEY(user) /* as whom the hooks above log in */                                                \
+    KEY(on_resolved) /* where a name may lead */
 
 #define PL_CALL_FIELDS(KEY, NOT_KEY)                                                               \
     NOT_KEY(size)                                                                                  \

@@ -34,8 +34,9 @@ static struct pl_failure dial_failure(const struct pl_dial *dial, int error)
         return dial->failure;
     if (!dial->reason)
         return pl_failure_of_errno(error, dial->phase);
-    return pl_failure_because(dial->reason, dial->phase,
-                              dial->reason == PL_REASON_SOCKET ? dial->answer : error);
+    if (dial->reason == PL_REASON_SOCKET || dial->reason == PL_REASON_RESOLVED)
+        error = dial->answer;
+    return pl_failure_because(dial->reason, dial->phase, error);
 }
 
 static void drop_dial(struct pl_connection *connection)
@@ -324,6 +325,13 @@ static void set_up(struct pl_connection *connection)
 
 /* ---- dialing */
 
+static int ask_on_resolved(struct pl_dial *dial, const struct sockaddr *place, socklen_t size)
+{
+    const struct pool_options *options = &pool_of(dial->connection)->settings.options;
+
+    return options->on_resolved(pool_address_text(dial->address), place, size, options->user);
+}
+
 static int ask_on_socket(struct pl_dial *dial, int fd)
 {
     const struct pool_options *options = &pool_of(dial->connection)->settings.options;
@@ -436,6 +444,7 @@ void pl_open_on_event(struct pl_connection *connection)
 /* ---- the beginning */
 
 static const struct pl_dial_ops ops = {
+    .on_place = ask_on_resolved,
     .on_socket = ask_on_socket,
     .make_room = make_room,
     .may_go_on = may_dial_on,
@@ -456,6 +465,7 @@ static struct pl_dial *make_dial(struct pool *pool, struct pl_peer *peer)
     dial->mux = pool->mux;
     dial->address = peer->address;
     dial->ops = &ops;
+    dial->asks_places = options->on_resolved != NULL;
     dial->shows_sockets = options->on_socket != NULL;
     dial->deadline_ns = PL_NEVER;
     if (options->connect_ms != POOL_NONE)

@@ -225,7 +225,7 @@ Test(failure, a_reason_is_not_told_once_the_status_is_another_one)
 
 Test(failure, every_reason_has_a_status_and_fits_into_a_sentence)
 {
-    for (int reason = PL_REASON_DEADLINE; reason <= PL_REASON_SOCKET; reason++) {
+    for (int reason = PL_REASON_DEADLINE; reason <= PL_REASON_RESOLVED; reason++) {
         struct pl_failure failure =
             pl_failure_because((enum pl_reason)reason, POOL_PHASE_CONNECT, INT32_MIN);
         struct pl_spent spent = { .ns = { [POOL_PHASE_CONNECT] = 12345 * PL_MS } };

@@ -3,6 +3,7 @@
 
 #include <criterion/criterion.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -133,6 +134,27 @@ static int on_socket(int fd, const char *address, void *user)
 static void set_on_socket(struct pool_options *options)
 {
     options->on_socket = on_socket;
+}
+
+static int on_resolved(const char *address, const struct sockaddr *place, socklen_t size,
+                       void *user)
+{
+    (void)address, (void)place, (void)size, (void)user;
+    poke(NULL);
+    return 0;
+}
+
+static void set_on_resolved(struct pool_options *options)
+{
+    options->on_resolved = on_resolved;
+}
+
+static void communicate_by_name(void)
+{
+    char named[64];
+
+    snprintf(named, sizeof(named), "tcp://localhost:%d", peer_port(cell.peer));
+    (void)pool_communicate(cell.props.pool, named, do_nothing, NULL, PATIENT);
 }
 
 static void on_lent(struct pool_conn *conn, const struct pool_error *error, void *user)
@@ -325,6 +347,7 @@ const struct callback callbacks[] = {
     { "a signal", NULL, send_signal, false },
     { "on_closed", NULL, close_it, true },
     { "free_user", NULL, lose_data, false },
+    { "on_resolved", set_on_resolved, communicate_by_name, false },
 };
 
 const unsigned count_of_callbacks = sizeof(callbacks) / sizeof(*callbacks);

@@ -20,6 +20,7 @@ enum place {
     IN_ERROR,
     IN_LAST_PLACE_OF_CALLER = IN_ERROR,
     IN_SOCKET,
+    IN_RESOLVED,
     IN_NEW_CONNECTION,
     IN_CONN_EVENT,
     IN_MESSAGE,
@@ -42,6 +43,7 @@ static const char *const names[PLACES] = {
     [IN_EVENT_OF_CALL] = "on_event of a call",
     [IN_ERROR] = "on_error",
     [IN_SOCKET] = "on_socket",
+    [IN_RESOLVED] = "on_resolved",
     [IN_NEW_CONNECTION] = "on_new_connection",
     [IN_CONN_EVENT] = "event of a connection",
     [IN_MESSAGE] = "on_message",
@@ -160,6 +162,14 @@ static int on_socket(int fd, const char *address, void *user)
     return 0;
 }
 
+static int on_resolved(const char *address, const struct sockaddr *place, socklen_t size,
+                       void *user)
+{
+    (void)address, (void)place, (void)size, (void)user;
+    fork_at(IN_RESOLVED);
+    return 0;
+}
+
 static void on_conn_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
                           void *user)
 {
@@ -246,6 +256,8 @@ static struct pool_options options_of(enum place place)
         options.on_event = on_event;
     if (place == IN_SOCKET)
         options.on_socket = on_socket;
+    if (place == IN_RESOLVED)
+        options.on_resolved = on_resolved;
     if (place == IN_NONE_REMOVABLE || place == IN_NONE_REMOVABLE_ON_MUX)
         options.on_none_removable = on_none_removable;
     if (place == IN_NONE_REMOVABLE)
@@ -288,8 +300,13 @@ static void *work(void *unused)
 {
     bool is_elsewhere = scene.kept.slot || scene.place == IN_ERROR;
     const char *address = peer_address(is_elsewhere ? scene.other : scene.peer);
+    char named[64];
 
     (void)unused;
+    if (scene.place == IN_RESOLVED) {
+        snprintf(named, sizeof(named), "tcp://localhost:%d", peer_port(scene.peer));
+        address = named;
+    }
     is_caller = true;
     start_asynchronous(scene.place);
     scene.status =

@@ -102,7 +102,7 @@ Test(key, every_key_option_alone_tells_two_keys_apart_and_no_other_option_does)
 Test(key, what_shapes_a_connection_is_key)
 {
     static const char *const wanted[] = { "codec",   "tls", "on_socket", "on_new_connection",
-                                          "prepare", "user" };
+                                          "prepare", "user", "on_resolved" };
     size_t count = 0;
 
     for (size_t i = 0; i < PL_COUNT(fields); i++) {

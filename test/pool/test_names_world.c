@@ -1,5 +1,5 @@
-/* test_names_world.c: addresses with host names, by the clock of the scripted world: how long a dial
- * may take, what is remembered of places, who asks, and when connections move. */
+/* test_names_world.c: addresses with host names, by the clock of the scripted world: how long a
+ * dial may take, what is remembered of places, who asks, and when connections move. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -89,7 +89,8 @@ static int refuse_ipv6(int fd, const struct sockaddr *address, socklen_t size)
 
 TestSuite(names_world, .init = begin, .fini = end);
 
-#define MAKE(...) cr_assert_eq(pool_create(POOL_OPTIONS(.max_per_address = 16, .max_idle = 16, __VA_ARGS__), &pool), 0)
+#define MAKE(...)                                                                                  \
+    cr_assert_eq(pool_create(POOL_OPTIONS(.max_per_address = 16, __VA_ARGS__), &pool), POOL_OK)
 
 /* One borrow, how long it took, and where it led. */
 static struct {
@@ -164,8 +165,8 @@ Test(names_world, all_places_are_tried)
     for (unsigned i = 1; i < 8; i++)
         world_behave(peers[i], i % 2 ? WORLD_BLACK_HOLE : WORLD_REFUSE);
     WORLD_NAME(names, "db.example",
-               .addresses = { "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6",
-                              "10.0.0.7", "10.0.0.8" });
+               .addresses = { "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5",
+                              "10.0.0.6", "10.0.0.7", "10.0.0.8" });
     CALL();
     cr_expect_eq(last.status, POOL_OK, "%s", error.text);
     cr_expect_str_eq(tried, "1 2 3 4 5 6 7 8");
@@ -232,6 +233,89 @@ Test(names_world, a_machine_without_ipv6_evicts_nothing_for_it)
         os.connect = note_connect;
     }
     pool = NULL;
+}
+
+/* ---- where a name may lead */
+
+static unsigned asked_about;
+static bool ends_its_pool;
+
+static int not_inside(const char *address, const struct sockaddr *place, socklen_t size,
+                      void *user)
+{
+    const struct sockaddr_in *ipv4 = (const struct sockaddr_in *)place;
+
+    asked_about++;
+    cr_expect_eq(user, &asked_about);
+    cr_expect_str_eq(address, NAMED);
+    cr_assert_eq(place->sa_family, AF_INET);
+    cr_expect_eq(size, sizeof(*ipv4));
+    cr_expect_eq(ntohs(ipv4->sin_port), 80);
+    if (ends_its_pool) {
+        pool_destroy(pool);
+        pool = NULL;
+    }
+    return ntohl(ipv4->sin_addr.s_addr) >> 24 == 127 ? 5 : 0;
+}
+
+static struct world_peer *listen_inside(void)
+{
+    asked_about = 0;
+    ends_its_pool = false;
+    MAKE(.on_resolved = not_inside, .user = &asked_about, .suspend_after = POOL_NONE);
+    return WORLD_LISTEN(world, "tcp://127.0.0.1:80", .behave = WORLD_ECHO);
+}
+
+Test(names_world, a_name_that_turns_to_a_place_that_is_not_allowed_is_refused)
+{
+    struct world_peer *inside = listen_inside();
+
+    WORLD_NAME(names, "db.example", .addresses = { "10.0.0.1" }, .ttl = 1);
+    CALL();
+    cr_expect_eq(last.status, POOL_OK, "%s", error.text);
+    WORLD_NAME(names, "db.example", .addresses = { "127.0.0.1" }, .ttl = 1);
+    world_run(world, 2 * S);
+    CALL();
+    cr_expect_eq(last.status, POOL_E_USER, "%s", error.text);
+    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
+    cr_expect_eq(error.cause, 5);
+    cr_expect_eq(error.outcome, POOL_NOT_SENT);
+    cr_expect(strstr(error.text, NAMED ": on_resolved answered 5, "), "%s", error.text);
+    cr_expect_str_eq(tried, "");
+    cr_expect_eq(asked_about, 2);
+    cr_expect_eq(world_counts(inside).accepted, 0);
+}
+
+Test(names_world, a_place_that_is_not_allowed_is_passed)
+{
+    struct world_peer *inside = listen_inside();
+
+    WORLD_NAME(names, "db.example", .addresses = { "127.0.0.1", "127.0.0.2", "10.0.0.1" });
+    CALL();
+    cr_expect_eq(last.status, POOL_OK, "%s", error.text);
+    cr_expect_str_eq(tried, "1");
+    cr_expect_eq(last.took_ms, 40, "%d ms", (int)last.took_ms);
+    cr_expect_eq(asked_about, 3);
+    cr_expect_eq(world_counts(inside).accepted, 0);
+}
+
+Test(names_world, nobody_is_asked_about_a_literal_address)
+{
+    struct world_peer *inside = listen_inside();
+
+    cr_expect_eq(talk(pool, "tcp://127.0.0.1:80"), POOL_OK);
+    cr_expect_eq(asked_about, 0);
+    cr_expect_eq(world_counts(inside).accepted, 1);
+}
+
+Test(names_world, a_function_that_ended_its_pool_is_not_asked_about_the_next_place)
+{
+    listen_inside();
+    ends_its_pool = true;
+    WORLD_NAME(names, "db.example", .addresses = { "127.0.0.1", "127.0.0.2" });
+    CALL();
+    cr_expect_eq(last.status, POOL_E_CLOSING, "%s", error.text);
+    cr_expect_eq(asked_about, 1);
 }
 
 /* ---- what is remembered of places */

@@ -324,3 +324,9 @@ Test(pool_reentrancy, every_function_in_free_user)
     visit_all(16, false);
     visit_all(16, true);
 }
+
+Test(pool_reentrancy, every_function_in_on_resolved)
+{
+    visit_all(17, false);
+    visit_all(17, true);
+}

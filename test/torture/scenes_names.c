@@ -1,5 +1,5 @@
-/* scenes_names.c: dials to names: a dead place beside a good one, names that fail or come late, what
- * ends while a name is looked up, and names that come to stand for another place. */
+/* scenes_names.c: dials to names: a dead place beside a good one, names that fail or come late,
+ * what ends while a name is looked up, and names that come to stand for another place. */
 #include "torture/scenes.h"
 
 #include <string.h>
