@@ -39,6 +39,8 @@ static const struct figure figures[] = {
     { "borrow2-async", figure_borrow2_async },
     { "waiters", figure_waiters },
     { "waiters-wakes", figure_waiters_wakes },
+    { "dns-cached", figure_dns_cached },
+    { "loop-latency", figure_loop_latency },
 };
 
 #define FIGURES (sizeof(figures) / sizeof(figures[0]))
