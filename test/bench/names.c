@@ -15,8 +15,8 @@
 #include "peer.h"
 #include "support/dns.h"
 
-#define CACHED_ROUNDS 101u
-#define CACHED_TIMES 50u
+#define CACHED_ROUNDS 501u
+#define CACHED_TIMES 10u
 #define LATENCY_ROUNDS 41u
 #define LATENCY_TIMES 1000u
 #define NAME "db.example"
