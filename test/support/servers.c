@@ -152,6 +152,43 @@ static bool prepare_memcached(struct server *server)
     return true;
 }
 
+static bool write_many(const struct server *server)
+{
+    char text[2048] = "";
+    size_t length = 0;
+
+    for (unsigned i = 1; i <= 60; i++)
+        length += (size_t)snprintf(text + length, sizeof(text) - length, "10.1.0.%u many.example\n",
+                                   i);
+    return write_file(server, "hosts", text);
+}
+
+/* It is to stay who it is: it would need to be root to become another user. */
+static bool prepare_dnsmasq(struct server *server)
+{
+    struct passwd *own = getpwuid(geteuid());
+
+    argue(server, "--no-daemon");
+    argue(server, "--conf-file=/dev/null");
+    argue(server, "--no-resolv");
+    argue(server, "--addn-hosts=%s/hosts", server->directory);
+    argue(server, "--no-hosts");
+    argue(server, "--listen-address=127.0.0.1");
+    argue(server, "--bind-interfaces");
+    argue(server, "--port=%d", server->port);
+    argue(server, "--pid-file=%s/pid", server->directory);
+    argue(server, "--user=%s", own ? own->pw_name : "root");
+    argue(server, "--group=");
+    argue(server, "--local=/example/");
+    argue(server, "--local-ttl=7");
+    argue(server, "--edns-packet-max=512");
+    argue(server, "--host-record=db.example,10.0.0.1,2001:db8::1,7");
+    argue(server, "--host-record=v6.example,2001:db8::6,7");
+    argue(server, "--cname=alias.example,db.example,3");
+    argue(server, "--cname=www.example,alias.example,3");
+    return write_many(server);
+}
+
 /* Debian keeps daemons out of the path of those who are not root. */
 static bool find_program(struct server *server)
 {
@@ -336,6 +373,11 @@ struct server *nginx_start(void)
 struct server *memcached_start(void)
 {
     return start("memcached", prepare_memcached, NULL);
+}
+
+struct server *dnsmasq_start(void)
+{
+    return start("dnsmasq", prepare_dnsmasq, NULL);
 }
 
 const char *server_why_not(void)

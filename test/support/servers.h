@@ -1,4 +1,4 @@
-/* servers.h: real servers for tests: Redis, nginx and memcached, each on a free port of
+/* servers.h: real servers for tests: Redis, nginx, memcached and dnsmasq, each on a free port of
  * 127.0.0.1 in a directory of its own. They come from the system's packages; where one is
  * missing the test is skipped:
  *
@@ -25,6 +25,13 @@ struct server;
 struct server *redis_start(const char *password);
 struct server *nginx_start(void);
 struct server *memcached_start(void);
+
+/* Knows what is under example by heart, and asks nobody:
+ *     db.example    10.0.0.1 and 2001:db8::1, good for 7 seconds
+ *     v6.example    2001:db8::6 alone, for 7 seconds
+ *     www.example   an alias of alias.example, and that one of db.example, for 3 seconds
+ *     many.example  10.1.0.1 to 10.1.0.60, more than fit into a datagram */
+struct server *dnsmasq_start(void);
 
 /* Why this thread's last start answered NULL. */
 const char *server_why_not(void);
