@@ -10,6 +10,7 @@
 
 #include "base/os.h"
 #include "net/resolver.h"
+#include "support/child.h"
 #include "support/dns.h"
 #include "support/peer.h"
 #include "support/tests.h"
@@ -207,6 +208,50 @@ Test(pool_names, a_resolver_without_descriptors_gets_one_by_eviction)
     cr_expect_eq(STAT(pool, evicted), 1);
     pool_destroy(pool);
     peer_stop(greedy);
+    peer_stop(peer);
+}
+
+/* ---- a fork in the middle of a lookup */
+
+struct forked {
+    struct pool *pool;
+    struct peer *peer;
+};
+
+static int resolve_in_child(void *argument)
+{
+    struct forked *parent = argument;
+    struct pool *own;
+
+    child_watch_door();
+    CHILD_NEEDS(talk(parent->pool, named("slow.example", parent->peer, "")) == POOL_E_FORKED);
+    pool_destroy(parent->pool);
+    own = make_pool(NULL);
+    CHILD_NEEDS(own);
+    CHILD_NEEDS(talk(own, named("db.example", parent->peer, "")) == POOL_OK);
+    pool_destroy(own);
+    CHILD_NEEDS(child_door_calls() == 0);
+    return 0;
+}
+
+Test(pool_names, a_fork_in_the_middle_of_a_lookup_disturbs_neither_side)
+{
+    struct peer *peer = PEER(.own_process = true);
+    struct forked parent = { .pool = MAKE_POOL(), .peer = peer };
+    struct caller caller;
+
+    DNS_SAY(dns, "slow.example", .addresses = { "127.0.0.1" }, .ttl = 60, .delay_ms = 1000);
+    DNS_SAY(dns, "db.example", .addresses = { "127.0.0.1" }, .ttl = 60);
+    cr_assert(start_caller(&caller, parent.pool, named("slow.example", peer, ""), VERBS_SOON));
+    cr_assert(dns_wait_count(dns, "slow.example", 4, 1, VERBS_SOON));
+    cr_assert(dns_wait_count(dns, "slow.example", 6, 1, VERBS_SOON));
+    cr_expect_eq(child_run(resolve_in_child, &parent), 0);
+    cr_expect_eq(join_caller(&caller), POOL_OK, "%s", caller.error.text);
+    pool_return(&caller.conn);
+    cr_expect_eq(dns_count(dns, "slow.example", 0), 2, "the child asked for nothing of it");
+    cr_expect_eq(dns_count(dns, "db.example", 4), 1, "and once for its own");
+    cr_expect_eq(talk(parent.pool, named("slow.example", peer, "")), POOL_OK);
+    pool_destroy(parent.pool);
     peer_stop(peer);
 }
 
