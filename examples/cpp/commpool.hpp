@@ -80,6 +80,16 @@ public:
         return bytes;
     }
 
+    // What the handshake agreed on; the texts are good as long as the handle.
+    pool_tls_info tls_info() const
+    {
+        pool_tls_info info{};
+
+        info.size = sizeof(info);
+        check(pool_conn_tls(&handle_, &info));
+        return info;
+    }
+
     uint64_t id() const noexcept { return pool_conn_id(&handle_); }
     pool_conn *handle() noexcept { return &handle_; }
 
@@ -129,6 +139,40 @@ public:
 
 private:
     int exceptions_;
+};
+
+// TLS settings, for the field `tls` of the options of any number of pools, by get(). The options
+// come from pool_tls_options_init(); all defaults without.
+class tls {
+public:
+    explicit tls(const pool_tls_options *options = nullptr)
+    {
+        pool_error told{};
+
+        told.size = sizeof(told);
+        if (pool_tls_create(options, &tls_, &told) != POOL_OK)
+            throw error(told);
+    }
+
+    ~tls() { pool_tls_free(tls_); }
+    tls(const tls &) = delete;
+    tls &operator=(const tls &) = delete;
+
+    // From now on new connections use these, and old ones are not lent again. When it throws,
+    // nothing has changed.
+    void reload(const pool_tls_options *options)
+    {
+        pool_error told{};
+
+        told.size = sizeof(told);
+        if (pool_tls_reload(tls_, options, &told) != POOL_OK)
+            throw error(told);
+    }
+
+    pool_tls *get() const noexcept { return tls_; }
+
+private:
+    pool_tls *tls_ = nullptr;
 };
 
 class pool {

@@ -2,10 +2,14 @@
 // twin and prints the same lines).
 //
 //     redis tcp://127.0.0.1:6379
+//     redis tls://127.0.0.1:6380 ca.pem
+//
+// With TLS it does the same and says a few things more.
 #include "commpool.hpp"
 
 #include <atomic>
 #include <iostream>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -32,19 +36,50 @@ template <typename Try> static std::string name_of_failure(Try &&attempt)
     return "none";
 }
 
-static pool_options two_at_most()
+static pool_options two_at_most(pool_tls *tls)
 {
     pool_options options;
 
     pool_options_init(&options);
     options.max_per_address = 2;
+    options.tls = tls;
     return options;
+}
+
+static pool_tls_options trusting(const char *ca_file)
+{
+    pool_tls_options options;
+
+    pool_tls_options_init(&options);
+    options.ca_file = ca_file;
+    return options;
+}
+
+static void speak_of_tls(commpool::pool &pool, const char *address, commpool::tls &tls)
+{
+    pool_tls_options missing = trusting("missing.pem"), nobody = trusting(nullptr);
+
+    nobody.ciphers = "none";
+    std::cout << "tls: " << pool.communicate(address, [](connection &r) {
+        pool_tls_info info = r.tls_info();
+        return std::string(info.version) + ", peer " + info.peer_name;
+    }) << "\n";
+    std::cout << "tls unusable: " << name_of_failure([&] { commpool::tls unusable(&missing); })
+              << ", " << name_of_failure([&] { tls.reload(&nobody); }) << "\n";
+    std::cout << "tls untrusted: " << name_of_failure([&] {
+        commpool::pool trusts_others;
+        trusts_others.borrow(address);
+    }) << "\n";
+    tls.reload(nullptr);
+    std::cout << "tls reloaded: " << name_of_failure([&] { pool.borrow(address); }) << "\n";
 }
 
 int main(int argc, char **argv)
 {
     const char *address = argc > 1 ? argv[1] : "tcp://127.0.0.1:6379";
-    pool_options options = two_at_most();
+    pool_tls_options trusted = trusting(argc > 2 ? argv[2] : nullptr);
+    auto tls = argc > 2 ? std::make_unique<commpool::tls>(&trusted) : nullptr;
+    pool_options options = two_at_most(tls ? tls->get() : nullptr);
     commpool::pool pool(&options);
     std::atomic<int> right{ 0 };
     std::vector<std::thread> threads;
@@ -89,6 +124,9 @@ int main(int argc, char **argv)
     std::cout << "deadline: " << name_of_failure([&] {
         pool.communicate(address, [](connection &r) { ask(r, "BLPOP commpool:none 0"); }, &hasty);
     }) << "\n";
+
+    if (tls)
+        speak_of_tls(pool, address, *tls);
 
     // No other language can say its size wrong.
     hasty.size = 1;

@@ -11,7 +11,10 @@
 What the C library answers with a status is raised as commpool.Error here. The shared library is the
 one that COMMPOOL_LIBRARY names, or the installed one. Blocking calls give up the interpreter's lock
 while they wait, so threads work side by side. A Pool is used from any thread, an AsyncPool on the
-thread of its event loop, which drives its mux: there is no other thread.
+thread of its event loop, which drives its mux: there is no other thread. Addresses of tls:// are secured by
+the Tls that a pool is given, or trust whom the system trusts:
+
+    with commpool.Pool(tls=commpool.Tls(ca_file="ca.pem")) as pool: ...
 """
 import asyncio
 import contextlib
@@ -59,6 +62,19 @@ class _Options(_c.Structure):
                 [(name, _p) for name in _HOOKS])
 
 
+_TEXTS = "ca_file ca_dir ca_pem cert_file cert_pem key_file key_pem ciphers alpn name".split()
+
+
+class _TlsOptions(_c.Structure):
+    _fields_ = ([("size", _c.c_size_t)] + [(name, _c.c_char_p) for name in _TEXTS] +
+                [("min_version", _c.c_int), ("insecure", _c.c_bool), ("key_log", _p), ("user", _p)])
+
+
+class _TlsInfo(_c.Structure):
+    _fields_ = ([("size", _c.c_size_t), ("secure", _c.c_bool), ("resumed", _c.c_bool)] +
+                [(name, _c.c_char_p) for name in "version cipher alpn peer_name".split()])
+
+
 class _Stats(_c.Structure):
     _fields_ = [("size", _c.c_size_t)] + [(name, _c.c_uint64) for name in
                                           "idle lent shared opening closing total waiting".split()]
@@ -80,12 +96,16 @@ def _load():
             ("pool_communicate", _p, _c.c_char_p, _Use, _p, call), ("pool_return", conn), ("pool_discard", conn),
             ("pool_send", conn, _c.c_char_p, _c.c_size_t), ("pool_recv_exact", conn, _p, _c.c_size_t),
             ("pool_recv_until", conn, _c.c_char_p, _c.c_size_t, _c.POINTER(_Bytes)), ("pool_stats", _p, _p),
+            ("pool_tls_create", _c.POINTER(_TlsOptions), _c.POINTER(_p), _c.POINTER(_Error)),
+            ("pool_tls_reload", _p, _c.POINTER(_TlsOptions), _c.POINTER(_Error)),
+            ("pool_conn_tls", conn, _c.POINTER(_TlsInfo)),
             ("pool_mux_create", _c.POINTER(_p)), ("pool_mux_fd", _p), ("pool_mux_dispatch", _p, _u32),
             ("pool_communicate_async", _p, _c.c_char_p, _Lent, _p, call, _p), ("pool_conn_watch", conn, _Event, _p),
             ("pool_write", conn, _c.c_char_p, _c.c_size_t), ("pool_conn_error", conn, _c.POINTER(_Error))):
         getattr(library, name).argtypes = types
         getattr(library, name).restype = _c.c_int
-    for name in ("pool_destroy", "pool_mux_destroy", "pool_options_init", "pool_call_init"):
+    for name in ("pool_destroy", "pool_mux_destroy", "pool_options_init", "pool_call_init", "pool_tls_options_init",
+                 "pool_tls_free"):
         getattr(library, name).argtypes = [_p]
         getattr(library, name).restype = None
     for name in ("pool_status_name", "pool_status_text"):
@@ -128,7 +148,9 @@ def _open(options, mux=None):
     _lib.pool_options_init(_c.byref(given))
     given.mux = mux
     for name, value in options.items():
-        if name not in _NUMBERS + ["check", "order", "start_paused"]:
+        if name == "tls":
+            value = value.tls if value else None  # the pool keeps a share of it
+        elif name not in _NUMBERS + ["check", "order", "start_paused"]:
             raise TypeError(f"there is no option {name}")
         setattr(given, name, value)
     _check(_lib.pool_create(_c.byref(given), _c.byref(pool)))
@@ -145,6 +167,44 @@ def _check_io(status, handle):
     raise Error(status)
 
 
+def _told_of(call, *arguments):
+    told = _Error(size=_c.sizeof(_Error))
+    _check(call(*arguments, _c.byref(told)), told)
+
+
+def _tls_options(options):
+    given = _TlsOptions()
+    _lib.pool_tls_options_init(_c.byref(given))
+    for name, value in options.items():
+        if name not in _TEXTS + ["min_version", "insecure"]:
+            raise TypeError(f"there is no option {name} of TLS")
+        setattr(given, name, value.encode() if isinstance(value, str) else value)
+    return given
+
+
+def _tls_info(handle):
+    """What the handshake agreed on, as a dictionary; its "secure" is False for a plain connection."""
+    info = _TlsInfo(size=_c.sizeof(_TlsInfo))
+    _check(_lib.pool_conn_tls(_c.byref(handle), _c.byref(info)))
+    told = {name: getattr(info, name) for name, _ in _TlsInfo._fields_[1:]}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in told.items()}
+
+
+class Tls:
+    """TLS settings for any number of pools, Pool(tls=...); `options` are the fields of struct pool_tls_options."""
+
+    def __init__(self, **options):
+        self.tls = _p()
+        _told_of(_lib.pool_tls_create, _c.byref(_tls_options(options)), _c.byref(self.tls))
+
+    def reload(self, **options):
+        """New connections use these, old ones are not lent again. When it raises, nothing has changed."""
+        _told_of(_lib.pool_tls_reload, self.tls, _c.byref(_tls_options(options)))
+
+    def __del__(self):
+        _lib.pool_tls_free(self.tls)
+
+
 class Connection:
     """A borrowed connection. Its methods block the calling thread, and no other."""
 
@@ -154,6 +214,9 @@ class Connection:
     @property
     def id(self):
         return _lib.pool_conn_id(_c.byref(self.handle))
+
+    def tls(self):
+        return _tls_info(self.handle)
 
     def send(self, data):
         _check_io(_lib.pool_send(_c.byref(self.handle), data, len(data)), self.handle)
@@ -180,7 +243,7 @@ class Connection:
 
 
 class Pool:
-    """A pool with a thread of its own; `options` are the fields of struct pool_options that are numbers."""
+    """A pool with a thread of its own; `options` are the fields of struct pool_options that are numbers, and tls."""
 
     def __init__(self, **options):
         self.pool = _open(options)
@@ -257,6 +320,9 @@ class AsyncConnection:
     @property
     def id(self):
         return _lib.pool_conn_id(_c.byref(self.handle))
+
+    def tls(self):
+        return _tls_info(self.handle)
 
     def send(self, data):
         _check_io(_lib.pool_write(_c.byref(self.handle), data, len(data)), self.handle)

@@ -2,6 +2,9 @@
 lines), and the same once more in an event loop.
 
     redis.py tcp://127.0.0.1:6379
+    redis.py tls://127.0.0.1:6380 ca.pem
+
+With TLS it does the same and says a few things more.
 """
 import asyncio
 import os
@@ -42,9 +45,20 @@ def raise_mine(_):
     raise RuntimeError("mine")
 
 
-def blocking(address):
+def speak_of_tls(pool, address, tls):
+    info = pool.communicate(address, lambda redis: redis.tls())
+    print(f"tls: {info['version']}, peer {info['peer_name']}")
+    print("tls unusable:", name_of_failure(lambda: commpool.Tls(ca_file="missing.pem")) + ", " +
+          name_of_failure(lambda: tls.reload(ciphers="none")))
+    with commpool.Pool() as trusts_others:
+        print("tls untrusted:", name_of_failure(lambda: borrow_and_let_go(trusts_others, address)))
+    tls.reload()
+    print("tls reloaded:", name_of_failure(lambda: borrow_and_let_go(pool, address)))
+
+
+def blocking(address, tls):
     right = []
-    with commpool.Pool(max_per_address=2) as pool:
+    with commpool.Pool(max_per_address=2, tls=tls) as pool:
         print("ping:", pool.communicate(address, lambda redis: ask(redis, "PING")))
         pool.communicate(address, lambda redis: ask(redis, "SET commpool:key value"))
 
@@ -70,10 +84,12 @@ def blocking(address):
         print("stale:", name_of_failure(lambda: use_after_return(pool, address)))
         print("deadline:", name_of_failure(lambda: pool.communicate(
             address, lambda redis: ask(redis, "BLPOP commpool:none 0"), timeout_ms=200)))
+        if tls:
+            speak_of_tls(pool, address, tls)
 
 
-async def in_a_loop(address):
-    async with commpool.AsyncPool(max_per_address=4) as pool:
+async def in_a_loop(address, tls):
+    async with commpool.AsyncPool(max_per_address=4, tls=tls) as pool:
         async def work():
             async with pool.borrow(address) as redis:
                 return await redis.ask(b"GET commpool:key\r\n", b"value\r\n")
@@ -90,7 +106,7 @@ async def in_a_loop(address):
                 await redis.ask(b"BLPOP commpool:none 0\r\n", b"\r\n")
         except commpool.Error as failure:
             print("asyncio deadline:", failure.name)
-    async with commpool.AsyncPool() as pool:
+    async with commpool.AsyncPool(tls=tls) as pool:
         watch, commpool._lib.pool_conn_watch = commpool._lib.pool_conn_watch, lambda *_: -2
         try:
             async with pool.borrow(address, timeout_ms=5000):
@@ -104,14 +120,18 @@ async def in_a_loop(address):
         commpool.AsyncPool(nonsense=1)
     except TypeError:
         print("asyncio refused option, descriptors left:", len(os.listdir("/proc/self/fd")) - before)
-    async with commpool.AsyncPool() as pool:
+    async with commpool.AsyncPool(tls=tls) as pool:
         async with pool.borrow(address) as redis:
             half_read = redis.id
             await redis.ask(b"PING\r\n", b"+PO")
         async with pool.borrow(address) as redis:
             print("asyncio half read:", "another connection" if redis.id != half_read else "the same connection")
+            if tls:
+                info = redis.tls()
+                print(f"asyncio tls: {info['version']}, peer {info['peer_name']}")
 
 
 if __name__ == "__main__":
-    blocking(sys.argv[1])
-    asyncio.run(in_a_loop(sys.argv[1]))
+    trusted = sys.argv[2] if len(sys.argv) > 2 else None
+    blocking(sys.argv[1], trusted and commpool.Tls(ca_file=trusted))
+    asyncio.run(in_a_loop(sys.argv[1], trusted and commpool.Tls(ca_file=trusted)))
