@@ -8,9 +8,12 @@
  * Without it the first caller's destination would answer the second caller.
  *
  * `prepare` asks the proxy for the destination, once for each connection, by blocking calls within
- * the deadline of the caller. A name is sent as it is: the proxy looks it up, not we. What follows
- * is in the clear, as it is to the destination itself. Where the destination speaks first,
- * `prepare` must read its greeting, too. */
+ * the deadline of the caller. A name is sent as it is: the proxy looks it up, not we. Where the
+ * destination speaks first, `prepare` must read its greeting, too.
+ *
+ * What follows is in the clear. For TLS with the destination the address is
+ * tls://127.0.0.1:3128?starttls=1&sni=NAME&tenant=NAME:443, and `prepare` ends with
+ * pool_conn_start_tls(): NAME is what the certificate must have, and the proxy reads nothing. */
 #include <commpool/pool.h>
 #include <stdio.h>
 #include <string.h>

@@ -33,8 +33,8 @@ enum pool_status {
     /* An allocation failed. */
     POOL_E_MEMORY = -2,
 
-    /* The text is no address, or it asks for what cannot be had here: TLS in this release, or a
-     * bind= that is no address of this machine. */
+    /* The text is no address, or it asks for what cannot be had here, such as a bind= that is no
+     * address of this machine. */
     POOL_E_ADDRESS = -3,
 
     /* The host name has no address, or DNS failed; error.text says which. */

@@ -125,10 +125,10 @@ struct pool_tls_info {
 
 /* Makes TLS settings from options and stores them in *tls. Files are read now.
  *
- * They are the caller's and end with pool_tls_free(); one struct pool_tls may serve several pools
- * and must outlive them. `options` is copied; NULL means all defaults. `error` may be NULL. Any
- * thread may call it. Errors: POOL_E_TLS when certificates, keys or ciphers are unusable or a file
- * is not there, with the file and the reason in *error; POOL_E_ACCESS, POOL_E_RESOURCE,
+ * They are the caller's and end with pool_tls_free(); one struct pool_tls may serve several pools,
+ * of which each keeps a share. `options` is copied; NULL means all defaults. `error` may be NULL.
+ * Any thread may call it. Errors: POOL_E_TLS when certificates, keys or ciphers are unusable or a
+ * file is not there, with the file and the reason in *error; POOL_E_ACCESS, POOL_E_RESOURCE,
  * POOL_E_SYSTEM when one cannot be read; POOL_E_MEMORY; POOL_E_ARGUMENT for an impossible option. */
 POOL_API enum pool_status pool_tls_create(const struct pool_tls_options *options,
                                           struct pool_tls **tls, struct pool_error *error);
@@ -141,7 +141,7 @@ POOL_API enum pool_status pool_tls_reload(struct pool_tls *tls,
                                           const struct pool_tls_options *options,
                                           struct pool_error *error);
 
-/* Ends TLS settings. No pool may use them any more.
+/* Gives TLS settings back. Pools that were made with them go on using them until they end.
  *
  * The pointer is dead afterwards. Any thread may call it. It cannot fail; NULL is fine. */
 POOL_API void pool_tls_free(struct pool_tls *tls);
