@@ -150,6 +150,7 @@ static void start(const char *numbers, uint32_t timeout_ms)
     struct pool_address *address;
 
     cr_assert_eq(pool_address_parse("tcp://127.0.0.1:7777", &address, NULL), POOL_OK);
+    begun_ns = pl_os->now_ns();
     dial = (struct pl_dial){ .connection = pl_connection_take(),
                              .mux = mux,
                              .address = address,
@@ -163,7 +164,6 @@ static void start(const char *numbers, uint32_t timeout_ms)
     ends = 0;
     *tried = '\0';
     add(numbers);
-    begun_ns = pl_os->now_ns();
     pl_dial_start(&dial);
 }
 
