@@ -354,8 +354,8 @@ struct pool_options {
      * thread, for each attempt anew, and must not wait; `address` and `place` are borrowed for the
      * call. A literal address in the text is the program's own and is not asked about. Connections
      * that stand stay. Default: NULL, every one may. Set it where names come from others and must
-     * not lead inside, to 127.0.0.1 for example (DNS rebinding); an IPv4 address may also come as an
-     * IPv6 one, ::ffff:127.0.0.1. */
+     * not lead inside, to 127.0.0.1 for example (DNS rebinding); an IPv4 address may also come as
+     * an IPv6 one, ::ffff:127.0.0.1. */
     int (*on_resolved)(const char *address, const struct sockaddr *place, socklen_t size,
                        void *user);
 };

@@ -213,15 +213,15 @@ POOL_API enum pool_status pool_release_fd(struct pool_conn *conn, int *fd);
  * close-on-exec, and gets another number when it is 0, 1 or 2; its other options stay as they are.
  * When it fails the descriptor is the caller's again, unchanged. on_new_connection, on_resolved,
  * on_socket and prepare do not run for it; it counts and grows old like any other from now on.
- * Reaching max_connections evicts an idle connection. `address` is read during the call only, and must be a
- * plain one, without TLS: tcp takes a socket of IPv4 or IPv6 (the one that family= names), unix and
- * abstract take a unix one. That it leads to where the address says is the caller's word. Any
- * thread may call it; it never waits. Errors: POOL_E_ARGUMENT when the descriptor is no connected
- * stream socket of that kind, when its socket is a connection of a pool already, by this number or
- * another one (dup(2)), or was one of the parent's at a fork(2), or when something is NULL;
- * POOL_E_ADDRESS or POOL_E_RESOLVE for an address that could not be borrowed; POOL_E_FULL when
- * max_per_address or max_idle is reached, or max_connections and nothing is idle; POOL_E_RESOURCE
- * when the kernel has no room for it; POOL_E_CLOSING; POOL_E_FORKED; POOL_E_MEMORY;
+ * Reaching max_connections evicts an idle connection. `address` is read during the call only, and
+ * must be a plain one, without TLS: tcp takes a socket of IPv4 or IPv6 (the one that family=
+ * names), unix and abstract take a unix one. That it leads to where the address says is the
+ * caller's word. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT when the
+ * descriptor is no connected stream socket of that kind, when its socket is a connection of a pool
+ * already, by this number or another one (dup(2)), or was one of the parent's at a fork(2), or when
+ * something is NULL; POOL_E_ADDRESS or POOL_E_RESOLVE for an address that could not be borrowed;
+ * POOL_E_FULL when max_per_address or max_idle is reached, or max_connections and nothing is idle;
+ * POOL_E_RESOURCE when the kernel has no room for it; POOL_E_CLOSING; POOL_E_FORKED; POOL_E_MEMORY;
  * POOL_E_SYSTEM. */
 POOL_API enum pool_status pool_adopt(struct pool *pool, const char *address, int fd);
 
