@@ -171,7 +171,17 @@ struct listing {
     const char *path;
     struct pl_tls_trouble *trouble;
     int count;
+    bool is_by_hash;                    /* only names as OpenSSL looks them up: of the same
+                                         * certificates there may be others, and a bundle */
 };
+
+/* "0a775a30.0" */
+static bool is_hash_name(const char *name)
+{
+    size_t digits = strspn(name, "0123456789abcdef");
+
+    return digits == 8 && name[8] == '.' && name[9] && !name[9 + strspn(name + 9, "0123456789")];
+}
 
 static bool is_shortage(int error)
 {
@@ -187,7 +197,8 @@ static bool on_entry(const char *name, void *user)
     char path[PATH_MOST];
     int count, length = snprintf(path, sizeof(path), "%s/%s", listing->path, name);
 
-    if (*name == '.' || length >= (int)sizeof(path))
+    if (*name == '.' || length >= (int)sizeof(path) ||
+        (listing->is_by_hash && !is_hash_name(name)))
         return true;
     if (!open_text(&text, path, NULL, &ignored)) {
         if (!is_shortage(ignored.cause))
@@ -203,9 +214,10 @@ static bool on_entry(const char *name, void *user)
 }
 
 /* How many certificates were found; -1: *trouble says why. */
-static int trust_directory(X509_STORE *store, const char *path, struct pl_tls_trouble *trouble)
+static int trust_directory(X509_STORE *store, const char *path, bool is_by_hash,
+                           struct pl_tls_trouble *trouble)
 {
-    struct listing listing = { store, path, trouble, 0 };
+    struct listing listing = { store, path, trouble, 0, is_by_hash };
     int error;
 
     trouble->status = POOL_OK;
@@ -235,7 +247,9 @@ static bool trust_system_directories(X509_STORE *store, const char *list, int *c
         memcpy(path, list, length);
         path[length] = '\0';
         *trouble = (struct pl_tls_trouble){ 0 };
-        found = trust_directory(store, path, trouble);
+        found = trust_directory(store, path, true, trouble);
+        if (!found)
+            found = trust_directory(store, path, false, trouble);
         if (found < 0 && !is_missing(trouble))
             return false;
         *count += found > 0 ? found : 0;
@@ -280,7 +294,7 @@ bool pl_tls_load_trust(X509_STORE *store, const struct pool_tls_options *options
     if (options->ca_pem && !trust(store, NULL, options->ca_pem, trouble))
         return false;
     if (options->ca_dir)
-        count = trust_directory(store, options->ca_dir, trouble);
+        count = trust_directory(store, options->ca_dir, false, trouble);
     if (count < 0)
         return false;
     return count || pl_tls_trouble(trouble, POOL_E_TLS, "%s has no file with a certificate",

@@ -24,15 +24,23 @@ static bool is_the_peers(const struct pl_failure *failure)
     case POOL_E_BROKEN:
     case POOL_E_SYSTEM:
         return true;
+    case POOL_E_TLS:
+        return failure->reason != PL_REASON_CLEAR; /* that is the program's */
     default:
         return false;
     }
 }
 
+/* 0: it is no errno. */
+static int errno_of(const struct pl_failure *failure)
+{
+    return failure->status == POOL_E_TLS ? 0 : failure->cause;
+}
+
 static void log_suspension(struct pl_peer *peer, uint32_t failures,
                            const struct pl_failure *failure)
 {
-    const char *cause = failure->cause ? strerrorname_np(failure->cause) : NULL;
+    const char *cause = errno_of(failure) ? strerrorname_np(failure->cause) : NULL;
 
     pl_log(peer->pool, POOL_LOG_WARNING, "%s: suspended for %u ms after %u failures in a row (%s)",
            peer->text, peer->pool->settings.options.suspend_ms, failures,
@@ -83,7 +91,8 @@ bool pl_backoff_refuses(const struct pl_peer *peer, struct pl_failure *failure)
 {
     if (!peer->shared.backoff.is_suspended || !pl_backoff_is_pausing(peer))
         return false;
-    *failure = pl_failure_make(POOL_E_SUSPENDED, POOL_PHASE_WAIT, peer->shared.last_failure.cause);
+    *failure = pl_failure_make(POOL_E_SUSPENDED, POOL_PHASE_WAIT,
+                               errno_of(&peer->shared.last_failure));
     return true;
 }
 
@@ -92,8 +101,8 @@ void pl_backoff_blame(const struct pl_peer *peer, struct pl_failure *failure)
     if (!peer->shared.backoff.failures || peer->shared.count)
         return;
     failure->reason = PL_REASON_PAUSE;
-    if (peer->shared.last_failure.cause)
-        failure->cause = peer->shared.last_failure.cause;
+    if (errno_of(&peer->shared.last_failure))
+        failure->cause = errno_of(&peer->shared.last_failure);
 }
 
 uint64_t pl_backoff_tend(struct pl_peer *peer, uint64_t now_ns)

@@ -220,3 +220,23 @@ Test(pool_starttls, a_hook_that_secures_the_wrong_peer_is_told_why)
     tls_peer_stop(peer);
     credential_free(wrong);
 }
+
+Test(pool_starttls, a_peer_that_cannot_prove_who_it_is_is_suspended_like_one_that_is_down)
+{
+    struct credential *wrong = CREDENTIAL(authority, .names = "DNS:another.test");
+    struct tls_peer *peer = TLS_PEER(.credential = wrong);
+    struct pool *pool = MAKE_POOL(.tls = tls, .suspend_after = 2, .suspend_ms = 60000,
+                                  .backoff_first_ms = 1, .backoff_max_ms = 2);
+    struct pool_error error;
+    enum pool_status status = POOL_E_TLS;
+    unsigned calls = 0;
+
+    for (; status == POOL_E_TLS && calls < 10; calls++)
+        status = attempt(pool, address_of(peer, ""), &error);
+    cr_expect_eq(status, POOL_E_SUSPENDED, "%s", error.text);
+    cr_expect_eq(calls, 3);
+    cr_expect_eq(error.cause, 0, "what OpenSSL said is no errno");
+    pool_destroy(pool);
+    tls_peer_stop(peer);
+    credential_free(wrong);
+}
