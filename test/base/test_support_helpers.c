@@ -9,11 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "support/authority.h"
 #include "support/peer.h"
 #include "support/servers.h"
 #include "support/tests.h"
@@ -233,6 +235,57 @@ Test(support_servers, memcached_answers)
     server_stop(memcached);
 }
 
+/* The number of its segment, which its file has beside the key. */
+static int shared_memory_of(const char *directory)
+{
+    char path[160], line[128] = "";
+    int key = -1, id = -1;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "%s/data/postmaster.pid", directory);
+    file = fopen(path, "re");
+    for (int i = 0; file && i < 7; i++)
+        if (!fgets(line, sizeof(line), file))
+            break;
+    if (file)
+        fclose(file);
+    return sscanf(line, "%d %d", &key, &id) == 2 ? id : -1;
+}
+
+static bool is_released(void *argument)
+{
+    struct shmid_ds facts;
+
+    return shmctl(*(int *)argument, IPC_STAT, &facts) < 0;
+}
+
+Test(support_servers, postgres_speaks_tls_if_it_can_and_leaves_no_shared_memory, .timeout = 60)
+{
+    struct credential *credential = CREDENTIAL(NULL, .names = "IP:127.0.0.1");
+    const struct credential *with[] = { credential, NULL };
+    struct server *postgres;
+    int fd, segment;
+
+    for (int i = 0; i < 2; i++) {
+        postgres = postgres_start(with[i]);
+        if (!postgres)
+            cr_skip("%s", server_why_not());
+        for (int round = 0; round < 2; round++) {
+            segment = shared_memory_of(server_directory(postgres));
+            cr_expect(segment >= 0 && !is_released(&segment));
+            fd = dial_tcp(server_port(postgres));
+            cr_assert(write_exactly(fd, "\0\0\0\10\4\322\26\57", 8, SOON));
+            expect_answer(fd, "", with[i] ? "S" : "N");
+            close(fd);
+            if (!round)
+                cr_expect(server_restart(postgres));
+        }
+        server_stop(postgres);
+        cr_expect(is_released(&segment));
+    }
+    credential_free(credential);
+}
+
 Test(support_servers, nothing_is_left_behind)
 {
     int before = count_descriptors();
@@ -257,16 +310,19 @@ static bool are_gone(void *argument)
 {
     const int *ports = argument;
 
-    return !listens(ports[0]) && (!ports[1] || !listens(ports[1]));
+    for (int i = 0; i < 3; i++)
+        if (ports[i] && listens(ports[i]))
+            return false;
+    return true;
 }
 
 /* The parent is a process of its own, which dies without a chance to clean up. */
-Test(support_servers, peers_and_servers_die_with_their_parent)
+Test(support_servers, peers_and_servers_die_with_their_parent, .timeout = 60)
 {
     struct note {
-        int ports[2];
+        int ports[3], segment;
         atomic_bool is_ready;
-        char directory[128];
+        char directories[2][128];
     } *note;
     pid_t parent;
 
@@ -274,12 +330,16 @@ Test(support_servers, peers_and_servers_die_with_their_parent)
     cr_assert_neq(note, MAP_FAILED);
     parent = fork();
     if (parent == 0) {
-        struct server *nginx = nginx_start();
+        struct server *servers[] = { nginx_start(), postgres_start(NULL) };
 
-        note->ports[0] = peer_port(PEER(.own_process = true));
-        note->ports[1] = nginx ? server_port(nginx) : 0;
-        snprintf(note->directory, sizeof(note->directory), "%s",
-                 nginx ? server_directory(nginx) : "");
+        note->ports[2] = peer_port(PEER(.own_process = true));
+        for (int i = 0; i < 2; i++) {
+            if (!servers[i])
+                continue;
+            note->ports[i] = server_port(servers[i]);
+            snprintf(note->directories[i], 128, "%s", server_directory(servers[i]));
+        }
+        note->segment = shared_memory_of(note->directories[1]);
         atomic_store(&note->is_ready, true);
         for (;;)
             pause();
@@ -287,9 +347,11 @@ Test(support_servers, peers_and_servers_die_with_their_parent)
     cr_expect(wait_until(is_set, &note->is_ready, 3 * SOON));
     kill(parent, SIGKILL);
     cr_assert_eq(waitpid(parent, NULL, 0), parent);
-    cr_assert_neq(note->ports[0], 0);
+    cr_assert_neq(note->ports[2], 0);
     cr_expect(wait_until(are_gone, note->ports, SOON));
-    if (note->directory[0])
-        remove_temp_dir(note->directory);
+    cr_expect(wait_until(is_released, &note->segment, SOON));
+    for (int i = 0; i < 2; i++)
+        if (note->directories[i][0])
+            remove_temp_dir(note->directories[i]);
     munmap(note, sizeof(*note));
 }

@@ -3,12 +3,17 @@
  * The port is found by binding one and letting it go, so another process may take it first: a
  * server that ends while it should come up is tried on other ports, and Redis and nginx must
  * show a socket or file that is surely theirs. Between fork and exec only calls that are safe
- * there are made. */
+ * there are made.
+ *
+ * PostgreSQL is ended by SIGQUIT, also when the test dies: killed, it would leave its shared memory
+ * behind. It refuses to run as root, and so runs as the user that its package made. */
 #include "support/servers.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
+#include <grp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pwd.h>
@@ -25,6 +30,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "support/authority.h"
 #include "support/tests.h"
 
 #define ARGUMENTS 24
@@ -41,6 +47,11 @@ struct server {
     prepare_fn *prepare;
     char program[256], directory[96], address[64], unix_address[128], password[128];
     char proof[128];            /* a file that is there once it listens, if it makes one */
+    const char *proof_word;     /* and has this in it, unless NULL */
+    const struct credential *credential;            /* while it starts */
+    uid_t uid;                                      /* it becomes that user; 0: stays who we are */
+    gid_t gid;
+    int end_signal;
     char texts[ARGUMENTS][160];
     char *arguments[ARGUMENTS + 1];
     unsigned argument_count;
@@ -189,14 +200,19 @@ static bool prepare_dnsmasq(struct server *server)
     return write_many(server);
 }
 
-/* Debian keeps daemons out of the path of those who are not root. */
+/* Debian keeps daemons out of the path of those who are not root, and PostgreSQL's, of which there
+ * may be several, out of everybody's: the one that comes last will do. */
 static bool find_program(struct server *server)
 {
     const char *path = getenv("PATH");
     char places[4096], *place, *rest = NULL;
+    glob_t found;
 
-    snprintf(places, sizeof(places), "%s:/usr/sbin:/usr/local/sbin:/usr/bin",
-             path ? path : "/usr/local/bin");
+    glob("/usr/lib/postgresql/*/bin", 0, NULL, &found);
+    snprintf(places, sizeof(places), "%s:/usr/sbin:/usr/local/sbin:/usr/bin:%s",
+             path ? path : "/usr/local/bin",
+             found.gl_pathc ? found.gl_pathv[found.gl_pathc - 1] : "");
+    globfree(&found);
     for (place = strtok_r(places, ":", &rest); place; place = strtok_r(NULL, ":", &rest)) {
         snprintf(server->program, sizeof(server->program), "%s/%s", place, server->name);
         if (access(server->program, X_OK) == 0)
@@ -237,14 +253,27 @@ static bool accepts(const struct sockaddr *name, socklen_t size)
     return does;
 }
 
+static bool has_proof(const struct server *server)
+{
+    char text[1024] = "";
+    FILE *file;
+
+    if (!server->proof[0])
+        return true;
+    file = fopen(server->proof, "re");
+    if (!file)
+        return false;
+    text[fread(text, 1, sizeof(text) - 1, file)] = 0;
+    fclose(file);
+    return !server->proof_word || strstr(text, server->proof_word);
+}
+
 static bool accepts_everywhere(const struct server *server)
 {
     struct sockaddr_in name = loopback(server->port);
     struct sockaddr_un path = {.sun_family = AF_UNIX};
 
-    if (server->proof[0] && access(server->proof, F_OK) != 0)
-        return false;
-    if (!accepts((struct sockaddr *)&name, sizeof(name)))
+    if (!has_proof(server) || !accepts((struct sockaddr *)&name, sizeof(name)))
         return false;
     if (!server->unix_address[0])
         return true;
@@ -257,8 +286,10 @@ static _Noreturn void become_server(const struct server *server, pid_t parent, i
     sigset_t none;
     int nothing = open("/dev/null", O_RDONLY);
 
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent)
+    if (server->uid && (setgroups(0, NULL) || setgid(server->gid) || setuid(server->uid)))
+        _exit(126);
+    prctl(PR_SET_PDEATHSIG, server->end_signal);    /* changing the user would take it away */
+    if (getppid() != parent || chdir(server->directory))
         _exit(126);
     dup2(nothing, 0);
     dup2(log, 1);
@@ -294,6 +325,82 @@ static bool launch(struct server *server)
         return true;
     server->pid = 0;
     return false;
+}
+
+/* ---- PostgreSQL: its files are made by a program of its own */
+
+static bool run_initdb(struct server *server)
+{
+    char program[sizeof(server->program)], *slash;
+    int status;
+
+    strcpy(program, server->program);
+    slash = strrchr(server->program, '/');
+    strcpy(slash, "/initdb");
+    argue_pair(server, "-D", "data");
+    argue_pair(server, "-A", "trust");
+    argue_pair(server, "-U", "postgres");
+    argue_pair(server, "-E", "UTF8");
+    argue(server, "--no-locale");
+    argue(server, "--no-sync");
+    if (!launch(server))
+        return false;
+    while (waitpid(server->pid, &status, 0) < 0 && errno == EINTR)
+        continue;
+    server->pid = 0;
+    strcpy(server->program, program);
+    return status == 0;
+}
+
+static bool write_credential(const struct server *server)
+{
+    char path[160];
+
+    if (!server->credential)
+        return true;
+    snprintf(path, sizeof(path), "%s/key.pem", server->directory);
+    return write_file(server, "certificate.pem", server->credential->certificate) &&
+           write_file(server, "key.pem", server->credential->key) && chmod(path, 0600) == 0 &&
+           (!server->uid || chown(path, server->uid, server->gid) == 0);
+}
+
+static bool make_cluster(struct server *server)
+{
+    static const char configuration[] =
+        "hba_file = '%s/hba.conf'\nlisten_addresses = '127.0.0.1'\n"
+        "unix_socket_directories = ''\nmax_connections = 40\nshared_buffers = 1MB\n"
+        "dynamic_shared_memory_type = mmap\nhuge_pages = off\nfsync = off\nautovacuum = off\n"
+        "max_wal_senders = 0\nwal_level = minimal\nssl = %s\n"
+        "ssl_cert_file = '%s/certificate.pem'\nssl_key_file = '%s/key.pem'\n";
+    const char *at = server->directory;
+    char text[1024];
+
+    snprintf(text, sizeof(text), configuration, at, server->credential ? "on" : "off", at, at);
+    return (!server->uid || chown(at, server->uid, server->gid) == 0) && run_initdb(server) &&
+           write_credential(server) && write_file(server, "postgresql.conf", text) &&
+           write_file(server, "hba.conf",
+                      "hostssl all all 127.0.0.1/32 trust\nhostnossl all all all reject\n");
+}
+
+/* Its first sockets are served with words that it is not up yet, so its file must say "ready". */
+static bool prepare_postgres(struct server *server)
+{
+    char text[128];
+
+    snprintf(text, sizeof(text), "%s/postgresql.conf", server->directory);
+    if (access(text, F_OK) != 0 && !make_cluster(server))
+        return false;
+    server->argument_count = 1;
+    argue_pair(server, "-D", "data");
+    argue(server, "-c");
+    argue(server, "config_file=%s", text);
+    argue(server, "-p");
+    argue(server, "%d", server->port);
+    snprintf(server->proof, sizeof(server->proof), "%s/data/postmaster.pid", server->directory);
+    server->proof_word = "\nready";
+    snprintf(server->address, sizeof(server->address), "tls://127.0.0.1:%d?starttls=1",
+             server->port);
+    return true;
 }
 
 /* A socket gives no sign when somebody begins to listen on it: it is tried every 5 ms. */
@@ -337,17 +444,25 @@ static void explain(struct server *server)
     snprintf(why_not, sizeof(why_not), "%s does not start; its log ends: %s", server->name, last);
 }
 
-static struct server *start(const char *name, prepare_fn *prepare, const char *password)
+static struct server *make(const char *name, prepare_fn *prepare)
 {
     struct server *server = calloc(1, sizeof(*server));
-    unsigned tried;
 
     snprintf(why_not, sizeof(why_not), "%s: no memory, or no directory for it", name);
     if (!server)
         return NULL;
     server->name = name;
     server->prepare = prepare;
-    snprintf(server->password, sizeof(server->password), "%s", password ? password : "");
+    server->end_signal = SIGKILL;
+    return server;
+}
+
+static struct server *start(struct server *server)
+{
+    unsigned tried;
+
+    if (!server)
+        return NULL;
     if (!find_program(server) || !make_temp_dir(server->directory, sizeof(server->directory)))
         goto no_server;
     for (tried = 0; tried < PORTS_TRIED; tried++)
@@ -362,22 +477,45 @@ no_server:
 
 struct server *redis_start(const char *password)
 {
-    return start("redis-server", prepare_redis, password);
+    struct server *server = make("redis-server", prepare_redis);
+
+    if (server && password)
+        snprintf(server->password, sizeof(server->password), "%s", password);
+    return start(server);
 }
 
 struct server *nginx_start(void)
 {
-    return start("nginx", prepare_nginx, NULL);
+    return start(make("nginx", prepare_nginx));
 }
 
 struct server *memcached_start(void)
 {
-    return start("memcached", prepare_memcached, NULL);
+    return start(make("memcached", prepare_memcached));
+}
+
+struct server *postgres_start(const struct credential *credential)
+{
+    struct server *server = make("postgres", prepare_postgres);
+    struct passwd *own = geteuid() == 0 ? getpwnam("postgres") : NULL;
+
+    if (!server)
+        return NULL;
+    server->credential = credential;
+    server->end_signal = SIGQUIT;
+    if (geteuid() == 0 && !own) {
+        snprintf(why_not, sizeof(why_not), "postgres: root needs a user of that name to run it");
+        free(server);
+        return NULL;
+    }
+    server->uid = own ? own->pw_uid : 0;
+    server->gid = own ? own->pw_gid : 0;
+    return start(server);
 }
 
 struct server *dnsmasq_start(void)
 {
-    return start("dnsmasq", prepare_dnsmasq, NULL);
+    return start(make("dnsmasq", prepare_dnsmasq));
 }
 
 const char *server_why_not(void)
@@ -414,7 +552,7 @@ void server_down(struct server *server)
 {
     if (!server->pid)
         return;
-    kill(server->pid, SIGKILL);
+    kill(server->pid, server->end_signal);
     while (waitpid(server->pid, NULL, 0) < 0 && errno == EINTR)
         continue;
     server->pid = 0;

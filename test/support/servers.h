@@ -1,6 +1,6 @@
-/* servers.h: real servers for tests: Redis, nginx, memcached and dnsmasq, each on a free port of
- * 127.0.0.1 in a directory of its own. They come from the system's packages; where one is
- * missing the test is skipped:
+/* servers.h: real servers for tests: Redis, nginx, memcached, dnsmasq and PostgreSQL, each on a
+ * free port of 127.0.0.1 in a directory of its own. They come from the system's packages; where one
+ * is missing the test is skipped:
  *
  *     struct server *redis = redis_start(NULL);
  *
@@ -17,6 +17,7 @@
 
 #define NGINX_SMALL "hello from nginx\n" /* "/" and "/small.txt"; "/kilo.txt" is 1,024 times 'k' */
 
+struct credential; /* authority.h */
 struct server;
 
 /* Each answers NULL, and server_why_not() says why, when the server is not installed or does not
@@ -33,11 +34,16 @@ struct server *memcached_start(void);
  *     many.example  10.1.0.1 to 10.1.0.60, more than fit into a datagram */
 struct server *dnsmasq_start(void);
 
+/* It lets the user "postgres" in over TLS, and nobody in the clear. With NULL it has no TLS, and
+ * lets nobody in. Only a start reads the credential. Root runs it as the user "postgres". */
+struct server *postgres_start(const struct credential *credential);
+
 /* Why this thread's last start answered NULL. */
 const char *server_why_not(void);
 
 int server_port(const struct server *server);
-const char *server_address(const struct server *server);            /* tcp://127.0.0.1:port */
+/* tcp://127.0.0.1:port; tls://127.0.0.1:port?starttls=1 of PostgreSQL */
+const char *server_address(const struct server *server);
 const char *server_unix_address(const struct server *server);   /* of Redis, else NULL */
 const char *server_directory(const struct server *server);          /* its log is there, in "log" */
 int server_pid(const struct server *server);
@@ -48,7 +54,7 @@ void server_down(struct server *server);
 bool server_up(struct server *server);
 bool server_restart(struct server *server);
 
-/* Kills it and removes its directory. NULL is fine. */
+/* Kills it and removes its directory, and leaves no shared memory behind. NULL is fine. */
 void server_stop(struct server *server);
 
 #endif
