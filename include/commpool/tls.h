@@ -156,7 +156,10 @@ POOL_API enum pool_status pool_conn_tls(const struct pool_conn *conn, struct poo
 /* Secures a connection of a starttls=1 address after the hook or `prepare` has talked in the clear.
  *
  * In `prepare` it waits for the handshake, within the call's deadline; on the mux thread it starts
- * it and does not wait. Errors: POOL_E_TLS when handshake or verification failed, or when bytes had
+ * it and does not wait, and pool_write() may follow at once: its bytes leave when the connection is
+ * secured. Whoever sits in between can add bytes to what the peer says in the clear. What a watcher
+ * was given it must look at itself: bytes after the peer's last clear word are POOL_E_TLS to
+ * pool_conn_ready(). Errors: POOL_E_TLS when handshake or verification failed, or when bytes had
  * arrived before it; POOL_E_ARGUMENT for a stale handle, an address without starttls=1, or a
  * connection that is secured already; POOL_E_TIMEOUT; POOL_E_BROKEN; POOL_E_MEMORY. */
 POOL_API enum pool_status pool_conn_start_tls(struct pool_conn *conn);
