@@ -128,8 +128,7 @@ int sql_prepare(struct pool_conn *conn, void *user)
         return -1;
     if (tls == 'N')
         return SQL_NO_TLS;
-    if (tls != 'S' || pool_conn_start_tls(conn) ||
-        pool_send(conn, startup, sizeof(startup)))
+    if (tls != 'S' || pool_conn_start_tls(conn) || pool_send(conn, startup, sizeof(startup)))
         return -1;
     return until_ready(conn, answer);
 }
@@ -205,8 +204,7 @@ int sql_on_new_connection(struct pool_conn *conn, struct pool_actor *actor, void
     if (!greeting)
         return -1;
     pool_conn_set_user(conn, greeting, free);
-    if (pool_conn_watch(conn, on_event, user) ||
-        pool_write(conn, tls_request, sizeof(tls_request)))
+    if (pool_conn_watch(conn, on_event, user) || pool_write(conn, tls_request, sizeof(tls_request)))
         return -1;
     return POOL_LATER;
 }
