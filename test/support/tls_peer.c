@@ -1,11 +1,13 @@
 /* tls_peer.c: see tls_peer.h. */
 #include "support/tls_peer.h"
 
+#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,9 +19,11 @@
 #define REQUEST_MOST 65536
 
 struct served {
-    struct tls_peer *peer;
+    struct tls_peer *peer; /* NULL: the place was never used */
     pthread_t thread;
-    int fd;
+    int fd; /* -1: it is over, and its thread ends */
+    int tell[2]; /* a byte for each order of tls_peer_tell() */
+    bool is_deaf, has_ended;
 };
 
 struct tls_peer {
@@ -28,9 +32,11 @@ struct tls_peer {
     int listener, port;
     pthread_t thread;
     pthread_mutex_t lock;
-    unsigned count;
+    pthread_cond_t told; /* one order less is to be carried out */
     struct served served[TLS_PEER_MOST];
-    unsigned handshakes, resumed;
+    unsigned handshakes, resumed, accepted, goodbyes, open;
+    const char *order; /* of tls_peer_tell() */
+    unsigned due; /* connections that have not carried it out */
     char asked_for[256], client[256];
     char asked_for_copy[256], client_copy[256];
 };
@@ -184,6 +190,8 @@ static bool obey(SSL *ssl, int fd, const char *order)
     }
     if (!strcmp(order, ORDER_HALF))
         return send(fd, "\x17\x03\x03\x00\x40half", 9, MSG_NOSIGNAL) == 9;
+    if (!strcmp(order, ORDER_PUSH))
+        return SSL_write(ssl, "push\n", 5) == 5;
     if (!strcmp(order, ORDER_GOODBYE))
         SSL_shutdown(ssl);
     if (!strcmp(order, ORDER_RESET))
@@ -191,9 +199,19 @@ static bool obey(SSL *ssl, int fd, const char *order)
     return false;
 }
 
-static bool answer(SSL *ssl, int fd, char *request, int size)
+static bool answer(SSL *ssl, struct served *served, char *request, int size)
 {
+    int fd = served->fd;
+
     request[size] = '\0';
+    if (served->has_ended)
+        return true;
+    if (!strcmp(request, ORDER_DEAF))
+        return served->is_deaf = true;
+    if (!strcmp(request, ORDER_END)) {
+        SSL_shutdown(ssl);
+        return served->has_ended = true;
+    }
     if (!strcmp(request, ORDER_FLOOD)) {
         flood(ssl);
         return true;
@@ -230,30 +248,88 @@ static bool talk_in_the_clear(const struct served *served)
            send(served->fd, answer, strlen(answer), MSG_NOSIGNAL) == (ssize_t)strlen(answer);
 }
 
+/* False: the connection is over. */
+static bool carry_out_order(struct served *served, SSL *ssl)
+{
+    struct tls_peer *peer = served->peer;
+    char order[32], byte;
+    bool goes_on;
+
+    must(read(served->tell[0], &byte, 1) == 1, "an order");
+    pthread_mutex_lock(&peer->lock);
+    snprintf(order, sizeof(order), "%s", peer->order);
+    pthread_mutex_unlock(&peer->lock);
+    served->is_deaf = false;
+    goes_on = answer(ssl, served, order, (int)strlen(order));
+    pthread_mutex_lock(&peer->lock);
+    peer->due--;
+    pthread_cond_broadcast(&peer->told);
+    pthread_mutex_unlock(&peer->lock);
+    return goes_on;
+}
+
+static bool serve_once(struct served *served, SSL *ssl, char *request)
+{
+    struct pollfd polled[2] = { { served->tell[0], POLLIN, 0 }, { served->fd, POLLIN, 0 } };
+    int size;
+
+    if (served->is_deaf)
+        polled[1].events = 0;
+    if (!SSL_pending(ssl) || served->is_deaf) {
+        if (poll(polled, 2, -1) < 0)
+            return errno == EINTR;
+        if (polled[0].revents)
+            return carry_out_order(served, ssl);
+        if (served->is_deaf)
+            return false;       /* the connection is broken, or is to end */
+    }
+    size = SSL_read(ssl, request, REQUEST_MOST);
+    return size > 0 && answer(ssl, served, request, size);
+}
+
+/* Orders that came too late for it count as carried out. */
+static void end_serving(struct served *served)
+{
+    struct tls_peer *peer = served->peer;
+    char byte;
+
+    pthread_mutex_lock(&peer->lock);
+    shutdown(served->tell[1], SHUT_WR);
+    while (read(served->tell[0], &byte, 1) == 1)
+        peer->due--;
+    pthread_cond_broadcast(&peer->told);
+    close(served->tell[0]);
+    close(served->tell[1]);
+    close(served->fd);
+    served->fd = -1;
+    peer->open--;
+    pthread_mutex_unlock(&peer->lock);
+}
+
 static void *serve(void *argument)
 {
     struct served *served = argument;
     SSL *ssl = SSL_new(served->peer->context);
     char *request = malloc(REQUEST_MOST + 1);
-    int size;
 
     must(ssl && request, "a connection");
     SSL_set_fd(ssl, served->fd);
     if (talk_in_the_clear(served) && SSL_accept(ssl) == 1) {
         note_handshake(served->peer, ssl);
-        do
-            size = SSL_read(ssl, request, REQUEST_MOST);
-        while (size > 0 && answer(ssl, served->fd, request, size));
+        while (serve_once(served, ssl, request))
+            continue;
+        if (SSL_get_shutdown(ssl) & SSL_RECEIVED_SHUTDOWN) {
+            pthread_mutex_lock(&served->peer->lock);
+            served->peer->goodbyes++;
+            pthread_mutex_unlock(&served->peer->lock);
+        }
         if (SSL_get_shutdown(ssl) == SSL_RECEIVED_SHUTDOWN)
             SSL_shutdown(ssl);
     }
     ERR_clear_error();
     free(request);
     SSL_free(ssl);
-    pthread_mutex_lock(&served->peer->lock);
-    close(served->fd);
-    served->fd = -1;
-    pthread_mutex_unlock(&served->peer->lock);
+    end_serving(served);
     return NULL;
 }
 
@@ -275,22 +351,42 @@ static void send_at_once(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
 }
 
+/* A place whose connection is over, or NULL. */
+static struct served *find_place(struct tls_peer *peer)
+{
+    struct served *found = NULL;
+
+    pthread_mutex_lock(&peer->lock);
+    for (unsigned i = 0; i < TLS_PEER_MOST && !found; i++) {
+        if (!peer->served[i].peer || peer->served[i].fd < 0)
+            found = &peer->served[i];
+    }
+    pthread_mutex_unlock(&peer->lock);
+    if (found && found->peer)
+        pthread_join(found->thread, NULL);
+    return found;
+}
+
 static void *accept_all(void *argument)
 {
     struct tls_peer *peer = argument;
+    struct served *served;
     int fd;
 
     while ((fd = accept4(peer->listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
-        struct served *served = &peer->served[peer->count];
-
-        if (peer->options.ends_in_handshake || peer->count == TLS_PEER_MOST) {
+        served = peer->options.ends_in_handshake ? NULL : find_place(peer);
+        if (!served) {
             end_at_once(fd);
             continue;
         }
         send_at_once(fd);
+        pthread_mutex_lock(&peer->lock);
         *served = (struct served){ .peer = peer, .fd = fd };
-        peer->count++;
+        must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, served->tell) == 0, "a pair");
+        peer->accepted++;
+        peer->open++;
         must(pthread_create(&served->thread, NULL, serve, served) == 0, "a thread");
+        pthread_mutex_unlock(&peer->lock);
     }
     return NULL;
 }
@@ -318,6 +414,7 @@ struct tls_peer *tls_peer_start(const struct tls_peer_options *options)
     must(peer != NULL, "calloc");
     peer->options = *options;
     pthread_mutex_init(&peer->lock, NULL);
+    pthread_cond_init(&peer->told, NULL);
     peer->context = make_context(&peer->options);
     listen_on_loopback(peer);
     sigemptyset(&pipe_only);
@@ -335,7 +432,7 @@ void tls_peer_stop(struct tls_peer *peer)
     shutdown(peer->listener, SHUT_RDWR);
     pthread_join(peer->thread, NULL);
     close(peer->listener);
-    for (unsigned i = 0; i < peer->count; i++) {
+    for (unsigned i = 0; i < TLS_PEER_MOST && peer->served[i].peer; i++) {
         pthread_mutex_lock(&peer->lock);
         if (peer->served[i].fd >= 0)
             shutdown(peer->served[i].fd, SHUT_RDWR);
@@ -343,8 +440,26 @@ void tls_peer_stop(struct tls_peer *peer)
         pthread_join(peer->served[i].thread, NULL);
     }
     SSL_CTX_free(peer->context);
+    pthread_cond_destroy(&peer->told);
     pthread_mutex_destroy(&peer->lock);
     free(peer);
+}
+
+unsigned tls_peer_tell(struct tls_peer *peer, const char *order)
+{
+    unsigned count = 0;
+
+    pthread_mutex_lock(&peer->lock);
+    peer->order = order;
+    for (unsigned i = 0; i < TLS_PEER_MOST && peer->served[i].peer; i++) {
+        if (peer->served[i].fd >= 0)
+            count += send(peer->served[i].tell[1], "!", 1, MSG_NOSIGNAL) == 1;
+    }
+    peer->due = count;
+    while (peer->due)
+        pthread_cond_wait(&peer->told, &peer->lock);
+    pthread_mutex_unlock(&peer->lock);
+    return count;
 }
 
 int tls_peer_port(const struct tls_peer *peer)
@@ -382,6 +497,21 @@ unsigned tls_peer_handshakes(struct tls_peer *peer)
 unsigned tls_peer_resumed(struct tls_peer *peer)
 {
     return read_count(peer, &peer->resumed);
+}
+
+unsigned tls_peer_accepted(struct tls_peer *peer)
+{
+    return read_count(peer, &peer->accepted);
+}
+
+unsigned tls_peer_goodbyes(struct tls_peer *peer)
+{
+    return read_count(peer, &peer->goodbyes);
+}
+
+unsigned tls_peer_open(struct tls_peer *peer)
+{
+    return read_count(peer, &peer->open);
 }
 
 static const char *read_text(struct tls_peer *peer, const char *text, char *copy)

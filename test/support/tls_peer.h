@@ -11,7 +11,7 @@
 
 #include "support/authority.h"
 
-#define TLS_PEER_MOST 64 /* connections over its whole life */
+#define TLS_PEER_MOST 64 /* connections at once */
 
 /* Requests of exactly these bytes. Those marked * are not answered. */
 #define ORDER_KEY_UPDATE "<key update>" /* * sends a KeyUpdate that asks for one */
@@ -25,6 +25,9 @@
 #define ORDER_HALF "<half>" /* * the first bytes of a record */
 #define ORDER_FLOOD "<flood>" /* 200 KiB of the alphabet, with KeyUpdates between */
 #define FLOOD_SIZE (200u << 10)
+#define ORDER_PUSH "<push>" /* "push\n", in a record of its own */
+#define ORDER_END "<end>" /* * close_notify; it goes on reading and answers nothing more */
+#define ORDER_DEAF "<deaf>" /* * reads no more until it is told something */
 
 struct tls_peer_options {
     const struct credential *credential;
@@ -47,10 +50,17 @@ struct tls_peer *tls_peer_start(const struct tls_peer_options *options);
 #define TLS_PEER(...) tls_peer_start(&(struct tls_peer_options){ __VA_ARGS__ })
 void tls_peer_stop(struct tls_peer *peer);
 
+/* Has every open connection carry out an order, now and unasked, and waits until it is done. Answers
+ * how many there were. */
+unsigned tls_peer_tell(struct tls_peer *peer, const char *order);
+
 int tls_peer_port(const struct tls_peer *peer);
 int tls_peer_dial(const struct tls_peer *peer); /* a connected socket, blocking */
 unsigned tls_peer_handshakes(struct tls_peer *peer); /* that succeeded there */
 unsigned tls_peer_resumed(struct tls_peer *peer);
+unsigned tls_peer_accepted(struct tls_peer *peer);
+unsigned tls_peer_goodbyes(struct tls_peer *peer); /* connections that the client ended with one */
+unsigned tls_peer_open(struct tls_peer *peer); /* now */
 /* The name that the last client asked for (SNI), empty: none. */
 const char *tls_peer_asked_for(struct tls_peer *peer);
 /* The subject of the last client's certificate, empty: none. */
