@@ -115,7 +115,7 @@ struct pl_connection {
     _Atomic bool has_actor;             /* what comes while it is idle is its actor's to hear */
     _Atomic bool missed_event;      /* the mux saw an event while it was being parked, or asked out
                                      * of its pool */
-    _Atomic bool is_resolving;          /* nothing of its dial but the name is under way */
+    _Atomic uint8_t dial_phase;         /* enum pool_phase of its dial; 0: it has not begun */
     bool is_opening;                    /* counted among those of its peer that are being opened */
     bool is_short;                      /* being opened, it found no descriptor yet; peer lock */
     bool is_fresh;                     /* goes straight from its opening to whoever waited for it */

@@ -199,10 +199,29 @@ static void begin_next(struct pl_dial *dial)
 
 /* ---- names */
 
+static bool is_any_securing(const struct pl_dial *dial)
+{
+    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
+        if (dial->attempts[i].connection && dial->attempts[i].is_securing)
+            return true;
+    }
+    return false;
+}
+
+/* How far it is, for those who run out of time meanwhile. */
+static void show_phase(struct pl_dial *dial)
+{
+    enum pool_phase phase = is_any_securing(dial)                      ? POOL_PHASE_TLS
+                            : dial->is_resolving && !dial->place_count ? POOL_PHASE_RESOLVE
+                                                                       : POOL_PHASE_CONNECT;
+
+    atomic_store(&dial->connection->dial_phase, (uint8_t)phase);
+}
+
 static void set_resolving(struct pl_dial *dial, bool is_resolving)
 {
     dial->is_resolving = is_resolving;
-    atomic_store(&dial->connection->is_resolving, is_resolving && !dial->place_count);
+    show_phase(dial);
 }
 
 /* The name, or nothing but it, is what fails. A shortage is told as one of connecting is. */
@@ -330,6 +349,7 @@ void pl_dial_go_on(struct pl_dial *dial)
             return;                     /* and none of them is called any more */
     }
     dial->is_begun = true;
+    show_phase(dial);
     if (dial->live || has_places(dial) || dial->is_resolving)
         arm(dial);
     else
@@ -352,15 +372,6 @@ static void fail_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt, 
     } else if (!dial->mux->is_forked) {
         note_failure(dial, attempt, error);
     }
-}
-
-static bool is_any_securing(const struct pl_dial *dial)
-{
-    for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
-        if (dial->attempts[i].connection && dial->attempts[i].is_securing)
-            return true;
-    }
-    return false;
 }
 
 static void on_deadline(struct pl_dial *dial)
@@ -435,8 +446,10 @@ void pl_dial_on_event(struct pl_dial *dial, struct pl_connection *connection)
             continue;
         attempt->reason = PL_REASON_NONE;
         error = step(dial, attempt);
-        if (error == EAGAIN)
+        if (error == EAGAIN) {
+            show_phase(dial);
             return;
+        }
         if (error) {
             fail_attempt(dial, attempt, error);
             pl_dial_go_on(dial);

@@ -42,14 +42,19 @@ static uint64_t first_try(struct pl_peer *peer)
     return first_ns == PL_NEVER ? 0 : first_ns;
 }
 
-/* Or do all of them still look for their name's places? Peer lock held. */
-static bool is_any_connecting(struct pl_peer *peer)
+/* Of the one that is nearest to being connected. Peer lock held. */
+static enum pool_phase furthest_phase(struct pl_peer *peer)
 {
+    enum pool_phase furthest = POOL_PHASE_RESOLVE, phase;
+
     PL_LIST_EACH(link, &peer->shared.all) {
-        if (!atomic_load(&pl_container(link, struct pl_connection, all_link)->is_resolving))
-            return true;
+        phase = atomic_load(&pl_container(link, struct pl_connection, all_link)->dial_phase);
+        if (!phase)
+            phase = POOL_PHASE_CONNECT;
+        if (phase > furthest)
+            furthest = phase;
     }
-    return false;
+    return furthest;
 }
 
 enum pool_phase pl_open_phase(struct pl_peer *peer, uint64_t *tried_ns)
@@ -59,9 +64,7 @@ enum pool_phase pl_open_phase(struct pl_peer *peer, uint64_t *tried_ns)
     *tried_ns = 0;
     pthread_mutex_lock(&peer->lock);
     if (peer->shared.opening && peer->shared.opening == peer->shared.count) {
-        phase = has_state(peer, PL_SETUP)  ? POOL_PHASE_SETUP
-                : is_any_connecting(peer) ? POOL_PHASE_CONNECT
-                                          : POOL_PHASE_RESOLVE;
+        phase = has_state(peer, PL_SETUP) ? POOL_PHASE_SETUP : furthest_phase(peer);
         *tried_ns = first_try(peer);
     }
     pthread_mutex_unlock(&peer->lock);
