@@ -22,9 +22,9 @@ PL_COLD ssize_t pl_transport_send_secured(struct pl_connection *connection,
     return sent;
 }
 
-bool pl_transport_has_more(const struct pl_connection *connection)
+PL_COLD bool pl_transport_has_more_secured(const struct pl_connection *connection)
 {
-    return connection->tls && pl_tls_pending(connection->tls);
+    return pl_tls_pending(connection->tls);
 }
 
 struct pl_failure pl_transport_failure(const struct pl_connection *connection, int error,

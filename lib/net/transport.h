@@ -47,8 +47,13 @@ PL_INLINE ssize_t pl_transport_send(struct pl_connection *connection, struct iov
     return pl_os->sendmsg(connection->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+PL_COLD bool pl_transport_has_more_secured(const struct pl_connection *connection);
+
 /* There may be bytes to receive without the socket saying so. */
-bool pl_transport_has_more(const struct pl_connection *connection);
+PL_INLINE bool pl_transport_has_more(const struct pl_connection *connection)
+{
+    return PL_UNLIKELY(connection->tls) && pl_transport_has_more_secured(connection);
+}
 
 /* What became of an operation that answered -`error`, in that phase. */
 struct pl_failure pl_transport_failure(const struct pl_connection *connection, int error,

@@ -6,6 +6,7 @@
 
 #include "commpool/options.h"
 #include "net/connection.h"
+#include "net/transport.h"
 #include "pool/peer.h"
 #include "pool/secure.h"
 
@@ -22,8 +23,9 @@ PL_INLINE bool pl_look_is_still_ours(struct pl_connection *connection, enum pool
     return check != POOL_CHECK_ALWAYS || pl_connection_is_ours(connection);
 }
 
-/* Looks at an idle connection that was just taken (LENT). False: it was no good and is dealt
- * with. */
+/* Looks at an idle connection that was just taken (LENT). False: it was no good and is dealt with.
+ * What the last borrower left of a record is with us already, so it is seen however little is looked
+ * at. */
 PL_INLINE bool pl_look_is_fit(struct pl_connection *connection, enum pool_check check)
 {
     bool was_parked = connection->is_armed;
@@ -37,7 +39,8 @@ PL_INLINE bool pl_look_is_fit(struct pl_connection *connection, enum pool_check 
         pl_peer_close(connection, POOL_CLOSE_STOLEN);
         return false;
     }
-    if (check == POOL_CHECK_NEVER || (check == POOL_CHECK_PARKED && !was_parked))
+    if ((check == POOL_CHECK_NEVER || (check == POOL_CHECK_PARKED && !was_parked)) &&
+        PL_LIKELY(!pl_transport_has_more(connection)))
         return true;
     health = pl_connection_peek(connection);
     if (PL_LIKELY(health == PL_HEALTHY))

@@ -24,6 +24,7 @@ struct served {
     int fd; /* -1: it is over, and its thread ends */
     int tell[2]; /* a byte for each order of tls_peer_tell() */
     bool is_deaf, has_ended;
+    bool owes_end; /* an order is carried out when the connection is closed */
 };
 
 struct tls_peer {
@@ -114,6 +115,7 @@ static SSL_CTX *make_context(struct tls_peer_options *options)
 
     must(context != NULL, "SSL_CTX_new");
     SSL_CTX_set_security_level(context, options->security_level);
+    SSL_CTX_clear_mode(context, SSL_MODE_AUTO_RETRY); /* what is no data must not hold up orders */
     if (options->ciphers)
         must(SSL_CTX_set_cipher_list(context, options->ciphers), "ciphers");
     if (options->credential)
@@ -261,8 +263,9 @@ static bool carry_out_order(struct served *served, SSL *ssl)
     pthread_mutex_unlock(&peer->lock);
     served->is_deaf = false;
     goes_on = answer(ssl, served, order, (int)strlen(order));
+    served->owes_end = !goes_on;
     pthread_mutex_lock(&peer->lock);
-    peer->due--;
+    peer->due -= goes_on;
     pthread_cond_broadcast(&peer->told);
     pthread_mutex_unlock(&peer->lock);
     return goes_on;
@@ -283,8 +286,11 @@ static bool serve_once(struct served *served, SSL *ssl, char *request)
         if (served->is_deaf)
             return false;       /* the connection is broken, or is to end */
     }
+    ERR_clear_error();
     size = SSL_read(ssl, request, REQUEST_MOST);
-    return size > 0 && answer(ssl, served, request, size);
+    if (size <= 0)
+        return SSL_get_error(ssl, size) == SSL_ERROR_WANT_READ;
+    return answer(ssl, served, request, size);
 }
 
 /* Orders that came too late for it count as carried out. */
@@ -295,12 +301,13 @@ static void end_serving(struct served *served)
 
     pthread_mutex_lock(&peer->lock);
     shutdown(served->tell[1], SHUT_WR);
+    close(served->fd);
     while (read(served->tell[0], &byte, 1) == 1)
         peer->due--;
+    peer->due -= served->owes_end;
     pthread_cond_broadcast(&peer->told);
     close(served->tell[0]);
     close(served->tell[1]);
-    close(served->fd);
     served->fd = -1;
     peer->open--;
     pthread_mutex_unlock(&peer->lock);
