@@ -54,8 +54,8 @@ void lent_do_watch(void *argument)
     user->status = pool_conn_watch(&user->ask.conn, lent_on_event, user);
 }
 
-struct lent_user *lent_user_with(struct peer *peer, const struct pool_options *options,
-                                 const struct pool_call *call)
+struct lent_user *lent_user_at(const char *address, const struct pool_options *options,
+                               const struct pool_call *call)
 {
     struct lent_user *user = calloc(1, sizeof(*user));
     struct pool_options own = *options;
@@ -65,10 +65,16 @@ struct lent_user *lent_user_with(struct peer *peer, const struct pool_options *o
     own.mux = user->mux.mux;
     user->pool = make_pool(&own);
     user->ask.is_kept = true;
-    cr_assert_eq(start_ask_with_ticket(&user->ask, user->pool, peer_address(peer), call), POOL_OK);
+    cr_assert_eq(start_ask_with_ticket(&user->ask, user->pool, address, call), POOL_OK);
     cr_assert(wait_told(&user->ask));
     cr_assert_eq(user->ask.status, POOL_OK);
     return user;
+}
+
+struct lent_user *lent_user_with(struct peer *peer, const struct pool_options *options,
+                                 const struct pool_call *call)
+{
+    return lent_user_at(peer_address(peer), options, call);
 }
 
 struct lent_user *lent_user(struct peer *peer)

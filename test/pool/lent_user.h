@@ -27,6 +27,9 @@ struct lent_user {
 struct lent_user *lent_user(struct peer *peer);
 struct lent_user *lent_user_with(struct peer *peer, const struct pool_options *options,
                                  const struct pool_call *call);
+/* The same at any address; `peer` of lent_end() is NULL then. */
+struct lent_user *lent_user_at(const char *address, const struct pool_options *options,
+                               const struct pool_call *call);
 void lent_end(struct lent_user *user, struct peer *peer);
 
 /* Runs work(user) on the mux thread, and comes back when it is done. */
