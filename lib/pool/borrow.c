@@ -276,6 +276,10 @@ bool pl_borrow_is_fit(struct pl_borrow *borrow, struct pl_connection *connection
         pl_peer_close(connection, POOL_CLOSE_STOLEN);
         return false;
     }
+    if (connection->is_fresh && connection->tls && pl_secure_is_outdated(connection)) {
+        pl_peer_close(connection, POOL_CLOSE_STALE);
+        return false;
+    }
     if (!connection->is_fresh &&
         (!pl_look_is_fit(connection, check) || pl_look_has_aged(connection, pl_os->coarse_ns())))
         return false;
@@ -458,7 +462,8 @@ enum pool_status pool_borrow(struct pool *pool, const char *address, const struc
     connection = take_warm(pool, address, read);
     if (!connection)
         return borrow_cold_by_hand(pool, address, call, conn);
-    if (connection->is_armed || pool->settings.options.check != POOL_CHECK_NEVER)
+    if (connection->is_armed || pool->settings.options.check != POOL_CHECK_NEVER ||
+        PL_UNLIKELY(connection->tls))
         return look_and_lend(pool, address, call, connection, conn);
     if (lend_warm(pool, read, connection, conn))
         return POOL_OK;

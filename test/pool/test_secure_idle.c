@@ -238,6 +238,9 @@ Test(pool_secure_idle, the_rest_of_a_record_is_never_the_next_ones_answer)
             leave_rest("reply and more", 5);
             cr_expect_eq(talk(pool, secure_at("")), POOL_OK, "check %d", checks[c]);
             cr_expect_eq(STAT(pool, opened), 2, "check %d", checks[c]);
+            leave_rest("reply and more", 5);
+            cr_expect_gt(id_of_next(pool, secure_at("")), 0, "check %d", checks[c]);
+            cr_expect_eq(STAT(pool, opened), 3, "check %d", checks[c]);
         }
         pool_destroy(pool);
         pool = NULL;
