@@ -83,6 +83,10 @@ void figure_waiters(const char *name);
 void figure_waiters_wakes(const char *name);
 void figure_dns_cached(const char *name);
 void figure_loop_latency(const char *name);
+void figure_tls_roundtrip(const char *name);
+void figure_tls_resume(const char *name);
+void figure_tls_resume_missed(const char *name);
+void figure_tls_idle_bytes(const char *name);
 
 /* `count` round trips and nothing else, for figure_roundtrip_syscalls to look at from outside. */
 void make_round_trips(const char *address, const char *check, const char *count);

@@ -41,6 +41,10 @@ static const struct figure figures[] = {
     { "waiters-wakes", figure_waiters_wakes },
     { "dns-cached", figure_dns_cached },
     { "loop-latency", figure_loop_latency },
+    { "tls-roundtrip", figure_tls_roundtrip },
+    { "tls-resume", figure_tls_resume },
+    { "tls-resume-missed", figure_tls_resume_missed },
+    { "tls-idle-bytes", figure_tls_idle_bytes },
 };
 
 #define FIGURES (sizeof(figures) / sizeof(figures[0]))
