@@ -70,8 +70,9 @@ struct pl_peer {
     uint64_t round;                     /* pool->lock: the last round that came by */
     bool is_ended;                      /* pool->lock: pool_destroy() came by */
     struct pl_names *names;             /* mux thread: of a host name; NULL until needed */
-    struct pl_tls_sessions *sessions;   /* mux thread: to be continued; NULL until needed */
-    uint64_t sessions_ns;               /* the same: kept until then without connections */
+    struct pl_tls_sessions *_Atomic sessions;   /* to be continued; NULL until needed; set under
+                                         * the lock */
+    _Atomic uint64_t sessions_ns;       /* kept until then without connections; anybody notes it */
     pthread_mutex_t lock;
     struct {
         struct pl_list all;             /* every connection, by birth */

@@ -100,14 +100,17 @@ bool pl_secure_keeps(const struct pl_peer *peer)
 
 void pl_secure_note_loss(struct pl_peer *peer)
 {
-    if (!peer->sessions)
+    uint64_t until_ns = pl_after(pl_os->now_ns(), KEEP_NS);
+
+    if (!atomic_load(&peer->sessions))
         return;
-    peer->sessions_ns = pl_after(pl_os->now_ns(), KEEP_NS);
-    pl_tend_at(peer->pool->room, peer, peer->sessions_ns);
+    atomic_store(&peer->sessions_ns, until_ns);
+    pl_tend_at(peer->pool->room, peer, until_ns);
 }
 
 uint64_t pl_secure_tend(struct pl_peer *peer, uint64_t now_ns)
 {
+    uint64_t until_ns;
     bool is_empty;
 
     if (!peer->sessions || !pl_tls_sessions_count(peer->sessions))
@@ -117,8 +120,9 @@ uint64_t pl_secure_tend(struct pl_peer *peer, uint64_t now_ns)
     pthread_mutex_unlock(&peer->lock);
     if (!is_empty)
         return PL_NEVER;                /* the loss of the last one is noted */
-    if (now_ns < peer->sessions_ns)
-        return peer->sessions_ns;
+    until_ns = atomic_load(&peer->sessions_ns);
+    if (now_ns < until_ns)
+        return until_ns;
     pl_tls_sessions_clear(peer->sessions);
     return PL_NEVER;
 }
