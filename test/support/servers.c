@@ -7,8 +7,6 @@
  *
  * PostgreSQL is ended by SIGQUIT, also when the test dies: killed, it would leave its shared memory
  * behind. It refuses to run as root, and so runs as the user that its package made. */
-#include "support/servers.h"
-
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +16,6 @@
 #include <poll.h>
 #include <pwd.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,174 +28,13 @@
 #include <unistd.h>
 
 #include "support/authority.h"
+#include "support/servers_parts.h"
 #include "support/tests.h"
 
-#define ARGUMENTS 24
 #define PORTS_TRIED 5
 #define UP_WITHIN_MS 20000
 
-struct server;
-
-/* Fills in the arguments for the port, and writes what files the server needs. */
-typedef bool prepare_fn(struct server *server);
-
-struct server {
-    const char *name;
-    prepare_fn *prepare;
-    char program[256], directory[96], address[64], unix_address[128], password[128];
-    char proof[128];            /* a file that is there once it listens, if it makes one */
-    const char *proof_word;     /* and has this in it, unless NULL */
-    const struct credential *credential;            /* while it starts */
-    uid_t uid;                                      /* it becomes that user; 0: stays who we are */
-    gid_t gid;
-    int end_signal;
-    char texts[ARGUMENTS][160];
-    char *arguments[ARGUMENTS + 1];
-    unsigned argument_count;
-    int port;
-    pid_t pid;                                      /* 0: down */
-};
-
 static _Thread_local char why_not[256];
-
-static void argue(struct server *server, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-
-static void argue(struct server *server, const char *format, ...)
-{
-    unsigned place = server->argument_count++;
-    va_list list;
-
-    if (place >= ARGUMENTS)
-        abort();
-    va_start(list, format);
-    vsnprintf(server->texts[place], sizeof(server->texts[place]), format, list);
-    va_end(list);
-    server->arguments[place] = server->texts[place];
-    server->arguments[place + 1] = NULL;
-}
-
-static void argue_pair(struct server *server, const char *name, const char *value)
-{
-    argue(server, "%s", name);
-    argue(server, "%s", value);
-}
-
-static bool write_file(const struct server *server, const char *name, const char *text)
-{
-    char path[160];
-    FILE *file;
-
-    snprintf(path, sizeof(path), "%s/%s", server->directory, name);
-    file = fopen(path, "we");
-    if (!file)
-        return false;
-    fputs(text, file);
-    return fclose(file) == 0;
-}
-
-static bool prepare_redis(struct server *server)
-{
-    argue_pair(server, "--bind", "127.0.0.1");
-    argue(server, "--port");
-    argue(server, "%d", server->port);
-    argue(server, "--unixsocket");
-    argue(server, "%s/redis", server->directory);
-    argue_pair(server, "--dir", server->directory);
-    argue_pair(server, "--save", "");
-    argue_pair(server, "--appendonly", "no");
-    argue_pair(server, "--daemonize", "no");
-    argue_pair(server, "--maxclients", "10000");
-    if (server->password[0])
-        argue_pair(server, "--requirepass", server->password);
-    snprintf(server->unix_address, sizeof(server->unix_address), "unix://%s/redis",
-             server->directory);
-    return true;
-}
-
-static bool prepare_nginx(struct server *server)
-{
-    static const char configuration[] =
-        "daemon off;\nmaster_process off;\npid %s/pid;\nerror_log stderr warn;\n"
-        "events { worker_connections 1024; }\n"
-        "http {\n"
-        "    access_log off;\n    default_type text/plain;\n    server_tokens off;\n"
-        "    keepalive_timeout 600;\n    keepalive_requests 100000000;\n"
-        "    client_body_temp_path %s/body;\n    proxy_temp_path %s/proxy;\n"
-        "    fastcgi_temp_path %s/fastcgi;\n"
-        "    uwsgi_temp_path %s/uwsgi;\n    scgi_temp_path %s/scgi;\n"
-        "    server { listen 127.0.0.1:%d; root %s/www; index small.txt; }\n"
-        "}\n";
-    const char *at = server->directory;
-    char text[2048], kilo[1025], path[160];
-
-    snprintf(path, sizeof(path), "%s/www", at);
-    mkdir(path, 0700);
-    memset(kilo, 'k', 1024);
-    kilo[1024] = 0;
-    snprintf(text, sizeof(text), configuration, at, at, at, at, at, at, server->port, at);
-    snprintf(server->proof, sizeof(server->proof), "%s/pid", at);
-    argue_pair(server, "-p", at);
-    argue(server, "-e");
-    argue(server, "stderr");
-    argue(server, "-c");
-    argue(server, "%s/nginx.conf", at);
-    return write_file(server, "nginx.conf", text) &&
-           write_file(server, "www/small.txt", NGINX_SMALL) &&
-           write_file(server, "www/kilo.txt", kilo);
-}
-
-static bool prepare_memcached(struct server *server)
-{
-    struct passwd *own = getpwuid(geteuid());
-
-    argue_pair(server, "-l", "127.0.0.1");
-    argue_pair(server, "-U", "0");
-    argue_pair(server, "-t", "2");
-    argue_pair(server, "-m", "32");
-    argue(server, "-p");
-    argue(server, "%d", server->port);
-    if (geteuid() == 0 && own)
-        argue_pair(server, "-u", own->pw_name);
-    return true;
-}
-
-static bool write_many(const struct server *server)
-{
-    char text[2048] = "";
-    size_t length = 0;
-
-    for (unsigned i = 1; i <= 60; i++)
-        length += (size_t)snprintf(text + length, sizeof(text) - length, "10.1.0.%u many.example\n",
-                                   i);
-    return write_file(server, "hosts", text);
-}
-
-/* It is to stay who it is: it would need to be root to become another user. */
-static bool prepare_dnsmasq(struct server *server)
-{
-    struct passwd *own = getpwuid(geteuid());
-
-    argue(server, "--no-daemon");
-    argue(server, "--conf-file=/dev/null");
-    argue(server, "--no-resolv");
-    argue(server, "--addn-hosts=%s/hosts", server->directory);
-    argue(server, "--no-hosts");
-    argue(server, "--listen-address=127.0.0.1");
-    argue(server, "--bind-interfaces");
-    argue(server, "--port=%d", server->port);
-    argue(server, "--pid-file=%s/pid", server->directory);
-    argue(server, "--user=%s", own ? own->pw_name : "root");
-    argue(server, "--group=");
-    argue(server, "--local=/example/");
-    argue(server, "--local-ttl=7");
-    argue(server, "--edns-packet-max=512");
-    argue(server, "--host-record=db.example,10.0.0.1,2001:db8::1,7");
-    argue(server, "--host-record=v6.example,2001:db8::6,7");
-    argue(server, "--cname=alias.example,db.example,3");
-    argue(server, "--cname=www.example,alias.example,3");
-    return write_many(server);
-}
 
 /* Debian keeps daemons out of the path of those who are not root, and PostgreSQL's, of which there
  * may be several, out of everybody's: the one that comes last will do. */
@@ -301,7 +137,7 @@ static _Noreturn void become_server(const struct server *server, pid_t parent, i
     _exit(127);
 }
 
-static bool launch(struct server *server)
+bool server_launch(struct server *server)
 {
     pid_t parent = getpid();
     sigset_t all, before;
@@ -327,82 +163,6 @@ static bool launch(struct server *server)
     return false;
 }
 
-/* ---- PostgreSQL: its files are made by a program of its own */
-
-static bool run_initdb(struct server *server)
-{
-    char program[sizeof(server->program)], *slash;
-    int status;
-
-    strcpy(program, server->program);
-    slash = strrchr(server->program, '/');
-    strcpy(slash, "/initdb");
-    argue_pair(server, "-D", "data");
-    argue_pair(server, "-A", "trust");
-    argue_pair(server, "-U", "postgres");
-    argue_pair(server, "-E", "UTF8");
-    argue(server, "--no-locale");
-    argue(server, "--no-sync");
-    if (!launch(server))
-        return false;
-    while (waitpid(server->pid, &status, 0) < 0 && errno == EINTR)
-        continue;
-    server->pid = 0;
-    strcpy(server->program, program);
-    return status == 0;
-}
-
-static bool write_credential(const struct server *server)
-{
-    char path[160];
-
-    if (!server->credential)
-        return true;
-    snprintf(path, sizeof(path), "%s/key.pem", server->directory);
-    return write_file(server, "certificate.pem", server->credential->certificate) &&
-           write_file(server, "key.pem", server->credential->key) && chmod(path, 0600) == 0 &&
-           (!server->uid || chown(path, server->uid, server->gid) == 0);
-}
-
-static bool make_cluster(struct server *server)
-{
-    static const char configuration[] =
-        "hba_file = '%s/hba.conf'\nlisten_addresses = '127.0.0.1'\n"
-        "unix_socket_directories = ''\nmax_connections = 40\nshared_buffers = 1MB\n"
-        "dynamic_shared_memory_type = mmap\nhuge_pages = off\nfsync = off\nautovacuum = off\n"
-        "max_wal_senders = 0\nwal_level = minimal\nssl = %s\n"
-        "ssl_cert_file = '%s/certificate.pem'\nssl_key_file = '%s/key.pem'\n";
-    const char *at = server->directory;
-    char text[1024];
-
-    snprintf(text, sizeof(text), configuration, at, server->credential ? "on" : "off", at, at);
-    return (!server->uid || chown(at, server->uid, server->gid) == 0) && run_initdb(server) &&
-           write_credential(server) && write_file(server, "postgresql.conf", text) &&
-           write_file(server, "hba.conf",
-                      "hostssl all all 127.0.0.1/32 trust\nhostnossl all all all reject\n");
-}
-
-/* Its first sockets are served with words that it is not up yet, so its file must say "ready". */
-static bool prepare_postgres(struct server *server)
-{
-    char text[128];
-
-    snprintf(text, sizeof(text), "%s/postgresql.conf", server->directory);
-    if (access(text, F_OK) != 0 && !make_cluster(server))
-        return false;
-    server->argument_count = 1;
-    argue_pair(server, "-D", "data");
-    argue(server, "-c");
-    argue(server, "config_file=%s", text);
-    argue(server, "-p");
-    argue(server, "%d", server->port);
-    snprintf(server->proof, sizeof(server->proof), "%s/data/postmaster.pid", server->directory);
-    server->proof_word = "\nready";
-    snprintf(server->address, sizeof(server->address), "tls://127.0.0.1:%d?starttls=1",
-             server->port);
-    return true;
-}
-
 /* A socket gives no sign when somebody begins to listen on it: it is tried every 5 ms. */
 static bool wait_accepting(struct server *server)
 {
@@ -424,8 +184,9 @@ static bool configure(struct server *server, int port)
 {
     server->port = port;
     server->argument_count = 0;
-    snprintf(server->address, sizeof(server->address), "tcp://127.0.0.1:%d", port);
-    argue(server, "%s", server->name);
+    snprintf(server->address, sizeof(server->address), "%s://127.0.0.1:%d",
+             server->credential ? "tls" : "tcp", port);
+    server_argue(server, "%s", server->name);
     return port > 0 && server->prepare(server);
 }
 
@@ -477,7 +238,7 @@ no_server:
 
 struct server *redis_start(const char *password)
 {
-    struct server *server = make("redis-server", prepare_redis);
+    struct server *server = make("redis-server", server_prepare_redis);
 
     if (server && password)
         snprintf(server->password, sizeof(server->password), "%s", password);
@@ -486,17 +247,37 @@ struct server *redis_start(const char *password)
 
 struct server *nginx_start(void)
 {
-    return start(make("nginx", prepare_nginx));
+    return start(make("nginx", server_prepare_nginx));
+}
+
+struct server *redis_start_secure(const struct credential *credential)
+{
+    struct server *server = make("redis-server", server_prepare_redis);
+
+    if (server)
+        server->credential = credential;
+    return start(server);
+}
+
+struct server *nginx_start_secure(const struct credential *credential, bool is_12)
+{
+    struct server *server = make("nginx", server_prepare_nginx);
+
+    if (server) {
+        server->credential = credential;
+        snprintf(server->protocols, sizeof(server->protocols), is_12 ? "TLSv1.2" : "TLSv1.3");
+    }
+    return start(server);
 }
 
 struct server *memcached_start(void)
 {
-    return start(make("memcached", prepare_memcached));
+    return start(make("memcached", server_prepare_memcached));
 }
 
 struct server *postgres_start(const struct credential *credential)
 {
-    struct server *server = make("postgres", prepare_postgres);
+    struct server *server = make("postgres", server_prepare_postgres);
     struct passwd *own = geteuid() == 0 ? getpwnam("postgres") : NULL;
 
     if (!server)
@@ -515,7 +296,7 @@ struct server *postgres_start(const struct credential *credential)
 
 struct server *dnsmasq_start(void)
 {
-    return start(make("dnsmasq", prepare_dnsmasq));
+    return start(make("dnsmasq", server_prepare_dnsmasq));
 }
 
 const char *server_why_not(void)
@@ -562,7 +343,7 @@ bool server_up(struct server *server)
 {
     if (server->pid)
         return true;
-    if (!launch(server))
+    if (!server_launch(server))
         return false;
     if (wait_accepting(server))
         return true;

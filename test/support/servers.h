@@ -15,9 +15,10 @@
 
 #include <stdbool.h>
 
+#include "support/authority.h"
+
 #define NGINX_SMALL "hello from nginx\n" /* "/" and "/small.txt"; "/kilo.txt" is 1,024 times 'k' */
 
-struct credential; /* authority.h */
 struct server;
 
 /* Each answers NULL, and server_why_not() says why, when the server is not installed or does not
@@ -33,6 +34,11 @@ struct server *memcached_start(void);
  *     www.example   an alias of alias.example, and that one of db.example, for 3 seconds
  *     many.example  10.1.0.1 to 10.1.0.60, more than fit into a datagram */
 struct server *dnsmasq_start(void);
+
+/* The same over TLS alone, at tls://127.0.0.1:port: with this certificate, and nginx with TLS 1.2
+ * or 1.3 and nothing else. */
+struct server *redis_start_secure(const struct credential *credential);
+struct server *nginx_start_secure(const struct credential *credential, bool is_12);
 
 /* It lets the user "postgres" in over TLS, and nobody in the clear. With NULL it has no TLS, and
  * lets nobody in. Only a start reads the credential. Root runs it as the user "postgres". */
