@@ -140,6 +140,8 @@ static ssize_t receive_secured(struct pl_connection *connection, void *buffer, s
         if (got < 0)
             return got;
         got = pl_transport_recv(connection, buffer, size, &wants);
+        if (got == -EAGAIN && pl_os->now_ns() >= patience->deadline_ns)
+            return OUT_OF_TIME;         /* a peer that drips, or says nothing at length */
     }
     return got;
 }
@@ -309,6 +311,8 @@ enum pool_status pl_stream_secure(struct pl_connection *connection, uint64_t unt
         if (error != EAGAIN)
             break;
         ready = may_wait_here(connection) ? wait_for(connection, wants, deadline_ns) : -EDEADLK;
+        if (ready >= 0 && pl_os->now_ns() >= deadline_ns)
+            ready = OUT_OF_TIME;
         if (ready < 0)
             error = (int)-ready;
     }

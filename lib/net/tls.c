@@ -500,7 +500,7 @@ static enum pl_tls_look look(struct pl_tls *tls)
         return PL_TLS_DATA;
     if (settle(tls, result, &wants) != -EAGAIN)
         return PL_TLS_ENDED;
-    return has_half(tls->ssl) ? PL_TLS_HALF : PL_TLS_QUIET;
+    return tls->wire.is_cut_short || has_half(tls->ssl) ? PL_TLS_HALF : PL_TLS_QUIET;
 }
 
 enum pl_tls_look pl_tls_peek(struct pl_tls *tls, int fd)

@@ -14,6 +14,8 @@ struct pl_tls_wire {
     int error; /* errno of the call that failed last, since this was 0 */
     short wants;     /* POLLIN, POLLOUT: what the socket could not do since this was 0 */
     bool has_ended; /* the socket has nothing more to read */
+    unsigned reads; /* since this was 0: so many at most, that no peer keeps us in one call */
+    bool is_cut_short; /* the socket was not asked any more */
 };
 
 BIO_METHOD *pl_tls_bio_method(void); /* NULL: no memory; the caller frees it */

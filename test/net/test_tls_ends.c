@@ -2,6 +2,7 @@
  * connection that nobody uses. SIGPIPE is as every program has it. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -35,6 +36,41 @@ Test(tls_ends, close_notify_is_an_end_and_a_bare_end_is_a_cut)
     cr_expect_eq(client_hear(&client, &byte, 1), 0);
     cr_expect_eq(client.error, ECONNABORTED, "it stays so");
     client_close(&client);
+}
+
+/* HelloRequests, which OpenSSL skips for as long as there is one: who is no peer at all could keep
+ * a thread for ever. */
+Test(tls_ends, what_means_nothing_keeps_no_call)
+{
+    static const unsigned char nothing[9] = { 22, 3, 3, 0, 4 };
+    struct pl_tls_wish wish = { .name = { "db.test", 7 } };
+    struct pl_tls_settings *careless = SETTINGS(.insecure = true);
+    struct pl_tls *tls;
+    char greeting[4096];
+    size_t sent = 0, left = 0;
+    int ends[2];
+    short wants;
+    ssize_t size;
+
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+    cr_assert_eq(pl_tls_create(careless, NULL, &wish, &tls), 0);
+    cr_expect_eq(pl_tls_handshake(tls, ends[0], &wants), -EAGAIN);
+    cr_assert_gt(recv(ends[1], greeting, sizeof(greeting), 0), 0);
+    for (char many[9 * 1800]; sent < 9 * 1800 * 10; sent += (size_t)size) {
+        for (size_t at = 0; at < sizeof(many); at += sizeof(nothing))
+            memcpy(many + at, nothing, sizeof(nothing));
+        size = send(ends[1], many, sizeof(many), 0);
+        cr_assert_eq(size, (ssize_t)sizeof(many));
+    }
+    cr_expect_eq(pl_tls_handshake(tls, ends[0], &wants), -EAGAIN);
+    cr_expect_eq(wants, POLLIN);
+    while ((size = recv(ends[0], greeting, sizeof(greeting), 0)) > 0)
+        left += (size_t)size;
+    cr_expect_gt(left, 0, "it is not done with all %zu bytes at once", sent);
+    pl_tls_free(tls);
+    pl_tls_settings_release(careless);
+    close(ends[0]);
+    close(ends[1]);
 }
 
 /* A reply of three records, cut at every byte. */
