@@ -445,7 +445,11 @@ void pl_dial_on_event(struct pl_dial *dial, struct pl_connection *connection)
         if (attempt->connection != connection)
             continue;
         attempt->reason = PL_REASON_NONE;
+        dial->is_begun = !dial->tls;    /* key_log may end pools, or fork */
         error = step(dial, attempt);
+        if (dial->tls && !may_go_on(dial))
+            return;
+        dial->is_begun = true;
         if (error == EAGAIN) {
             show_phase(dial);
             return;

@@ -6,6 +6,7 @@
 #include "net/tls.h"
 #include "pool/channel.h"
 #include "pool/open.h"
+#include "pool/peer.h"
 
 bool pl_channel_defers_ready(struct pl_connection *connection)
 {
@@ -19,9 +20,17 @@ bool pl_channel_defers_ready(struct pl_connection *connection)
 bool pl_channel_secure(struct pl_channel *channel, struct pool_conn handle)
 {
     struct pl_connection *connection = channel->connection;
-    int error =
-        -pl_tls_handshake(connection->tls, connection->fd, &channel->read_wants);
+    int error;
 
+    if (!pl_word_pin(&connection->word, handle.serial))
+        return false;
+    error = -pl_tls_handshake(connection->tls, connection->fd, &channel->read_wants);
+    if (pl_word_unpin(&connection->word)) {
+        pl_peer_finish_close(connection);       /* key_log ended the pool, or this one */
+        return false;
+    }
+    if (pl_word_state(atomic_load(&connection->word)) != PL_SETUP)
+        return false;                   /* it forked, and this is the child; or it ended */
     if (error == EAGAIN) {
         if (!pl_channel_watch_again(channel))
             pl_channel_end_of_stream(channel, handle, EBADF);

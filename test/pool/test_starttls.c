@@ -240,3 +240,41 @@ Test(pool_starttls, a_peer_that_cannot_prove_who_it_is_is_suspended_like_one_tha
     tls_peer_stop(peer);
     credential_free(wrong);
 }
+
+/* ---- key_log */
+
+static struct pool *to_end;
+
+static void end_it(const char *line, void *user)
+{
+    struct pool *ended = to_end;
+
+    (void)line;
+    (void)user;
+    to_end = NULL;
+    pool_destroy(ended);
+}
+
+Test(pool_starttls, key_log_may_end_the_pool_in_the_handshake)
+{
+    struct pool_tls *telling;
+    struct pool_error error;
+
+    cr_assert_eq(pool_tls_create(
+                     POOL_TLS_OPTIONS(.ca_pem = authority->certificate, .key_log = end_it),
+                     &telling, NULL),
+                 POOL_OK);
+    for (int by_hook = 0; by_hook < 2; by_hook++) {
+        struct tls_peer *peer =
+            TLS_PEER(.credential = good, .clear_answer = by_hook ? "GO\n" : NULL);
+        struct pool *pool =
+            MAKE_POOL(.tls = telling, .on_new_connection = by_hook ? start_by_hook : NULL);
+
+        to_end = pool;
+        cr_expect_eq(attempt(pool, address_of(peer, by_hook ? "?starttls=1" : ""), &error),
+                     POOL_E_CLOSING, "%s", error.text);
+        cr_expect_null(to_end);
+        tls_peer_stop(peer);
+    }
+    pool_tls_free(telling);
+}
