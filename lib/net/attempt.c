@@ -249,9 +249,10 @@ int pl_attempt_outcome(const struct pl_dial_attempt *attempt)
 
 static int begin_tls(struct pl_dial *dial, struct pl_dial_attempt *attempt)
 {
-    int error = pl_tls_create_for(dial->tls, dial->sessions, dial->address,
-                                  &attempt->connection->tls);
+    struct pl_tls *tls;
+    int error = pl_tls_create_for(dial->tls, dial->sessions, dial->address, &tls);
 
+    attempt->connection->tls = tls;
     attempt->is_securing = !error;
     return -error;
 }

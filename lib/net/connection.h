@@ -103,7 +103,8 @@ struct pl_connection {
     /* The rest is its owner's alone, or pinned. */
     struct pool_mux *mux;               /* NULL: detached */
     int fd;
-    struct pl_tls *tls;                 /* NULL: it is plain, or not secured yet */
+    struct pl_tls *_Atomic tls;         /* NULL: it is plain, or not secured yet; set once, maybe
+                                         * under the hands of who uses a copy of its handle */
     _Atomic uint32_t armed_ms;          /* SO_RCVTIMEO as set now; 0: none */
     _Atomic uint64_t bytes_in, bytes_out;
     struct pl_limits limits;            /* its pool's; fixed */

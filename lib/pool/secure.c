@@ -141,7 +141,7 @@ static bool has_early_bytes(const struct pl_connection *connection)
 
 enum pool_status pl_secure_begin_clear(struct pl_connection *connection)
 {
-    struct pl_tls *tls;
+    struct pl_tls *tls, *none = NULL;
     int error;
 
     if (!connection->peer->address->starttls || connection->tls)
@@ -158,7 +158,10 @@ enum pool_status pl_secure_begin_clear(struct pl_connection *connection)
         pl_stream_fail_with(connection, pl_failure_of_errno(-error, POOL_PHASE_TLS));
         return POOL_E_MEMORY;
     }
-    connection->tls = tls;
+    if (!atomic_compare_exchange_strong(&connection->tls, &none, tls)) {
+        pl_tls_free(tls);               /* by a copy of the handle it was begun meanwhile */
+        return POOL_E_ARGUMENT;
+    }
     return POOL_OK;
 }
 
