@@ -96,6 +96,18 @@ static bool is_news(const struct pl_names *names, enum pl_family family)
            read->expires_ns != names->read_last_ns[family];
 }
 
+/* False: it ends sooner. Whoever has it may drain it meanwhile, on another thread. */
+static bool end_by(struct pl_connection *connection, uint64_t ends_ns)
+{
+    uint64_t seen_ns = pl_get(connection->expires_ns);
+
+    while (seen_ns > ends_ns) {
+        if (atomic_compare_exchange_weak(&connection->expires_ns, &seen_ns, ends_ns))
+            return true;
+    }
+    return false;
+}
+
 /* Answers when the first of those that are to end now is to. Peer lock held. */
 static uint64_t compare(struct pl_names *names, uint64_t now_ns)
 {
@@ -111,8 +123,7 @@ static uint64_t compare(struct pl_names *names, uint64_t now_ns)
         if (stands_for(names->read[family], connection->place)) {
             connection->absences = 0;
         } else if (connection->absences < ABSENCES && ++connection->absences == ABSENCES &&
-                   pl_get(connection->expires_ns) > ends_ns) {
-            pl_set(connection->expires_ns, ends_ns);
+                   end_by(connection, ends_ns)) {
             first_ns = pl_earlier(first_ns, ends_ns);
         }
     }
