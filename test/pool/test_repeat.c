@@ -214,15 +214,15 @@ static int lose_the_peer(struct pool_conn *conn, void *user)
                : 0;
 }
 
-static enum pool_decision go_on(const struct pool_error *error, void *user)
+static enum pool_decision go_on_until_refused(const struct pool_error *error, void *user)
 {
-    (void)error, (void)user;
-    return POOL_CONTINUE;
+    (void)user;
+    return error->status == POOL_E_REFUSED ? POOL_ABORT : POOL_CONTINUE;
 }
 
 Test(pool_repeat, what_an_earlier_attempt_sent_is_not_unsent_by_a_repeat_that_finds_nobody)
 {
-    static pool_error_fn *const asked[] = { NULL, go_on };
+    static pool_error_fn *const asked[] = { NULL, go_on_until_refused };
 
     for (size_t i = 0; i < PL_COUNT(asked); i++) {
         struct pool_error error = POOL_ERROR_INIT;
