@@ -64,7 +64,9 @@ static void expect_order(uint32_t park_ms, bool waits)
     int fd = -1;
 
     ends.count = 0;
-    pool = MAKE_POOL(.park_ms = park_ms, .on_event = note_end, .user = &ends);
+    /* One for each address: who comes while one is being parked waits for it. */
+    pool = MAKE_POOL(.park_ms = park_ms, .on_event = note_end, .user = &ends,
+                     .max_per_address = 1);
     for (size_t i = 0; i < sizeof(uses) / sizeof(*uses); i++) {
         cr_assert(borrow(pool, loopback_at(peer, uses[i]), &conn));
         fd = pool_conn_fd(&conn);
