@@ -414,12 +414,10 @@ static void on_timer(void *user)
 /* A handshake has time of its own, but not after those who only connect have had theirs. */
 static void extend_deadline(struct pl_dial *dial)
 {
-    uint64_t now_ns = pl_os->now_ns();
-
-    if (dial->is_extended || dial->deadline_ns == PL_NEVER)
+    if (dial->is_extended)
         return;
     dial->is_extended = true;
-    dial->deadline_ns = pl_after(now_ns, dial->tls_ns);
+    dial->deadline_ns = pl_after(pl_os->now_ns(), dial->tls_ns);
     arm(dial);
 }
 

@@ -69,6 +69,8 @@ bool pl_channel_secure(struct pl_channel *channel, struct pool_conn handle);
 /* The connection ended by itself, or by `error`: the last event, and then what it was in the middle
  * of fails. */
 void pl_channel_end_of_stream(struct pl_channel *channel, struct pool_conn handle, int error);
+/* What one that is being set up is doing. */
+enum pool_phase pl_channel_phase(const struct pl_connection *connection);
 /* True: it is being secured, and pl_open_finish() will be called again. */
 bool pl_channel_defers_ready(struct pl_connection *connection);
 

@@ -9,6 +9,7 @@
 #include "net/transport.h"
 #include "pool/channel.h"
 #include "pool/lent.h"
+#include "pool/open.h"
 #include "pool/pool.h"
 #include "pool/secure.h"
 
@@ -162,6 +163,7 @@ enum pool_status pl_channel_start_tls(struct pool_conn *conn)
         return leave_channel(channel, status);
     channel->is_securing = true;
     channel->owes_written = false;
+    pl_open_give_time(channel->connection, channel->pool->settings.options.tls_ms);
     channel->read_wants = POLLOUT;      /* the first step is made by the next event */
     return leave_channel(channel,
                          pl_channel_watch_again(channel) ? POOL_OK : POOL_E_BROKEN);

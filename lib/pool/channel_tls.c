@@ -6,7 +6,15 @@
 #include "net/tls.h"
 #include "pool/channel.h"
 #include "pool/open.h"
+#include "pool/pool.h"
 #include "pool/peer.h"
+
+enum pool_phase pl_channel_phase(const struct pl_connection *connection)
+{
+    const struct pl_channel *channel = pl_channel_of(connection);
+
+    return channel && channel->is_securing ? POOL_PHASE_TLS : POOL_PHASE_SETUP;
+}
 
 bool pl_channel_defers_ready(struct pl_connection *connection)
 {
@@ -41,6 +49,7 @@ bool pl_channel_secure(struct pl_channel *channel, struct pool_conn handle)
         return false;
     }
     channel->is_securing = false;
+    pl_open_give_time(connection, channel->pool->settings.options.connect_ms);
     if (channel->is_ready_due) {
         static const struct pl_failure none;
 

@@ -359,10 +359,20 @@ static void on_setup_timeout(void *user)
 {
     struct pl_dial *dial = user;
     struct pl_failure failure =
-        pl_failure_because(PL_REASON_DEADLINE, POOL_PHASE_SETUP, ETIMEDOUT);
+        pl_failure_because(PL_REASON_DEADLINE, pl_channel_phase(dial->connection), ETIMEDOUT);
 
     /* Whoever watches it is told by the connection's end. */
     pl_open_give_up(dial->connection, &failure);
+}
+
+void pl_open_give_time(struct pl_connection *connection, uint32_t ms)
+{
+    struct pl_dial *dial = connection->dial;
+
+    if (ms == POOL_NONE)
+        pl_mux_timer_disarm(dial->mux, &dial->timer);
+    else
+        pl_mux_timer_arm(dial->mux, &dial->timer, pl_after(pl_os->now_ns(), ms * PL_MS));
 }
 
 static void on_dialed(struct pl_dial *dial, int error)
@@ -389,9 +399,7 @@ static void on_dialed(struct pl_dial *dial, int error)
     pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_SETUP));
     dial->timer.fire = on_setup_timeout;
     dial->timer.user = dial;
-    if (pool->settings.options.connect_ms != POOL_NONE)
-        pl_mux_timer_arm(dial->mux, &dial->timer,
-                         pl_after(now_ns, pool->settings.options.connect_ms * PL_MS));
+    pl_open_give_time(connection, pool->settings.options.connect_ms);
     set_up(connection);
 }
 

@@ -11,6 +11,10 @@ void pl_open_on_event(struct pl_connection *connection);
 /* on_new_connection is done with it: 0 makes it ready, else `failure` says why not. Mux thread. */
 void pl_open_finish(struct pl_connection *connection, const struct pl_failure *failure);
 
+/* From now on the setup of one has so much time, whatever it had before; POOL_NONE: as much as it
+ * likes. Mux thread. */
+void pl_open_give_time(struct pl_connection *connection, uint32_t ms);
+
 /* What every connection is given when it is connected: age, uses, whether it must be prepared. */
 void pl_open_note_birth(struct pl_connection *connection, uint64_t now_ns);
 

@@ -390,6 +390,23 @@ Test(pool_secure, a_handshake_has_no_more_time_than_tls_ms)
 
 /* ---- ends */
 
+Test(pool_secure, tls_ms_bounds_a_handshake_where_connecting_is_unbounded)
+{
+    struct peer *silent = PEER(.behave = PEER_SILENT);
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool_conn conn;
+
+    SECURE_POOL(.tls_ms = 250, .connect_ms = POOL_NONE, .backoff_first_ms = 1);
+    cr_expect_eq(pool_borrow(pool, secure_address(peer_port(silent), ""),
+                             POOL_CALL(.timeout_ms = 20000, .error = &error), &conn),
+                 POOL_E_TIMEOUT, "%s", error.text);
+    cr_expect_eq(error.phase, POOL_PHASE_TLS, "%s", error.text);
+    cr_expect_lt(error.spent_ms[POOL_PHASE_TLS], 10000, "not the call's own time");
+    pool_destroy(pool);
+    pool = NULL;
+    peer_stop(silent);
+}
+
 static enum pool_status receive_after(const char *text, struct pool_error *error)
 {
     struct pool_conn conn = lend(secure_at(""));

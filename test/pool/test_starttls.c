@@ -6,6 +6,7 @@
 
 #include "base/os.h"
 #include "support/authority.h"
+#include "support/peer.h"
 #include "support/tests.h"
 #include "support/tls_peer.h"
 #include "support/verbs.h"
@@ -203,6 +204,36 @@ Test(pool_starttls, the_hook_does_the_same_event_by_event)
     cr_expect_eq(tls_peer_handshakes(peer), 1);
     pool_destroy(pool);
     tls_peer_stop(peer);
+}
+
+static struct peer *quiet;
+
+/* The peer agrees, and then says nothing more. */
+static int start_in_vain(struct pool_conn *conn, struct pool_actor *actor, void *user)
+{
+    int answer = start_by_hook(conn, actor, user);
+
+    cr_expect(peer_wait_accepted(quiet, 1, VERBS_SOON));
+    cr_expect_eq(peer_push(quiet, PEER_ALL, "GO\n", 3), 1);
+    return answer;
+}
+
+Test(pool_starttls, tls_ms_bounds_the_handshake_of_a_hook)
+{
+    struct pool *pool = MAKE_POOL(.tls = tls, .on_new_connection = start_in_vain, .tls_ms = 200,
+                                  .connect_ms = POOL_NONE);
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool_conn conn;
+    char address[96];
+
+    quiet = PEER(.behave = PEER_SILENT);
+    snprintf(address, sizeof(address), "tls://127.0.0.1:%d?starttls=1", peer_port(quiet));
+    cr_expect_eq(pool_borrow(pool, address, POOL_CALL(.timeout_ms = 20000, .error = &error), &conn),
+                 POOL_E_TIMEOUT, "%s", error.text);
+    cr_expect_eq(error.phase, POOL_PHASE_TLS, "%s", error.text);
+    cr_expect(strstr(error.text, "out of time while securing"), "%s", error.text);
+    pool_destroy(pool);
+    peer_stop(quiet);
 }
 
 Test(pool_starttls, a_hook_that_secures_the_wrong_peer_is_told_why)
