@@ -241,6 +241,19 @@ struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepa
     return NULL;
 }
 
+uint32_t pl_peer_count_idle(struct pl_peer *peer)
+{
+    uint32_t idle = 0;
+
+    PL_LIST_EACH(link, &peer->shared.idle) {
+        struct pl_connection *connection = pl_container(link, struct pl_connection, idle_link);
+        enum pl_state state = pl_word_state(atomic_load(&connection->word));
+
+        idle += state == PL_IDLE || state == PL_PARKED;
+    }
+    return idle;
+}
+
 PL_COLD bool pl_peer_is_idle_full(struct pl_peer *peer)
 {
     const struct pool_options *options = &peer->pool->settings.options;

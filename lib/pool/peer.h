@@ -114,6 +114,9 @@ struct pl_connection *pl_peer_take_idle(struct pl_peer *peer, bool must_be_prepa
 /* The same for one that is to be closed: the one that was used longest ago. */
 struct pl_connection *pl_peer_take_coldest(struct pl_peer *peer) PL_MUST_USE;
 
+/* How many there are to take so. Peer lock held. */
+uint32_t pl_peer_count_idle(struct pl_peer *peer);
+
 /* Why a connection must end although nothing is wrong with it: an enum pool_close_reason, by its
  * doom or because it was cleared; -1: it need not. For its owner, or under the peer lock. */
 int pl_peer_verdict(const struct pl_connection *connection);

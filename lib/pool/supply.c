@@ -105,6 +105,16 @@ static bool plan_one(struct pl_peer *peer, const struct pool_options *options, b
     return is_wanted;
 }
 
+/* Is what stands idle there for others in the queue, who take it as it is and go first? Peer lock
+ * held. */
+static bool is_spoken_for(struct pl_peer *peer)
+{
+    uint32_t takers = peer->shared.waiting - pl_get(peer->shared.waiting_fresh);
+
+    return takers && pl_peer_count_idle(peer) <= takers &&
+           !pl_waiter_wants_place(peer, pl_waiter_first(peer, false));
+}
+
 /* Closes an idle connection of the peer for somebody who wants a fresh one and finds no place. */
 static bool make_place(struct pl_peer *peer, const struct pool_options *options)
 {
@@ -116,7 +126,7 @@ static bool make_place(struct pl_peer *peer, const struct pool_options *options)
     pthread_mutex_lock(&peer->lock);
     view = view_of(peer, options);
     view.max_count = UINT32_MAX;
-    if (pl_waiter_wants_place(peer, NULL) && pl_decide_dials(&view))
+    if (pl_waiter_wants_place(peer, NULL) && pl_decide_dials(&view) && !is_spoken_for(peer))
         coldest = pl_peer_take_coldest(peer);
     peer->shared.holds += coldest != NULL; /* until we look ourselves */
     pthread_mutex_unlock(&peer->lock);

@@ -107,6 +107,9 @@ static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
             pl_wait_calm_down(peer);
         pthread_mutex_unlock(&peer->lock);
     } while (!has_ended);
+    /* What was left for us while we were called may now make place for a fresh one. */
+    if (pl_get(peer->shared.waiting_fresh))
+        pl_peer_supply(peer);
 }
 
 /* May this caller take what is idle? Where nobody waits for it, nobody is passed. Peer lock
@@ -133,20 +136,6 @@ static bool waits_for_opening_only(const struct pl_peer *peer, const struct pool
            peer->shared.waiting < options->max_connecting;
 }
 
-/* How many could be closed to make place for others. Peer lock held. */
-static uint32_t count_idle(struct pl_peer *peer)
-{
-    uint32_t idle = 0;
-
-    PL_LIST_EACH(link, &peer->shared.idle) {
-        struct pl_connection *connection = pl_container(link, struct pl_connection, idle_link);
-        enum pl_state state = pl_word_state(atomic_load(&connection->word));
-
-        idle += state == PL_IDLE || state == PL_PARKED;
-    }
-    return idle;
-}
-
 /* Is one on its way, or may one be opened, that nobody waits for yet? Peer lock held. */
 static bool is_place_left(struct pl_peer *peer, const struct pool_options *options, bool is_fresh)
 {
@@ -155,7 +144,7 @@ static bool is_place_left(struct pl_peer *peer, const struct pool_options *optio
     if (peer->shared.count < options->max_per_address)
         coming += options->max_per_address - peer->shared.count;
     if (is_fresh)
-        coming += count_idle(peer);
+        coming += pl_peer_count_idle(peer);
     return !peer->shared.is_wanting && peer->shared.waiting < coming;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "base/os.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -12,8 +13,39 @@
 static struct peer *peer;
 static struct pool *pool;
 
+/* ---- who sleeps: the library's waits, counted, and held at their end while `gate` is locked */
+
+static struct pl_os os;
+static atomic_uint asleep;
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+
+static int counted_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
+{
+    int status;
+
+    atomic_fetch_add(&asleep, 1);
+    status = pl_os_real.wait_until(condition, mutex, deadline_ns);
+    atomic_fetch_sub(&asleep, 1);
+    pthread_mutex_lock(&gate);
+    pthread_mutex_unlock(&gate);
+    return status;
+}
+
+static bool sleep_so_many(void *count)
+{
+    return atomic_load(&asleep) == *(unsigned *)count;
+}
+
+static void wait_asleep(unsigned count)
+{
+    cr_assert(wait_until(sleep_so_many, &count, VERBS_SOON));
+}
+
 static void begin(void)
 {
+    os = pl_os_real;
+    os.wait_until = counted_wait;
+    pl_os_replace(&os);
     peer = PEER(.every_loopback = true);
 }
 
@@ -159,6 +191,53 @@ Test(pool_fresh, one_that_comes_back_goes_to_whoever_takes_it)
     cr_expect_eq(pool_conn_id(&other.conn), 1);
     cr_expect_not(atomic_load(&fresh.is_back));
     pool_return(&second);
+    cr_assert_eq(join_caller(&fresh), POOL_OK);
+    cr_expect_eq(pool_conn_id(&fresh.conn), 3);
+    pool_return(&fresh.conn);
+    pool_return(&other.conn);
+}
+
+Test(pool_fresh, what_others_wait_for_is_not_closed_to_make_place)
+{
+    struct pool_conn first, second;
+    struct caller fresh, other;
+
+    pool = MAKE_POOL(.max_per_address = 2, .barge_ms = POOL_NONE);
+    first = lend(A);
+    second = lend(A);
+    cr_assert(queue_caller(&other, pool, A, VERBS_SOON));
+    wait_asleep(1);
+    pthread_mutex_lock(&gate);
+    pool_return(&first);                /* the other one is called, and does not look yet */
+    wait_asleep(0);
+    queue_fresh(&fresh);
+    wait_asleep(1);
+    pthread_mutex_unlock(&gate);
+    cr_assert_eq(join_caller(&other), POOL_OK);
+    cr_expect_eq(pool_conn_id(&other.conn), 1);
+    pool_return(&second);
+    cr_assert_eq(join_caller(&fresh), POOL_OK);
+    cr_expect_eq(pool_conn_id(&fresh.conn), 3);
+    pool_return(&fresh.conn);
+    pool_return(&other.conn);
+}
+
+Test(pool_fresh, what_those_who_were_called_leave_makes_place)
+{
+    struct pool_conn first, second;
+    struct caller fresh, other;
+
+    pool = MAKE_POOL(.max_per_address = 2, .barge_ms = POOL_NONE);
+    first = lend(A);
+    second = lend(A);
+    queue_fresh(&fresh);
+    cr_assert(queue_caller(&other, pool, A, VERBS_SOON));
+    wait_asleep(2);
+    pthread_mutex_lock(&gate);
+    pool_return(&first);
+    pool_return(&second);               /* nobody is left to be called */
+    pthread_mutex_unlock(&gate);
+    cr_assert_eq(join_caller(&other), POOL_OK);
     cr_assert_eq(join_caller(&fresh), POOL_OK);
     cr_expect_eq(pool_conn_id(&fresh.conn), 3);
     pool_return(&fresh.conn);
