@@ -117,7 +117,7 @@ static void look_at_signals(void)
 
 /* ---- the network of this machine */
 
-/* A socket that listens at the loopback address of a family; a negative errno when there is none. */
+/* A socket that listens at the loopback address of a family; a negative errno: there is none. */
 static int listen_at_home(int family, uint16_t *port)
 {
     struct sockaddr_in6 ipv6 = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };

@@ -1,5 +1,5 @@
-// redis.cpp: what the bindings' test asks of every language, in C++ (examples/python/redis.py is its
-// twin and prints the same lines).
+// redis.cpp: what the bindings' test asks of every language, in C++ (examples/python/redis.py is
+// its twin and prints the same lines).
 //
 //     redis tcp://127.0.0.1:6379
 //     redis tls://127.0.0.1:6380 ca.pem

@@ -24,8 +24,8 @@ struct pg_answer {
     char text[PG_TEXT];
 };
 
-/* Asks whether the server speaks TLS. Answers 'S' for yes, 'N' for no, any other letter when this is
- * no such server, -1 when the connection failed. */
+/* Asks whether the server speaks TLS. Answers 'S' for yes, 'N' for no, any other letter when this
+ * is no such server, -1 when the connection failed. */
 int pg_ask_for_tls(struct pool_conn *conn);
 
 /* Begins a session as `user` in `database`. 0, or -1 with the reason in *answer, where it is not

@@ -1,5 +1,5 @@
-/* attempt.c: socket, options, connect, the answer of the kernel, and the handshake. A connection to ourselves (a
- * dead port of the ephemeral range can answer its own SYN) counts as refused.
+/* attempt.c: socket, options, connect, the answer of the kernel, and the handshake. A connection to
+ * ourselves (a dead port of the ephemeral range can answer its own SYN) counts as refused.
  */
 #include "net/attempt.h"
 

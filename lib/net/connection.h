@@ -61,7 +61,8 @@ enum {
     PL_MARK_EXPECTS = 256,                      /* a receiving operation would have waited for
                                                  * more, and nothing has come since */
     PL_MARK_TORN = 512,                         /* something left in part only */
-    PL_MARK_DIRT = PL_MARK_TORN | PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING | PL_MARK_EXPECTS
+    PL_MARK_DIRT = PL_MARK_TORN | PL_MARK_FAILED | PL_MARK_UNREAD | PL_MARK_READING |
+                   PL_MARK_EXPECTS
 };
 
 /* In a lease's flags, beside those of the call: lent to event-driven code. */

@@ -524,7 +524,8 @@ enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct p
         status = read_ahead(connection, &own_ns);
     }
     if (!status && (!length || length > max_line))
-        status = pl_stream_fail_with(connection, pl_failure_because(PL_REASON_LINE, POOL_PHASE_USE, 0));
+        status =
+            pl_stream_fail_with(connection, pl_failure_because(PL_REASON_LINE, POOL_PHASE_USE, 0));
     if (!status) {
         *bytes = (struct pool_bytes){ input->data + input->start, length };
         input->start += length;

@@ -1,5 +1,5 @@
-/* tls.c: see tls.h. SSL_get_error() believes the thread's queue of errors, so that is emptied before
- * each call, and after it: nothing of ours is left to the program's own use of OpenSSL.
+/* tls.c: see tls.h. SSL_get_error() believes the thread's queue of errors, so that is emptied
+ * before each call, and after it: nothing of ours is left to the program's own use of OpenSSL.
  *
  * A record that the socket took only in part cannot be taken back, and OpenSSL wants the same bytes
  * again. So it is kept here, and its last byte is reported as unsent: the caller comes again with

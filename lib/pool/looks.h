@@ -24,8 +24,8 @@ PL_INLINE bool pl_look_is_still_ours(struct pl_connection *connection, enum pool
 }
 
 /* Looks at an idle connection that was just taken (LENT). False: it was no good and is dealt with.
- * What the last borrower left of a record is with us already, so it is seen however little is looked
- * at. */
+ * What the last borrower left of a record is with us already, so it is seen however little is
+ * looked at. */
 PL_INLINE bool pl_look_is_fit(struct pl_connection *connection, enum pool_check check)
 {
     bool was_parked = connection->is_armed;

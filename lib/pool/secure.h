@@ -1,5 +1,5 @@
-/* secure.h: what makes the connections of a tls:// address secure: the pool's settings, the sessions
- * that its peer may continue, and what becomes of connections when the settings change.
+/* secure.h: what makes the connections of a tls:// address secure: the pool's settings, the
+ * sessions that its peer may continue, and what becomes of connections when the settings change.
  */
 #ifndef PL_POOL_SECURE_H
 #define PL_POOL_SECURE_H

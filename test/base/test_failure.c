@@ -157,8 +157,9 @@ Test(failure, the_sentence_names_peer_cause_phase_outcome_and_times)
     cr_expect_eq(error.spent_ms[POOL_PHASE_WAIT], 471);
     cr_expect_eq(error.spent_ms[POOL_PHASE_CONNECT], 27);
     cr_expect_eq(error.spent_ms[POOL_PHASE_USE], 0);
-    cr_expect_str_eq(error.text, PEER ": the peer refused the connection (ECONNREFUSED) while "
-                                      "connecting, the request was not sent; 498 ms: wait 471, connect 27");
+    cr_expect_str_eq(error.text,
+                     PEER ": the peer refused the connection (ECONNREFUSED) while "
+                          "connecting, the request was not sent; 498 ms: wait 471, connect 27");
 }
 
 Test(failure, every_phase_that_took_time_is_named_and_no_other)
@@ -231,7 +232,8 @@ Test(failure, every_reason_has_a_status_and_fits_into_a_sentence)
         struct pl_spent spent = { .ns = { [POOL_PHASE_CONNECT] = 12345 * PL_MS } };
 
         cr_expect_lt(failure.status, POOL_OK, "%d", reason);
-        cr_expect_not_null(strstr(told(&failure, &spent, PEER).text, "connect 12345"), "%d", reason);
+        cr_expect_not_null(strstr(told(&failure, &spent, PEER).text, "connect 12345"), "%d",
+                           reason);
     }
 }
 
@@ -317,9 +319,10 @@ Test(failure, a_refused_certificate_is_told_with_its_fault_and_whose_it_is)
         pl_failure_because(PL_REASON_CERTIFICATE, POOL_PHASE_TLS, X509_V_ERR_CERT_HAS_EXPIRED);
 
     cr_expect_eq(failure.status, POOL_E_TLS);
-    cr_expect_str_eq(sentence_of(&failure),
-                     "tls://db:1: the peer's certificate was refused: certificate has expired while "
-                     "securing, the request was not sent; 0 ms");
+    cr_expect_str_eq(
+        sentence_of(&failure),
+        "tls://db:1: the peer's certificate was refused: certificate has expired while "
+        "securing, the request was not sent; 0 ms");
     failure.subject = pl_subject_note("CN=db") & 0x7ff;
     failure = pl_failure_unpack(pl_failure_pack(failure));
     cr_expect_not_null(strstr(sentence_of(&failure), "certificate has expired (CN=db) while"));

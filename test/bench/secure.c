@@ -1,5 +1,5 @@
-/* secure.c: what TLS costs through the pool: a whole exchange, a handshake that continues an earlier
- * session, memory of an idle connection.
+/* secure.c: what TLS costs through the pool: a whole exchange, a handshake that continues an
+ * earlier session, memory of an idle connection.
  */
 #include <malloc.h>
 #include <openssl/crypto.h>

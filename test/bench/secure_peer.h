@@ -1,5 +1,5 @@
-/* secure_peer.h: the other end of the figures of TLS: an echo server over TLS 1.3 in a process of its
- * own, with a certificate of ECDSA P-256; and bare connections to it, by OpenSSL alone.
+/* secure_peer.h: the other end of the figures of TLS: an echo server over TLS 1.3 in a process of
+ * its own, with a certificate of ECDSA P-256; and bare connections to it, by OpenSSL alone.
  */
 #ifndef TEST_BENCH_SECURE_PEER_H
 #define TEST_BENCH_SECURE_PEER_H

@@ -208,7 +208,9 @@ Test(mux_signal, its_descriptor_is_closed_when_the_process_becomes_another_progr
 
 Test(mux_signal, what_cannot_be_caught_is_an_argument_error_and_so_is_null)
 {
-    const int impossible[] = { SIGKILL, SIGSTOP, 0, -1, SIGRTMAX + 1, SIGRTMIN - 1, 32, 33, 1 << 20 };
+    const int impossible[] = {
+        SIGKILL, SIGSTOP, 0, -1, SIGRTMAX + 1, SIGRTMIN - 1, 32, 33, 1 << 20
+    };
     int before = count_descriptors();
 
     for (size_t i = 0; i < PL_COUNT(impossible); i++)

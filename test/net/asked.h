@@ -13,7 +13,7 @@ struct asked {
     struct pl_lookup lookup;
     unsigned tellings;
     bool is_over, was_cached;
-    char first[1024], text[1024];       /* addresses by a space each; of the first telling, of all */
+    char first[1024], text[1024]; /* addresses by a space each; of the first telling, of all */
     unsigned count;
     uint64_t expires_ns, began_ms, first_ms, over_ms;
     struct pl_failure failure;

@@ -1,5 +1,6 @@
-/* test_race.c: one dial and several places: which is tried when, who wins, and that the losers leave
- * nothing behind. The door leads each place, 127.0.0.<n>, to the peer that the test chose for it. */
+/* test_race.c: one dial and several places: which is tried when, who wins, and that the losers
+ * leave nothing behind. The door leads each place, 127.0.0.<n>, to the peer that the test chose for
+ * it. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -292,7 +293,8 @@ Test(race, the_deadline_ends_all_attempts)
     cr_expect_eq(outcome(), ETIMEDOUT);
     cr_expect_eq(dial.reason, PL_REASON_DEADLINE);
     cr_expect_str_eq(tried, "1 2 3");
-    cr_expect(WITHIN(spent_ms(), STAGGER_MS * 2 + 100, STAGGER_MS * 2 + 120), "%d ms", (int)spent_ms());
+    cr_expect(WITHIN(spent_ms(), STAGGER_MS * 2 + 100, STAGGER_MS * 2 + 120), "%d ms",
+              (int)spent_ms());
     cr_expect_eq(dial.connection->fd, -1);
     drop();
 }

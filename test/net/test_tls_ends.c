@@ -1,5 +1,5 @@
-/* test_tls_ends.c: what ends a connection, what peers may try in vain, and what is seen of them on a
- * connection that nobody uses. SIGPIPE is as every program has it. */
+/* test_tls_ends.c: what ends a connection, what peers may try in vain, and what is seen of them on
+ * a connection that nobody uses. SIGPIPE is as every program has it. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <poll.h>

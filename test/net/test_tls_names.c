@@ -1,5 +1,5 @@
-/* test_tls_names.c: whose certificate is accepted: each bad one is refused with a reason of its own,
- * and good ones are not. */
+/* test_tls_names.c: whose certificate is accepted: each bad one is refused with a reason of its
+ * own, and good ones are not. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <openssl/x509_vfy.h>

@@ -173,7 +173,7 @@ Test(tls_sessions, an_old_connections_session_does_not_push_a_new_one_out)
     pl_tls_settings_release(later);
 }
 
-/* What OpenSSL alone would let pass: a session of another name, given by a key that is too loose. */
+/* What OpenSSL alone would let pass: a session of another name, given by too loose a key. */
 Test(tls_sessions, the_name_is_compared_again_after_a_resumption)
 {
     static const int versions[] = { TLS1_2_VERSION, TLS1_3_VERSION };

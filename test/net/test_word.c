@@ -76,7 +76,7 @@ static void move_what_others_move_too(void)
     contested = word_of(PL_LENT, 0, 1);
     if (pthread_create(&thread, NULL, list_and_unlist, NULL))
         return;
-    for (;;)                            /* until the other one comes between the look and the swap */
+    for (;;) /* until the other one comes between the look and the swap */
         pl_word_move(&contested, word_of(PL_LENT, 0, 1));
 }
 

@@ -1,9 +1,9 @@
 /* calls.h: every public function as a call of one shape, and what it answers where it is out of
  * place: the table that test_misuse_table.c and test_reentrancy.c walk through.
  *
- * A row makes its call on what the props hold and puts nothing right afterwards but what is its own.
- * No call waits for bytes for longer than WAITS_MS. The rows stand in calls_conn.c, calls_pool.c and
- * calls_mux.c, by what their functions are about. */
+ * A row makes its call on what the props hold and puts nothing right afterwards but what is its
+ * own. No call waits for bytes for longer than WAITS_MS. The rows stand in calls_conn.c,
+ * calls_pool.c and calls_mux.c, by what their functions are about. */
 #ifndef TEST_POOL_CALLS_H
 #define TEST_POOL_CALLS_H
 
@@ -60,8 +60,8 @@ struct props {
 
 typedef int call_fn(struct props *props);
 
-/* Makes the call with each wrong argument in turn, all else being right, and expects what the header
- * says. */
+/* Makes the call with each wrong argument in turn, all else being right, and expects what the
+ * header says. */
 typedef void wrong_fn(struct props *props);
 
 struct call {

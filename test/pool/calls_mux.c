@@ -1,5 +1,5 @@
-/* calls_mux.c: the rows of the functions that take a mux, a timer, or none of the library's things at
- * all. See calls.h. */
+/* calls_mux.c: the rows of the functions that take a mux, a timer, or none of the library's things
+ * at all. See calls.h. */
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdlib.h>

@@ -48,9 +48,9 @@ static void *borrow_late(void *user)
 {
     struct called *called = user;
 
-    called->status =
-        pool_borrow(called->pool, peer_address(called->peer),
-                    POOL_CALL(.timeout_ms = 4 * VERBS_SOON, .ticket = &called->ticket), &called->conn);
+    called->status = pool_borrow(called->pool, peer_address(called->peer),
+                                 POOL_CALL(.timeout_ms = 4 * VERBS_SOON, .ticket = &called->ticket),
+                                 &called->conn);
     return NULL;
 }
 

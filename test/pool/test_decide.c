@@ -136,7 +136,8 @@ Test(decide, the_largest_pauses_overflow_nothing)
     struct pl_backoff_rules endless = { .first_ns = UINT64_MAX / 3, .longest_ns = UINT64_MAX };
     struct pl_backoff backoff = { 0 };
 
-    cr_expect_geq(pl_decide_pause(&endless, UINT32_MAX, UINT64_MAX), UINT64_MAX - UINT64_MAX / 1000);
+    cr_expect_geq(pl_decide_pause(&endless, UINT32_MAX, UINT64_MAX),
+                  UINT64_MAX - UINT64_MAX / 1000);
     endless.first_ns = UINT64_MAX;
     pl_decide_backoff(&backoff, &endless, (struct pl_miss){ 4, UINT64_MAX / 2, UINT64_MAX });
     cr_expect_eq(backoff.until_ns, UINT64_MAX);

@@ -107,7 +107,8 @@ Test(pool_interrupted, the_deadline_holds_when_the_kernel_keeps_a_later_one)
     cr_assert_eq(pool_return(&conn), POOL_OK);
     atomic_store(&denies, true);
     start_ms = now_ms();
-    cr_assert_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 300), &conn), POOL_OK);
+    cr_assert_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 300), &conn),
+                 POOL_OK);
     cr_expect_eq(pool_recv(&conn, &byte, 1, &got), POOL_E_TIMEOUT);
     cr_expect(IN_TIME(elapsed_ms(start_ms), 300));
     cr_expect_eq(pool_discard(&conn), POOL_OK);

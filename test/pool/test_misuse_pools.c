@@ -1,5 +1,6 @@
-/* test_misuse_pools.c: the rows of calls.h about pools, muxes and the rest, in each place where they
- * can be wrong. test_misuse_table.c has those about connections, and sees that no row is missing. */
+/* test_misuse_pools.c: the rows of calls.h about pools, muxes and the rest, in each place where
+ * they can be wrong. test_misuse_table.c has those about connections, and sees that no row is
+ * missing. */
 #include <criterion/criterion.h>
 #include <signal.h>
 

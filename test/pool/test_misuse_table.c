@@ -1,5 +1,6 @@
-/* test_misuse_table.c: each public function with each wrong argument and in each wrong place answers
- * what its header says. The rows are in calls.h; every name that the library exports has one. */
+/* test_misuse_table.c: each public function with each wrong argument and in each wrong place
+ * answers what its header says. The rows are in calls.h; every name that the library exports has
+ * one. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>

@@ -153,7 +153,8 @@ Test(pool_names, a_name_that_is_not_there_is_told_with_its_reason)
         const char *address = named(rows[i].name, peer, "");
 
         dns_say(dns, rows[i].name, &rows[i].rule);
-        cr_expect_eq(try(pool, address, &error), POOL_E_RESOLVE, "%s: %s", rows[i].name, error.text);
+        cr_expect_eq(try(pool, address, &error), POOL_E_RESOLVE, "%s: %s", rows[i].name,
+                     error.text);
         cr_expect_eq(error.phase, POOL_PHASE_RESOLVE, "%s", error.text);
         cr_expect_eq(error.outcome, POOL_NOT_SENT);
         cr_expect(strstr(error.text, rows[i].text), "%s", error.text);

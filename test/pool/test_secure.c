@@ -232,7 +232,8 @@ Test(pool_secure, trying_to_send_to_who_does_not_read_ends_in_would_block_and_go
     for (size_t i = 0; i < MIB; i++)
         much[i] = (char)(i * 7 + i / 251);
     cr_assert(say(&conn, ORDER_DEAF));
-    while ((status = pool_try_send(&conn, much + sent % MIB, MIB - sent % MIB, &moved)) == POOL_OK) {
+    while ((status = pool_try_send(&conn, much + sent % MIB, MIB - sent % MIB, &moved)) ==
+           POOL_OK) {
         sent += moved;
         cr_assert_lt(sent, sizeof(back), "somebody reads");
         bites++;

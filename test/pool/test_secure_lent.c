@@ -1,5 +1,6 @@
 /* test_secure_lent.c: event-driven use of tls:// addresses: loans that are watched, and hooks that
- * talk on the mux thread. What OpenSSL holds back raises no event, and must be told all the same. */
+ * talk on the mux thread. What OpenSSL holds back raises no event, and must be told all the
+ * same. */
 #include <criterion/criterion.h>
 #include <string.h>
 
@@ -13,7 +14,8 @@ TestSuite(pool_secure_lent, .init = secure_stage_begin, .fini = secure_stage_end
 
 static struct lent_user *user;
 
-#define LEND(...) (user = lent_user_at(secure_at(""), POOL_OPTIONS(.tls = trust, __VA_ARGS__), NULL))
+#define LEND(...)                                                                                  \
+    (user = lent_user_at(secure_at(""), POOL_OPTIONS(.tls = trust, __VA_ARGS__), NULL))
 
 static void finish(void)
 {

@@ -1,5 +1,5 @@
-/* test_starttls.c: connections that begin in the clear and are secured by a hook or by `prepare`, and
- * never lent before that. */
+/* test_starttls.c: connections that begin in the clear and are secured by a hook or by `prepare`,
+ * and never lent before that. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>

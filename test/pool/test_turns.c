@@ -21,7 +21,8 @@ struct turn {
     atomic_uint hooked, heard, read, silences, ends;
 };
 
-static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes, void *user)
+static void on_event(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                     void *user)
 {
     struct turn *turn = user;
 

@@ -6,7 +6,7 @@
  * after pool_destroy() came back, unless it was called from where callbacks run; and nothing is
  * left, no descriptor and no byte.
  *
- *     schedule_destroy [seed [rounds]]     the seed that a failure names repeats it, nearly always */
+ *     schedule_destroy [seed [rounds]]     the seed that a failure names repeats it, as a rule */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -23,7 +23,9 @@
 #define THREADS 6u
 #define ASKED 6u
 
-enum ender { BY_THREAD, BY_TWO, IN_USE, IN_ON_LENT, IN_HOOK, IN_ACTOR, IN_OBSERVER, IN_TIMER, ENDERS };
+enum ender {
+    BY_THREAD, BY_TWO, IN_USE, IN_ON_LENT, IN_HOOK, IN_ACTOR, IN_OBSERVER, IN_TIMER, ENDERS
+};
 
 static struct peer *peer;
 static uint64_t seed_now;

@@ -1,6 +1,6 @@
 /* schedule_lent.c: loans that are driven by events end while their pool does: returned by other
- * threads and by the mux thread, with their deadline moved meanwhile, while one more thread destroys
- * the pool or closes it by force.
+ * threads and by the mux thread, with their deadline moved meanwhile, while one more thread
+ * destroys the pool or closes it by force.
  *
  * Whatever the schedule: a watcher hears nothing of a loan that was returned before, and nothing is
  * used that is freed (which is the sanitizer's to see).

@@ -1,6 +1,7 @@
-/* sim_wakeup.c: tries every order of the steps by which a wait ends (wakeup.h): return, grant, deadline,
- * cancel, delivery. Nobody waits for ever beside an idle connection, each call is answered once, a
- * cancel keeps its word, and the connection is not lost. Each mistake planted in the steps is found.
+/* sim_wakeup.c: tries every order of the steps by which a wait ends (wakeup.h): return, grant,
+ * deadline, cancel, delivery. Nobody waits for ever beside an idle connection, each call is
+ * answered once, a cancel keeps its word, and the connection is not lost. Each mistake planted in
+ * the steps is found.
  *
  *     sim_wakeup          all scenes; how many states each has, what mistakes lead to
  *     sim_wakeup SCENE    one of them, with the way to what is wrong */

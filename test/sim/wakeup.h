@@ -1,19 +1,19 @@
-/* wakeup.h: one connection, one caller who blocks, one call that is asynchronous, somebody who cancels
- * one of the two, and deadlines, as a model for explore.h.
+/* wakeup.h: one connection, one caller who blocks, one call that is asynchronous, somebody who
+ * cancels one of the two, and deadlines, as a model for explore.h.
  *
- * lending.h looks closely at the word and at those who look for connections; this one at what ends a
- * wait: the return, the grant, the deadline, the cancel, the delivery, and a connection that turns
- * out to be no good on the way. A step is one access to what others see without a lock, or all that
- * happens under a lock between two such accesses; an atomic operation that is tried until it
- * succeeds is one step. It models the order of the steps in
+ * lending.h looks closely at the word and at those who look for connections; this one at what ends
+ * a wait: the return, the grant, the deadline, the cancel, the delivery, and a connection that
+ * turns out to be no good on the way. A step is one access to what others see without a lock, or
+ * all that happens under a lock between two such accesses; an atomic operation that is tried until
+ * it succeeds is one step. It models the order of the steps in
  *     lib/pool/wait.c        pl_wait_join, wait_in_queue, look_around
  *     lib/pool/waiter.c      pl_waiter_serve, pl_waiter_fail, pass_call_on
  *     lib/pool/request.c     place, on_outcome, on_deadline, queue_again, begin_loan, finish
  *     lib/pool/ticket.c      all
  *     lib/pool/peer.c        give_back, pl_peer_supply as far as one connection goes
  *     lib/pool/give_back.c   pool_return, claim, end_shared
- * and the places of the model name their originals. Time is not: whatever depends on it may go either
- * way. When the connection is closed, another one is opened for who waits. */
+ * and the places of the model name their originals. Time is not: whatever depends on it may go
+ * either way. When the connection is closed, another one is opened for who waits. */
 #ifndef TEST_SIM_WAKEUP_H
 #define TEST_SIM_WAKEUP_H
 

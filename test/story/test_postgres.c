@@ -1,6 +1,6 @@
-/* test_postgres.c: the pool on a real PostgreSQL, whose sessions begin in the clear and go on in TLS:
- * by `prepare` and by the hook, with a server that has no TLS, with somebody in the middle, and when
- * sessions end at the server. */
+/* test_postgres.c: the pool on a real PostgreSQL, whose sessions begin in the clear and go on in
+ * TLS: by `prepare` and by the hook, with a server that has no TLS, with somebody in the middle,
+ * and when sessions end at the server. */
 #include <criterion/criterion.h>
 #include <netinet/in.h>
 #include <poll.h>

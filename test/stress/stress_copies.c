@@ -270,7 +270,8 @@ static bool leave_data(struct stress_caller *caller, struct pool_target **target
     pool_return(&conn);
     peer_push(peer, PEER_ALL, "push", 4);
     listen_to(fd, 20000);
-    return pool_target_get(pool, peer_address(peer), target) == POOL_OK; /* the borrower comes late */
+    /* The borrower comes late. */
+    return pool_target_get(pool, peer_address(peer), target) == POOL_OK;
 }
 
 static void end_beside_data(void)
@@ -310,7 +311,8 @@ int main(int argc, char **argv)
     peer = PEER(.behave = PEER_TOKEN, .own_process = true, .record_connections = 1);
     if (peer) {
         play(&beside, POOL_OPTIONS(.max_per_address = 1, .park_ms = POOL_NONE));
-        play(&prepares, POOL_OPTIONS(.max_per_address = 2, .prepare = fail_to_prepare, .user = &user));
+        play(&prepares,
+             POOL_OPTIONS(.max_per_address = 2, .prepare = fail_to_prepare, .user = &user));
         play(&readies, POOL_OPTIONS(.on_new_connection = hand_out_and_go_on, .user = &user));
         end_beside_data();
     } else {

@@ -281,7 +281,7 @@ int main(int argc, char **argv)
     pool_mux_destroy(mux);
     stress_expect_nothing_left(descriptors, blocks, "the end");
     peer_stop(peer);
-    return stress_end("%llu turns, %llu pools ended, %llu writes between dispatches, %llu callbacks "
-                      "on their threads",
+    return stress_end("%llu turns, %llu pools ended, %llu writes between dispatches, "
+                      "%llu callbacks on their threads",
                       turns, ended, driven, told_elsewhere);
 }

@@ -1,7 +1,7 @@
-/* stress_everything.c: sixteen threads do at once whatever a program can do to a pool: borrow, begin
- * and cancel calls, discard, clear, evict, kill, force timeouts, forget numbers, pause, detach,
- * release and adopt; then the pool is destroyed with every connection out and callers in its queue,
- * and the next one begins.
+/* stress_everything.c: sixteen threads do at once whatever a program can do to a pool: borrow,
+ * begin and cancel calls, discard, clear, evict, kill, force timeouts, forget numbers, pause,
+ * detach, release and adopt; then the pool is destroyed with every connection out and callers in
+ * its queue, and the next one begins.
  *
  *     stress_everything [SEED [SECONDS]]
  *     stress_everything BORROWS        so many borrows, however long it takes; not more than that
@@ -9,8 +9,9 @@
  * (A number alone is one of borrows when it is at least 10,000 and ends in 000.)
  *
  * What must hold: every call ends with what those orders allow, every reply carries its caller's
- * token, each asynchronous call is told once, canceling keeps its word, the gauges of every snapshot
- * add up, every loan that observers hear of ends for them, and no descriptor or byte is left. */
+ * token, each asynchronous call is told once, canceling keeps its word, the gauges of every
+ * snapshot add up, every loan that observers hear of ends for them, and no descriptor or byte is
+ * left. */
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>

@@ -237,6 +237,6 @@ int main(int argc, char **argv)
     if (peer)
         stress_expect_nothing_left(descriptors, blocks, "the end");
     peer_stop(peer);
-    return stress_end("%llu pools, %llu scuffles, %llu detached, %llu released, %llu adopted", rounds,
-                      scuffles, detached, released, adopted);
+    return stress_end("%llu pools, %llu scuffles, %llu detached, %llu released, %llu adopted",
+                      rounds, scuffles, detached, released, adopted);
 }

@@ -1,6 +1,6 @@
-/* stress_policy.c: all that a pool decides of its own, at once: threads that want fresh connections,
- * that do not wait, that try again and nest, against a peer that goes down and comes up, with
- * spares, back-off, suspension and the search for leaks.
+/* stress_policy.c: all that a pool decides of its own, at once: threads that want fresh
+ * connections, that do not wait, that try again and nest, against a peer that goes down and comes
+ * up, with spares, back-off, suspension and the search for leaks.
  *
  * Every call ends with an answer that it may have, no answer is another's, the caps hold in every
  * snapshot, and nothing is left. */

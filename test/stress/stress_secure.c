@@ -1,5 +1,5 @@
-/* stress_secure.c: threads share a pool of tls:// addresses, throw connections away, clear, evict and
- * kill them, reload the settings, and end the pool under one another; each answer must be the
+/* stress_secure.c: threads share a pool of tls:// addresses, throw connections away, clear, evict
+ * and kill them, reload the settings, and end the pool under one another; each answer must be the
  * asker's own. For TSan. */
 #include <stdatomic.h>
 #include <stdio.h>
@@ -21,9 +21,9 @@ static struct pool *pool;
 static char addresses[ADDRESSES][80];
 static atomic_uint exchanges, resumed, reloads, pools;
 
-/* OpenSSL counts references to sessions with atomic operations that the sanitizer does not see, since
- * it is not compiled with it: what the last holder frees looks like a race with those who read it
- * before. */
+/* OpenSSL counts references to sessions with atomic operations that the sanitizer does not see,
+ * since it is not compiled with it: what the last holder frees looks like a race with those who
+ * read it before. */
 __attribute__((visibility("default"))) const char *__tsan_default_suppressions(void);
 
 const char *__tsan_default_suppressions(void)

@@ -1,5 +1,5 @@
-/* stress_tls.c: TLS among threads: one connection is written and read at once while the peer changes
- * its keys; settings are reloaded and sessions shared while others connect. For TSan. */
+/* stress_tls.c: TLS among threads: one connection is written and read at once while the peer
+ * changes its keys; settings are reloaded and sessions shared while others connect. For TSan. */
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>

@@ -94,8 +94,8 @@ static void put_records(struct dns_draft *draft, const struct dns_question *ques
 
 /* ---- replies */
 
-static void send_later(struct dns *dns, const struct dns_question *question, const struct dns_draft *draft,
-                       unsigned delay_ms, bool is_drip)
+static void send_later(struct dns *dns, const struct dns_question *question,
+                       const struct dns_draft *draft, unsigned delay_ms, bool is_drip)
 {
     size_t head = question->tcp_fd < 0 ? 0 : 2;
     struct reply *reply = calloc(1, sizeof(*reply) + draft->size + head), **place = &dns->replies;
@@ -186,7 +186,8 @@ static void lie(struct dns *dns, const struct dns_question *question, struct dns
                 enum dns_trick trick, unsigned delay_ms)
 {
     dns_begin(draft, question, 0);
-    dns_put_address(draft, question->name, question->type == DNS_TYPE_A ? "6.6.6.6" : "2001:db8::666", 60);
+    dns_put_address(draft, question->name,
+                    question->type == DNS_TYPE_A ? "6.6.6.6" : "2001:db8::666", 60);
     dns_end(draft);
     if (trick == DNS_WRONG_ID)
         draft->bytes[0] ^= 0x55;

@@ -1,5 +1,5 @@
-/* servers_prepare.c: what each kind of server is told: its files, its arguments, its address, and by
- * what it is known to listen. */
+/* servers_prepare.c: what each kind of server is told: its files, its arguments, its address, and
+ * by what it is known to listen. */
 #include <errno.h>
 #include <pwd.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
-/* sql.h: just enough of PostgreSQL's protocol (version 3) to test with a real PostgreSQL: asking for
- * TLS, the start of a session, and one query with its answer as text. Only the public API stands
- * below it.
+/* sql.h: just enough of PostgreSQL's protocol (version 3) to test with a real PostgreSQL: asking
+ * for TLS, the start of a session, and one query with its answer as text. Only the public API
+ * stands below it.
  *
  * Sessions are those of the user "postgres", and trusted: none needs a password. */
 #ifndef TEST_SUPPORT_SQL_H

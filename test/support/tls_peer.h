@@ -50,8 +50,8 @@ struct tls_peer *tls_peer_start(const struct tls_peer_options *options);
 #define TLS_PEER(...) tls_peer_start(&(struct tls_peer_options){ __VA_ARGS__ })
 void tls_peer_stop(struct tls_peer *peer);
 
-/* Has every open connection carry out an order, now and unasked, and waits until it is done. Answers
- * how many there were. */
+/* Has every open connection carry out an order, now and unasked, and waits until it is done.
+ * Answers how many there were. */
 unsigned tls_peer_tell(struct tls_peer *peer, const char *order);
 
 int tls_peer_port(const struct tls_peer *peer);

@@ -4,7 +4,8 @@
  *     torture_pool SCENARIO                        one of them
  *     torture_pool SCENARIO points                 what its points are
  *     torture_pool SCENARIO POINT ERRNO once|good [fresh]
- *                                                  one run, in this process (gdb: break fault_strikes)
+ *                                                  one run, in this process (gdb: break
+ *                                                  fault_strikes)
  *
  * Each scenario runs in a child, so that one that crashes or hangs is counted and the rest goes on
  * behind it. Pages are mapped only when the library is new in its process, so those points are

@@ -263,7 +263,8 @@ unsigned world_threads(const struct world *world)
 void world_note_call(struct world *world)
 {
     if (++world->turns_without_time > MOST_TURNS)
-        world_fail("millions of calls, and the clock has not moved: somebody goes round in circles");
+        world_fail(
+            "millions of calls, and the clock has not moved: somebody goes round in circles");
 }
 
 static void move_clock(struct world *world, uint64_t time_ns)

@@ -6,9 +6,9 @@
  *     ... look db.example up ...
  *     world_names_close(names);
  *
- * Open it before the resolver, and close it when that is closed and the world turns no more. There is one at a time. A name that it was
- * not told of does not exist, and there is no search list. Answers are given by the world's clock,
- * never inside the question.
+ * Open it before the resolver, and close it when that is closed and the world turns no more. There
+ * is one at a time. A name that it was not told of does not exist, and there is no search list.
+ * Answers are given by the world's clock, never inside the question.
  */
 #ifndef TEST_WORLD_WORLD_RESOLVE_H
 #define TEST_WORLD_WORLD_RESOLVE_H
@@ -40,7 +40,8 @@ void world_name(struct world_names *names, const char *name, const struct world_
 
 /* As if the files of the system had changed: what was answered is forgotten at the next lookup. */
 void world_names_change(struct world_names *names);
-unsigned world_name_asked(const struct world_names *names, const char *name, int family); /* 0: both */
+/* How often it was asked for; family 0: both. */
+unsigned world_name_asked(const struct world_names *names, const char *name, int family);
 unsigned world_names_waiting(const struct world_names *names); /* questions that have no answer */
 
 #endif
