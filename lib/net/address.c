@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include "base/hash.h"
 #include "base/os.h"
 #include "net/address_host.h"
 #include "net/address_text.h"
@@ -32,17 +33,9 @@ _Static_assert(offsetof(struct pool_address, hash) + sizeof(uint64_t) ==
 #define MEASURE(kind, name) size += measure_##kind(&address->name);
 #define NOTHING(kind, name)
 
-/* FNV-1a, then mixed so that the low bits of tables depend on every byte. */
 static uint64_t hash_bytes(const void *bytes, size_t size)
 {
-    const unsigned char *at = bytes;
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ at[i]) * UINT64_C(0x100000001b3);
-    hash = (hash ^ hash >> 33) * UINT64_C(0xff51afd7ed558ccd);
-    hash = (hash ^ hash >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
-    return hash ^ hash >> 33;
+    return pl_hash(bytes, size, 0);
 }
 
 static uint64_t (*hash_key)(const void *bytes, size_t size) = hash_bytes;

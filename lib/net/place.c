@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "base/hash.h"
+
 #define MARK_ANY 1u                     /* so that no hash is 0 */
 #define MARK_IPV6 2u
 
@@ -18,19 +20,12 @@ bool pl_place_is_same(const union pl_ip *a, const union pl_ip *b)
 
 uint64_t pl_place_hash(const union pl_ip *place)
 {
-    const unsigned char *bytes = (const unsigned char *)&place->ipv4.sin_addr;
-    size_t size = sizeof(place->ipv4.sin_addr);
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    const struct in6_addr *ipv6 = &place->ipv6.sin6_addr;
+    const struct in_addr *ipv4 = &place->ipv4.sin_addr;
 
-    if (place->any.sa_family == AF_INET6) {
-        bytes = (const unsigned char *)&place->ipv6.sin6_addr;
-        size = sizeof(place->ipv6.sin6_addr);
-        hash ^= place->ipv6.sin6_scope_id + 1;
-    }
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
-    hash &= ~(uint64_t)(MARK_ANY | MARK_IPV6);
-    return hash | MARK_ANY | (place->any.sa_family == AF_INET6 ? MARK_IPV6 : 0);
+    if (place->any.sa_family == AF_INET6)
+        return pl_hash(ipv6, sizeof(*ipv6), place->ipv6.sin6_scope_id) | MARK_ANY | MARK_IPV6;
+    return (pl_hash(ipv4, sizeof(*ipv4), 0) & ~(uint64_t)MARK_IPV6) | MARK_ANY;
 }
 
 enum pl_family pl_place_family(uint64_t hash)

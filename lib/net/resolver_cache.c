@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/os.h"
 
 struct entry {
@@ -20,12 +21,7 @@ struct key {
 
 uint64_t pl_name_hash(const char *name, unsigned kind)
 {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325) ^ kind;
-
-    for (; *name; name++)
-        hash = (hash ^ (unsigned char)*name) * UINT64_C(0x100000001b3);
-    hash = (hash ^ hash >> 33) * UINT64_C(0xff51afd7ed558ccd);
-    return hash ^ hash >> 33;
+    return pl_hash(name, strlen(name), kind);
 }
 
 static struct entry *entry_of(struct pl_list *link)

@@ -1,11 +1,12 @@
 /* test_table.c: the table finds what is in it and nothing else, whatever the hash is worth and
- * whether or not there is memory to grow. */
+ * whether or not there is memory to grow; and every byte counts in the hash. */
 #include "base/table.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
 #include "base/compiler.h"
+#include "base/hash.h"
 #include "base/os.h"
 
 #define KEYS 4096u
@@ -132,4 +133,26 @@ Test(table, equal_hashes_do_not_match_without_the_key)
     cr_expect_null(look_up(1, 7 + 8), "the same bucket, another hash");
     cr_expect_eq(look_up(1, 7), &item.node);
     pl_table_fini(&table);
+}
+
+/* ---- the hash */
+
+Test(hash, each_byte_and_the_seed_change_the_bits_that_choose_a_bucket)
+{
+    char text[16] = "0123456789abcde";
+    uint64_t seen[16 * 8 + 2];
+    unsigned count = 0, equal = 0;
+
+    seen[count++] = pl_hash(text, sizeof(text), 0) & 0xffff;
+    seen[count++] = pl_hash(text, sizeof(text), 1) & 0xffff;
+    for (unsigned bit = 0; bit < 16 * 8; bit++) {
+        text[bit / 8] ^= (char)(1 << bit % 8);
+        seen[count++] = pl_hash(text, sizeof(text), 0) & 0xffff;
+        text[bit / 8] ^= (char)(1 << bit % 8);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        for (unsigned k = i + 1; k < count; k++)
+            equal += seen[i] == seen[k];
+    }
+    cr_expect_leq(equal, 3, "%u of %u", equal, count); /* by chance it would be 0.13 */
 }
