@@ -14,6 +14,7 @@
 #ifndef PL_BASE_OS_H
 #define PL_BASE_OS_H
 
+#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -148,6 +149,13 @@ static inline bool pl_is_past(uint64_t deadline_ns)
 static inline uint64_t pl_earlier(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
+}
+
+/* The (positive) errno of a call that makes a descriptor, or reads a file: there was none to be had,
+ * or no memory for it, so what the call was to find out is not known. */
+static inline bool pl_is_out_of_descriptors(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM;
 }
 
 /* How long ago that was; 0 when it lies ahead, as a coarse clock may have it. */

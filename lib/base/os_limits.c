@@ -60,11 +60,6 @@ static long count_probed(uint64_t limit)
     return count;
 }
 
-static bool is_out_of_descriptors(int error)
-{
-    return error == EMFILE || error == ENFILE || error == ENOMEM;
-}
-
 int pl_os_real_free_descriptors(void)
 {
     int saved = errno, error;
@@ -76,7 +71,7 @@ int pl_os_real_free_descriptors(void)
     count = directory < 0 ? -error : count_listed(directory, limit);
     if (directory >= 0)
         close(directory);
-    if (count < 0 && !is_out_of_descriptors((int)-count))
+    if (count < 0 && !pl_is_out_of_descriptors((int)-count))
         count = count_probed(limit);
     errno = saved;
     if (count < 0)

@@ -425,7 +425,7 @@ static void source_ask(struct pl_source *source, struct pl_question *question)
 {
     int saved = errno, status = ARES_SUCCESS, error = try_descriptor();
 
-    if (error == -EMFILE || error == -ENFILE || error == -ENOMEM)
+    if (pl_is_out_of_descriptors(-error))
         refuse(question, pl_failure_of_errno(-error, POOL_PHASE_RESOLVE), 0);
     else if (!source->engine && (status = open_engine(source)))
         refuse(question, pl_dns_failure(status), 0);

@@ -183,11 +183,6 @@ static bool is_hash_name(const char *name)
     return digits == 8 && name[8] == '.' && name[9] && !name[9 + strspn(name + 9, "0123456789")];
 }
 
-static bool is_shortage(int error)
-{
-    return error == ENOMEM || error == EMFILE || error == ENFILE;
-}
-
 /* What is no certificate, or cannot be read, is not trusted, and nothing else. */
 static bool on_entry(const char *name, void *user)
 {
@@ -201,7 +196,7 @@ static bool on_entry(const char *name, void *user)
         (listing->is_by_hash && !is_hash_name(name)))
         return true;
     if (!open_text(&text, path, NULL, &ignored)) {
-        if (!is_shortage(ignored.cause))
+        if (!pl_is_out_of_descriptors(ignored.cause))
             return true;
         file_trouble(listing->trouble, path, ignored.cause);
         return false;
