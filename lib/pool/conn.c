@@ -54,7 +54,12 @@ enum pool_status pool_sendv(struct pool_conn *conn, const struct iovec *iov, int
     return status;
 }
 
-enum pool_status pool_recv(struct pool_conn *conn, void *buffer, size_t size, size_t *got)
+typedef enum pool_status recv_fn(struct pl_connection *connection, void *buffer, size_t size,
+                                 size_t *got);
+
+/* Inline, so that `receive` is a plain call. */
+PL_INLINE enum pool_status recv_by(recv_fn *receive, struct pool_conn *conn, struct iovec into,
+                                   size_t *got)
 {
     struct pl_connection *connection;
     enum pool_status status;
@@ -62,14 +67,19 @@ enum pool_status pool_recv(struct pool_conn *conn, void *buffer, size_t size, si
     if (!got)
         return POOL_E_ARGUMENT;
     *got = 0;
-    if (!buffer && size)
+    if (!into.iov_base && into.iov_len)
         return POOL_E_ARGUMENT;
     status = enter_loan(conn, &connection);
     if (status)
         return status;
-    status = pl_stream_recv(connection, buffer, size, got);
+    status = receive(connection, into.iov_base, into.iov_len, got);
     pl_conn_leave(connection);
     return status;
+}
+
+enum pool_status pool_recv(struct pool_conn *conn, void *buffer, size_t size, size_t *got)
+{
+    return recv_by(pl_stream_recv, conn, (struct iovec){ buffer, size }, got);
 }
 
 enum pool_status pool_recv_exact(struct pool_conn *conn, void *buffer, size_t size)
@@ -129,20 +139,7 @@ enum pool_status pool_try_send(struct pool_conn *conn, const void *data, size_t 
 
 enum pool_status pool_try_recv(struct pool_conn *conn, void *buffer, size_t size, size_t *got)
 {
-    struct pl_connection *connection;
-    enum pool_status status;
-
-    if (!got)
-        return POOL_E_ARGUMENT;
-    *got = 0;
-    if (!buffer && size)
-        return POOL_E_ARGUMENT;
-    status = enter_loan(conn, &connection);
-    if (status)
-        return status;
-    status = pl_stream_try_recv(connection, buffer, size, got);
-    pl_conn_leave(connection);
-    return status;
+    return recv_by(pl_stream_try_recv, conn, (struct iovec){ buffer, size }, got);
 }
 
 /* The pool's end takes the channel away under the peer lock. */
