@@ -523,11 +523,6 @@ void pl_tls_shutdown(struct pl_tls *tls, int fd)
     leave(tls, &visit);
 }
 
-uint64_t pl_tls_generation(const struct pl_tls *tls)
-{
-    return tls->settings->generation;
-}
-
 bool pl_tls_tell(struct pl_tls *tls, struct pl_tls_facts *facts)
 {
     bool is_ready;
@@ -544,6 +539,11 @@ bool pl_tls_tell(struct pl_tls *tls, struct pl_tls_facts *facts)
         };
     pthread_mutex_unlock(&tls->lock);
     return is_ready;
+}
+
+uint64_t pl_tls_generation(const struct pl_tls *tls)
+{
+    return tls->settings->generation;
 }
 
 /* ---- what OpenSSL calls, always inside one of the calls above */
