@@ -11,6 +11,7 @@
 #define TEST_BENCH_BENCH_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "commpool/pool.h"
@@ -62,6 +63,14 @@ static inline void need_ok(enum pool_status status, const char *what)
 /* Prints the line of a figure: name, ours, reference, ratio, limit. */
 void report(const char *name, double ours, double limit);
 void report_comparison(const char *name, struct comparison comparison, double limit);
+
+/* From now on the library allocates by the three functions below, which others may use as well,
+ * and heap_bytes() is what of it is alive. */
+void heap_begin(void);
+int64_t heap_bytes(void);
+void *heap_malloc(size_t size);
+void *heap_realloc(void *memory, size_t size);
+void heap_free(void *memory);
 
 /* The figures, one function each. */
 void figure_borrow(const char *name);

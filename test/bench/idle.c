@@ -5,8 +5,6 @@
  * how many.
  */
 #include <dirent.h>
-#include <malloc.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,32 +199,6 @@ void figure_evict(const char *name)
 
 /* ---- memory */
 
-static _Atomic int64_t live_bytes;
-
-static void *count_malloc(size_t size)
-{
-    void *memory = malloc(size);
-
-    atomic_fetch_add(&live_bytes, (int64_t)malloc_usable_size(memory));
-    return memory;
-}
-
-static void *count_realloc(void *memory, size_t size)
-{
-    int64_t before = (int64_t)malloc_usable_size(memory);
-    void *moved = realloc(memory, size);
-
-    if (moved)
-        atomic_fetch_add(&live_bytes, (int64_t)malloc_usable_size(moved) - before);
-    return moved;
-}
-
-static void count_free(void *memory)
-{
-    atomic_fetch_sub(&live_bytes, (int64_t)malloc_usable_size(memory));
-    free(memory);
-}
-
 static int64_t resident_bytes(void)
 {
     return (int64_t)read_number("/proc/self/smaps_rollup", "Rss:") * 1024;
@@ -241,7 +213,7 @@ void figure_idle_bytes(const char *name)
     struct crowd crowd;
 
     echo_start(&crowd.echo, -1);
-    need_ok(pool_set_allocator(count_malloc, count_realloc, count_free), "pool_set_allocator");
+    heap_begin();
     crowd_open(&crowd, how_many(CONNECTIONS + ECHO_ADDRESSES, 0));
     for (unsigned i = 0; i < ECHO_ADDRESSES; i++) {
         need_ok(pool_borrow(crowd.pool, crowd.echo.addresses[i], NULL, &crowd.conns[i]), "borrow");
@@ -249,12 +221,12 @@ void figure_idle_bytes(const char *name)
     }
     resident_bytes();
     resident = resident_bytes();
-    heap = atomic_load(&live_bytes);
+    heap = heap_bytes();
     fill(&crowd, ECHO_ADDRESSES);
     for (unsigned i = 0; i < ECHO_ADDRESSES; i++)
         need_ok(pool_return(&crowd.conns[i]), "pool_return");
     settle(&crowd);
-    heap = atomic_load(&live_bytes) - heap;
+    heap = heap_bytes() - heap;
     resident = resident_bytes() - resident;
     more = heap > resident ? heap : resident;
     fprintf(stderr, "bench: heap grew by %lld bytes, resident memory by %lld, %u connections\n",

@@ -1,9 +1,7 @@
 /* secure.c: what TLS costs through the pool: a whole exchange, a handshake that continues an
  * earlier session, memory of an idle connection.
  */
-#include <malloc.h>
 #include <openssl/crypto.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -170,48 +168,22 @@ void figure_tls_resume_missed(const char *name)
 
 /* ---- memory */
 
-static _Atomic int64_t live_bytes;
-
-static void *count_malloc(size_t size)
-{
-    void *memory = malloc(size);
-
-    atomic_fetch_add(&live_bytes, (int64_t)malloc_usable_size(memory));
-    return memory;
-}
-
-static void *count_realloc(void *memory, size_t size)
-{
-    int64_t before = (int64_t)malloc_usable_size(memory);
-    void *moved = realloc(memory, size);
-
-    if (moved)
-        atomic_fetch_add(&live_bytes, (int64_t)malloc_usable_size(moved) - before);
-    return moved;
-}
-
-static void count_free(void *memory)
-{
-    atomic_fetch_sub(&live_bytes, (int64_t)malloc_usable_size(memory));
-    free(memory);
-}
-
 static void *ssl_malloc(size_t size, const char *file, int line)
 {
     (void)file, (void)line;
-    return size ? count_malloc(size) : NULL;
+    return size ? heap_malloc(size) : NULL;
 }
 
 static void *ssl_realloc(void *memory, size_t size, const char *file, int line)
 {
     (void)file, (void)line;
-    return count_realloc(memory, size);
+    return heap_realloc(memory, size);
 }
 
 static void ssl_free(void *memory, const char *file, int line)
 {
     (void)file, (void)line;
-    count_free(memory);
+    heap_free(memory);
 }
 
 static uint64_t wakeups_of(struct pool *pool)
@@ -250,12 +222,12 @@ static double bytes_of_pool(const struct secure_echo *echo)
         need_ok(pool_send(&conns[i], "hi", 2), "pool_send");
         need_ok(pool_recv_exact(&conns[i], back, 2), "pool_recv_exact");
         if (i == 0)
-            heap = atomic_load(&live_bytes);
+            heap = heap_bytes();
     }
     for (unsigned i = 0; i <= CONNECTIONS; i++)
         need_ok(pool_return(&conns[i]), "pool_return");
     settle(pool);
-    heap = atomic_load(&live_bytes) - heap;
+    heap = heap_bytes() - heap;
     pool_destroy(pool);
     return (double)heap / CONNECTIONS;
 }
@@ -270,9 +242,9 @@ static double bytes_of_bare(const struct secure_echo *echo)
         bare[i] = secure_echo_connect(echo);
         need(SSL_write(bare[i], "hi", 2) == 2 && SSL_read(bare[i], back, 2) == 2, "an exchange");
         if (i == 0)
-            heap = atomic_load(&live_bytes);
+            heap = heap_bytes();
     }
-    heap = atomic_load(&live_bytes) - heap;
+    heap = heap_bytes() - heap;
     for (unsigned i = 0; i <= CONNECTIONS; i++)
         secure_echo_close(bare[i]);
     return (double)heap / CONNECTIONS;
@@ -286,7 +258,7 @@ void figure_tls_idle_bytes(const char *name)
     struct secure_echo echo;
 
     need(CRYPTO_set_mem_functions(ssl_malloc, ssl_realloc, ssl_free), "CRYPTO_set_mem_functions");
-    need_ok(pool_set_allocator(count_malloc, count_realloc, count_free), "pool_set_allocator");
+    heap_begin();
     secure_echo_start(&echo, -1);
     bytes.reference = bytes_of_bare(&echo);
     bytes.ours = bytes_of_pool(&echo);
