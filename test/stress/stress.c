@@ -167,6 +167,19 @@ void stress_expect_nothing_left(int descriptors, long blocks_before, const char 
                     count_descriptors(), descriptors, stress_blocks(), blocks_before);
 }
 
+void stress_expect_even(struct pool *pool)
+{
+    struct pool_stats stats = { .size = sizeof(stats) };
+
+    if (pool_stats(pool, &stats))
+        stress_fail("no statistics");
+    else if (stats.idle + stats.lent + stats.shared + stats.opening + stats.closing != stats.total)
+        stress_fail("idle %llu, lent %llu, shared %llu, opening %llu, closing %llu, total %llu",
+                    (unsigned long long)stats.idle, (unsigned long long)stats.lent,
+                    (unsigned long long)stats.shared, (unsigned long long)stats.opening,
+                    (unsigned long long)stats.closing, (unsigned long long)stats.total);
+}
+
 uint64_t stress_cpu_ms(void)
 {
     struct rusage used;

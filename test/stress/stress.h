@@ -41,6 +41,9 @@ long stress_blocks(void);
  * beginning. */
 void stress_expect_nothing_left(int descriptors, long blocks, const char *where);
 
+/* Fails unless the gauges of one snapshot add up. */
+void stress_expect_even(struct pool *pool);
+
 uint64_t stress_cpu_ms(void); /* used by this process so far */
 
 /* One thread of a program. */

@@ -264,19 +264,6 @@ static void take_over(struct stress_caller *self)
     atomic_fetch_add(&handed_over, 1);
 }
 
-static void look_at_gauges(void)
-{
-    struct pool_stats stats = { .size = sizeof(stats) };
-
-    if (pool_stats(pool, &stats))
-        stress_fail("no stats");
-    if (stats.idle + stats.lent + stats.shared + stats.opening + stats.closing != stats.total)
-        stress_fail("idle %llu, lent %llu, opening %llu, closing %llu, total %llu",
-                    (unsigned long long)stats.idle, (unsigned long long)stats.lent,
-                    (unsigned long long)stats.opening, (unsigned long long)stats.closing,
-                    (unsigned long long)stats.total);
-}
-
 static bool is_backlog_long(void)
 {
     return atomic_load(&calls_begun) > atomic_load(&calls_told) + 200;
@@ -295,7 +282,7 @@ static void run(unsigned index, void *argument)
         else if (dice < 95)
             begin_call(&self, stress_below(&self, PLANS), stress_chance(&self, 60));
         else if (dice < 98)
-            look_at_gauges();
+            stress_expect_even(pool);
         else
             pool_remove_some_connection(pool);
     }

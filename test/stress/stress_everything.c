@@ -319,16 +319,6 @@ static void begin_and_await(struct stress_caller *caller)
 
 /* ---- orders */
 
-static void expect_even(void)
-{
-    struct pool_stats stats = { .size = sizeof(stats) };
-
-    if (pool_stats(pool, &stats))
-        stress_fail("no statistics");
-    else if (stats.idle + stats.lent + stats.shared + stats.opening + stats.closing != stats.total)
-        stress_fail("the gauges do not add up");
-}
-
 static void order(struct stress_caller *caller)
 {
     uint64_t id = atomic_load(&last_id) + 2 - stress_below(caller, 12);
@@ -358,7 +348,7 @@ static void order(struct stress_caller *caller)
         break;
     case 7:
     case 8:
-        expect_even();
+        stress_expect_even(pool);
         break;
     case 9:
     case 10:
@@ -443,7 +433,7 @@ static void end_pool(void)
     if (!wait_until(are_others_told_to_have_ended, NULL, SOON_MS * slowness()))
         stress_fail("%llu loans were told of, and %llu ends", atomic_load(&lent_events),
                     atomic_load(&returned_events));
-    expect_even();
+    stress_expect_even(pool);
     pool_destroy(pool);
 }
 

@@ -72,16 +72,6 @@ static bool call_somewhere(struct stress_caller *caller)
 
 /* ---- orders */
 
-static void expect_even(void)
-{
-    struct pool_stats stats = { .size = sizeof(stats) };
-
-    if (pool_stats(pool, &stats))
-        stress_fail("no statistics");
-    else if (stats.idle + stats.lent + stats.shared + stats.opening + stats.closing != stats.total)
-        stress_fail("the gauges do not add up");
-}
-
 static void order(struct stress_caller *caller)
 {
     uint64_t id = atomic_load(&last_id) + 2 - stress_below(caller, 6);
@@ -96,7 +86,7 @@ static void order(struct stress_caller *caller)
         break;
     case 2:
         status = pool_pause(pool);
-        expect_even();
+        stress_expect_even(pool);
         if (!status)
             status = pool_ready(pool);
         break;
@@ -116,7 +106,7 @@ static void order(struct stress_caller *caller)
     if (status && !(status == POOL_E_CLOSING && atomic_load(&is_closing)))
         stress_fail("an order: %s", pool_status_name(status));
     atomic_fetch_add(&orders, 1);
-    expect_even();
+    stress_expect_even(pool);
 }
 
 static void on_closed(void *user)
