@@ -109,50 +109,57 @@ Test(pool_secure_ends, a_pool_may_end_in_the_middle_of_handshakes)
 
 enum moment { HOT, PARKED, LENT, MOMENTS };
 
-/* The number is a socket of somebody else now; answers the far end of that. */
-static int steal(int fd)
+/* A connection whose number is a socket of somebody else now. */
+struct theft {
+    struct pool_conn conn;
+    int fd, far; /* of that socket, and its other end */
+};
+
+/* Makes the pool, brings a connection of it to that moment, and steals its number. */
+static struct theft steal_when(enum moment moment)
 {
+    struct theft theft;
     int pair[2];
 
+    SECURE_POOL(.park_ms = moment == PARKED ? 1 : POOL_NONE);
+    theft.conn = lend();
+    theft.fd = pool_conn_fd(&theft.conn);
+    if (moment != LENT)
+        cr_assert_eq(pool_return(&theft.conn), POOL_OK);
+    if (moment == PARKED)
+        cr_assert(wait_parked(theft.fd));
     cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-    cr_assert_eq(dup2(pair[0], fd), fd);
+    cr_assert_eq(dup2(pair[0], theft.fd), theft.fd);
     close(pair[0]);
-    return pair[1];
+    theft.far = pair[1];
+    return theft;
 }
 
-static void expect_unharmed(int fd, int far, enum moment moment)
+/* The pool has ended. */
+static void expect_unharmed(const struct theft *theft, enum moment moment)
 {
     char back[4];
 
-    cr_expect_eq(listen_to(far, 20), HEARD_NOTHING, "moment %d", moment);
-    cr_expect(write_exactly(fd, "fore", 4, VERBS_SOON), "moment %d", moment);
-    cr_expect(read_exactly(far, back, 4, VERBS_SOON), "moment %d", moment);
-    close(fd);
-    close(far);
+    cr_expect_eq(listen_to(theft->far, 20), HEARD_NOTHING, "moment %d", moment);
+    cr_expect(write_exactly(theft->fd, "fore", 4, VERBS_SOON), "moment %d", moment);
+    cr_expect(read_exactly(theft->far, back, 4, VERBS_SOON), "moment %d", moment);
+    close(theft->fd);
+    close(theft->far);
 }
 
 Test(pool_secure_ends, a_stolen_number_gets_not_a_byte)
 {
     START_PEER(.version = 0x0304);
     for (int moment = 0; moment < MOMENTS; moment++) {
-        struct pool_conn conn;
-        int fd, far;
+        struct theft theft = steal_when(moment);
 
-        SECURE_POOL(.park_ms = moment == PARKED ? 1 : POOL_NONE);
-        conn = lend();
-        fd = pool_conn_fd(&conn);
-        if (moment != LENT)
-            cr_assert_eq(pool_return(&conn), POOL_OK);
-        if (moment == PARKED)
-            cr_assert(wait_parked(fd));
-        far = steal(fd);
         if (moment == LENT)
-            pool_return(&conn);
+            pool_return(&theft.conn);
         cr_expect_eq(talk(pool, secure_at("")), POOL_OK, "moment %d", moment);
         cr_expect_eq(STAT(pool, closed[POOL_CLOSE_STOLEN]), 1, "moment %d", moment);
         pool_destroy(pool);
         pool = NULL;
-        expect_unharmed(fd, far, moment);
+        expect_unharmed(&theft, moment);
     }
 }
 
@@ -160,22 +167,13 @@ Test(pool_secure_ends, a_stolen_number_is_not_said_goodbye_to)
 {
     START_PEER(.version = 0x0304);
     for (int moment = 0; moment < MOMENTS; moment++) {
-        struct pool_conn conn;
-        int fd, far;
+        struct theft theft = steal_when(moment);
 
-        SECURE_POOL(.park_ms = moment == PARKED ? 1 : POOL_NONE);
-        conn = lend();
-        fd = pool_conn_fd(&conn);
-        if (moment != LENT)
-            cr_assert_eq(pool_return(&conn), POOL_OK);
-        if (moment == PARKED)
-            cr_assert(wait_parked(fd));
-        far = steal(fd);
         if (moment == LENT)
-            pool_discard(&conn);
+            pool_discard(&theft.conn);
         pool_destroy(pool);
         pool = NULL;
-        expect_unharmed(fd, far, moment);
+        expect_unharmed(&theft, moment);
     }
 }
 
