@@ -357,36 +357,42 @@ static void wrong_count(struct props *props)
     REFUSES(pool_conn_count(props->conn, &counts), POOL_OK);
 }
 
-static int run_local(struct props *props)
+typedef enum pool_status end_fn(const struct pool_conn *conn, char *text, size_t size);
+
+static int run_end(struct props *props, end_fn *write_end)
 {
     char text[128];
 
-    return pool_conn_local(props->conn, text, sizeof(text));
+    return write_end(props->conn, text, sizeof(text));
+}
+
+static void wrong_end(struct props *props, end_fn *write_end)
+{
+    char text[3] = "gg";
+
+    REFUSES(write_end(props->conn, NULL, 100), POOL_E_ARGUMENT);
+    REFUSES(write_end(props->conn, text, 0), POOL_E_ARGUMENT);
+    REFUSES(write_end(props->conn, text, 2), POOL_E_ARGUMENT);
+}
+
+static int run_local(struct props *props)
+{
+    return run_end(props, pool_conn_local);
 }
 
 static void wrong_local(struct props *props)
 {
-    char text[3] = "gg";
-
-    REFUSES(pool_conn_local(props->conn, NULL, 100), POOL_E_ARGUMENT);
-    REFUSES(pool_conn_local(props->conn, text, 0), POOL_E_ARGUMENT);
-    REFUSES(pool_conn_local(props->conn, text, 2), POOL_E_ARGUMENT);
+    wrong_end(props, pool_conn_local);
 }
 
 static int run_remote(struct props *props)
 {
-    char text[128];
-
-    return pool_conn_remote(props->conn, text, sizeof(text));
+    return run_end(props, pool_conn_remote);
 }
 
 static void wrong_remote(struct props *props)
 {
-    char text[3] = "gg";
-
-    REFUSES(pool_conn_remote(props->conn, NULL, 100), POOL_E_ARGUMENT);
-    REFUSES(pool_conn_remote(props->conn, text, 0), POOL_E_ARGUMENT);
-    REFUSES(pool_conn_remote(props->conn, text, 2), POOL_E_ARGUMENT);
+    wrong_end(props, pool_conn_remote);
 }
 
 /* ---- orders */
