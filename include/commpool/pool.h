@@ -103,10 +103,11 @@ POOL_API void pool_destroy(struct pool *pool);
  * POOL_E_CLOSED, POOL_E_BROKEN, POOL_E_PROTOCOL, POOL_E_TIMEOUT_IN_TRANSFER and the like.
  * POOL_E_USER when `use` or `prepare` answered non-zero without one, or on_new_connection did.
  * Before `use` ran: POOL_E_ADDRESS for a bad address, POOL_E_RESOLVE for a name without address,
- * POOL_E_REFUSED, POOL_E_CONNECT or POOL_E_ACCESS from connecting, POOL_E_RESOURCE when no
- * descriptor could be had, POOL_E_FULL when too many wait, POOL_E_CLEARED when the pool is paused
- * or was cleared meanwhile, POOL_E_CLOSING when the pool ends, POOL_E_MEMORY, POOL_E_ARGUMENT,
- * POOL_E_SYSTEM. POOL_E_TIMEOUT when time ran out with nothing sent. */
+ * POOL_E_REFUSED, POOL_E_CONNECT or POOL_E_ACCESS from connecting, POOL_E_TLS when the peer of a
+ * tls:// address could not prove who it is, or when the pool was given no settings and the system's
+ * certificates cannot be used, POOL_E_RESOURCE when no descriptor could be had, POOL_E_FULL when
+ * too many wait, POOL_E_CLEARED when the pool is paused or was cleared meanwhile, POOL_E_CLOSING
+ * when the pool ends, POOL_E_MEMORY, POOL_E_ARGUMENT, POOL_E_SYSTEM. POOL_E_TIMEOUT when time ran out with nothing sent. */
 POOL_API enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,
                                            void *user, const struct pool_call *call);
 
@@ -151,7 +152,8 @@ POOL_API enum pool_status pool_discard(struct pool_conn *conn);
  * ticket, set before on_lent can run, by which the call can be canceled, and which is the caller's
  * until pool_ticket_free(). Any thread may call it; it never waits. Errors of the start, after
  * which on_lent never runs: POOL_E_ARGUMENT, POOL_E_ADDRESS, POOL_E_FULL when too many wait,
- * POOL_E_CLOSING, POOL_E_CLEARED when the pool is paused, POOL_E_FORKED, POOL_E_MEMORY. Everything
+ * POOL_E_CLOSING, POOL_E_CLEARED when the pool is paused, POOL_E_FORKED, POOL_E_MEMORY, and those
+ * of pool_tls_create() at the first tls:// address of a pool that was given no settings. Everything
  * else comes through on_lent, with the errors of pool_borrow(). One attempt is made: on_error is
  * not asked, and on_lent may start the next call itself. */
 POOL_API enum pool_status pool_communicate_async(struct pool *pool, const char *address,
@@ -219,7 +221,7 @@ POOL_API enum pool_status pool_release_fd(struct pool_conn *conn, int *fd);
  * caller's word. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT when the
  * descriptor is no connected stream socket of that kind, when its socket is a connection of a pool
  * already, by this number or another one (dup(2)), or was one of the parent's at a fork(2), or when
- * something is NULL; POOL_E_ADDRESS or POOL_E_RESOLVE for an address that could not be borrowed;
+ * something is NULL; POOL_E_ADDRESS for an address that could not be borrowed, or asks for TLS;
  * POOL_E_FULL when max_per_address or max_idle is reached, or max_connections and nothing is idle;
  * POOL_E_RESOURCE when the kernel has no room for it; POOL_E_CLOSING; POOL_E_FORKED; POOL_E_MEMORY;
  * POOL_E_SYSTEM. */
@@ -232,7 +234,8 @@ POOL_API enum pool_status pool_adopt(struct pool *pool, const char *address, int
  * many threads at once. *target means something only after POOL_OK. Any thread may call it; it
  * never waits for the network. Errors: POOL_E_ADDRESS, for which pool_address_parse() has a
  * sentence that says what is wrong; POOL_E_MEMORY; POOL_E_CLOSING; POOL_E_ARGUMENT when something
- * is NULL. A name is looked up when a connection is opened, not here. */
+ * is NULL; those of pool_tls_create() at the first tls:// address of a pool that was given no
+ * settings. A name is looked up when a connection is opened, not here. */
 POOL_API enum pool_status pool_target_get(struct pool *pool, const char *address,
                                           struct pool_target **target);
 

@@ -229,6 +229,7 @@ enum pool_status pl_borrow_begin(struct pl_borrow *borrow)
 
     borrow->self = pl_thread_self();
     borrow->start_ns = pl_os->now_ns();
+    borrow->is_told = false;
     borrow->deadline_ns =
         timeout_ms == POOL_NONE ? PL_NEVER : pl_after(borrow->start_ns, timeout_ms * PL_MS);
     if (borrow->call.deadline_ns)
@@ -262,6 +263,7 @@ enum pool_status pl_borrow_find_peer(struct pl_borrow *borrow)
         return POOL_OK;
     }
     status = pl_pool_find_peer(borrow->pool, borrow->address, &borrow->peer, borrow->call.error);
+    borrow->is_told = status != POOL_OK;
     if (!status)
         pl_recent_spell(pl_recent_make(borrow->self, borrow->peer), borrow->address);
     return status;
@@ -323,7 +325,6 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
 {
     struct pool *pool = borrow->pool;
     enum pool_status status = pl_borrow_begin(borrow);
-    bool is_told = false;
 
     if (status)
         return status;
@@ -337,10 +338,8 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     status = pl_pool_refusal(pool);
     if (!status && borrow->call.ticket && !borrow->ticket)
         status = pl_ticket_make(&borrow->ticket, borrow->call.ticket);
-    if (!status) {
+    if (!status)
         status = pl_borrow_find_peer(borrow);
-        is_told = status && status != POOL_E_ARGUMENT;
-    }
     if (status)
         borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
     else if (!obtain(borrow, conn))
@@ -354,7 +353,7 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     if (status) {
         *conn = (struct pool_conn){ 0 };
         pl_borrow_give_up(borrow, status);
-        if (!is_told)
+        if (!borrow->is_told)
             tell_failure(borrow);
     }
     if (borrow->peer)

@@ -21,6 +21,7 @@ struct pl_borrow {
     char tag[PL_TAG]; /* the call's, where leaks are looked for */
     bool holds_pool; /* its thread itself has every connection that there may be */
     bool must_look; /* look at the connection closely, whatever the pool's option says */
+    bool is_told; /* the search for its peer failed, and told `error` of the call why */
     uint8_t seen; /* enum pool_outcome: what peers may have seen of the call, in all its attempts */
 };
 

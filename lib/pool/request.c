@@ -506,6 +506,7 @@ enum pool_status pool_communicate_async(struct pool *pool, const char *address,
 {
     struct pl_request *request = NULL;
     enum pool_status status = POOL_E_ARGUMENT;
+    bool is_told;
 
     if (ticket)
         pl_ticket_show(ticket, NULL);
@@ -523,8 +524,7 @@ enum pool_status pool_communicate_async(struct pool *pool, const char *address,
         return POOL_OK;
     if (ticket)
         pl_ticket_show(ticket, NULL);
+    is_told = request && request->borrow.is_told;
     pl_os->free(request);
-    if (status == POOL_E_ADDRESS || status == POOL_E_RESOLVE)
-        return status;                  /* told where the address was read */
-    return pl_borrow_refuse(address, call, status);
+    return is_told ? status : pl_borrow_refuse(address, call, status);
 }

@@ -1,6 +1,7 @@
 /* test_secure_refused.c: what a peer of a tls:// address must prove before it gets a single byte:
  * each fault is told in a sentence that names it and the certificate. */
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "pool/secure_stage.h"
@@ -97,6 +98,31 @@ Test(pool_secure_refused, everybody_when_nobody_was_said_to_be_trusted)
     cr_expect_eq(borrow_in_vain(secure_at(""), &error), POOL_E_TLS, "the system's store is used");
     cr_expect_not_null(strstr(error.text, "issuer"), "%s", error.text);
     cr_expect_eq(tls_peer_goodbyes(tls_peer), 0);
+}
+
+static void never_lent(struct pool_conn *conn, const struct pool_error *error, void *user)
+{
+    (void)conn, (void)error, (void)user;
+    cr_expect_fail("the start failed");
+}
+
+Test(pool_secure_refused, everybody_where_the_system_trusts_nobody_and_every_call_says_so)
+{
+    struct pool_error error = POOL_ERROR_INIT, later = POOL_ERROR_INIT;
+    struct pool_target *target;
+
+    cr_assert_eq(setenv("SSL_CERT_FILE", "/nowhere/certificates", 1), 0);
+    cr_assert_eq(setenv("SSL_CERT_DIR", "/nowhere", 1), 0);
+    START_PEER(.version = 0x0304);
+    pool = MAKE_POOL();
+    cr_expect_eq(borrow_in_vain(secure_at(""), &error), POOL_E_TLS);
+    cr_expect_not_null(strstr(error.text, "the system trusts nobody"), "%s", error.text);
+    cr_expect_eq(pool_communicate_async(pool, secure_at(""), never_lent, NULL,
+                                        POOL_CALL(.error = &later), NULL),
+                 POOL_E_TLS);
+    cr_expect_str_eq(later.text, error.text);
+    cr_expect_eq(pool_target_get(pool, secure_at(""), &target), POOL_E_TLS);
+    cr_expect_eq(tls_peer_accepted(tls_peer), 0);
 }
 
 Test(pool_secure_refused, a_peer_that_speaks_no_tls)
