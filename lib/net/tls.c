@@ -143,7 +143,7 @@ static bool open_ssl(struct pl_tls *tls)
     BIO *bio;
 
     tls->ssl = SSL_new(tls->settings->context);
-    bio = tls->ssl ? pl_tls_bio(tls->settings->door, &tls->wire) : NULL;
+    bio = tls->ssl ? pl_tls_bio(tls->settings->bio_method, &tls->wire) : NULL;
     if (!bio)
         return false;
     SSL_set_bio(tls->ssl, bio, bio);

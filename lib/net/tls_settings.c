@@ -182,7 +182,7 @@ static bool fill_context(SSL_CTX *context, const struct pool_tls_options *option
 static void free_settings(struct pl_tls_settings *settings)
 {
     SSL_CTX_free(settings->context);
-    BIO_meth_free(settings->door);
+    BIO_meth_free(settings->bio_method);
     pl_os->free(settings->name);
     pl_os->free(settings);
 }
@@ -216,12 +216,12 @@ static bool fill_settings(struct pl_tls_settings *settings, const struct pool_tl
     settings->key_log = options->key_log;
     settings->user = options->user;
     settings->name = options->name ? copy_text(options->name) : NULL;
-    settings->door = pl_tls_bio_method();
+    settings->bio_method = pl_tls_bio_method();
     ERR_clear_error();
     settings->context = SSL_CTX_new(TLS_client_method());
     if (!settings->context)
         return pl_tls_trouble_openssl(trouble, "OpenSSL");
-    if (!settings->door || (options->name && !settings->name))
+    if (!settings->bio_method || (options->name && !settings->name))
         return pl_tls_trouble(trouble, POOL_E_MEMORY, "no memory");
     return fill_context(settings->context, options, trouble);
 }

@@ -28,7 +28,7 @@ struct pl_tls_settings {
     atomic_size_t references;
     uint64_t generation;
     SSL_CTX *context;
-    BIO_METHOD *door;
+    BIO_METHOD *bio_method;
     char *name; /* instead of the address's; NULL: that one */
     struct pl_tls_alpn alpn;
     bool is_insecure;
