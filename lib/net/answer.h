@@ -1,5 +1,8 @@
-/* answer.h: what is known of one name in one family: its addresses, or why there are none. Such a
- * record is immutable and counted; the ones that need no memory are there for ever.
+/* answer.h: what is known of one name in one family: its addresses, or why there are none.
+ *
+ * Such a record is immutable from when it is shown to somebody, and counted; the one that says that
+ * there is no memory needs none, and is there for ever. It knows no name, no DNS and no clock: who
+ * makes one says when it expires.
  */
 #ifndef PL_NET_ANSWER_H
 #define PL_NET_ANSWER_H

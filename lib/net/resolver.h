@@ -34,7 +34,8 @@ struct pl_resolver_options {
     uint32_t tries;                     /* at each server: 3 */
 };
 
-/* What a lookup is told, borrowed for the call; records may be kept by pl_addresses_ref(). */
+/* What a lookup is told at one time: the answers of its families, borrowed for the call. Records
+ * may be kept by pl_addresses_ref(). */
 struct pl_answer {
     const struct pl_addresses *of[PL_FAMILIES]; /* NULL: not asked for, or not of this telling */
     uint64_t expires_ns;                /* of the first of them to expire */
@@ -79,6 +80,8 @@ bool pl_resolver_look_up(struct pl_resolver *resolver, struct pl_lookup *lookup,
 /* At any time, in any callback; one that is not under way is left alone. The question goes on, and
  * its answer is remembered. */
 void pl_lookup_cancel(struct pl_lookup *lookup);
+
+/* The rest is of what all resolvers share, and so is done where c-ares is (resolver_ares.c). */
 
 /* For tests: servers of all resolvers opened from now on that are given none; NULL: as before. */
 void pl_resolver_use_servers(const char *servers);

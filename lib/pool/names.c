@@ -26,7 +26,7 @@ struct pl_names *pl_names_of(struct pl_peer *peer)
         peer->names = pl_zalloc(sizeof(*peer->names));
         if (peer->names) {
             peer->names->peer = peer;
-            peer->names->read_ns = PL_NEVER;
+            peer->names->next_read_ns = PL_NEVER;
         }
     }
     return peer->names;
@@ -41,16 +41,16 @@ static void read_at(struct pl_names *names, uint64_t when_ns)
 {
     uint64_t least_ns = pl_after(pl_os->now_ns(), READ_LEAST_NS);
 
-    names->read_ns = when_ns > least_ns ? when_ns : least_ns;
-    pl_tend_at(names->peer->pool->room, names->peer, names->read_ns);
+    names->next_read_ns = when_ns > least_ns ? when_ns : least_ns;
+    pl_tend_at(names->peer->pool->room, names->peer, names->next_read_ns);
 }
 
-void pl_names_note(struct pl_peer *peer, const struct pl_dial *dial)
+void pl_names_note_place(struct pl_peer *peer, const struct pl_dial *dial)
 {
     struct pl_names *names = pl_names_of(peer);
 
     dial->connection->place = dial->won;
-    if (names && !names->is_reading && names->read_ns == PL_NEVER)
+    if (names && !names->is_reading && names->next_read_ns == PL_NEVER)
         read_at(names, dial->expires_ns);
 }
 
@@ -93,7 +93,7 @@ static bool is_news(const struct pl_names *names, enum pl_family family)
     const struct pl_addresses *read = names->read[family];
 
     return read && (read->count || pl_addresses_are_denied(read)) &&
-           read->expires_ns != names->read_last_ns[family];
+           read->expires_ns != names->read_expires_ns[family];
 }
 
 /* False: it ends sooner. Whoever has it may drain it meanwhile, on another thread. */
@@ -157,7 +157,7 @@ static uint64_t note_read(struct pl_names *names)
 
         if (!read)
             continue;
-        names->read_last_ns[i] = read->expires_ns;
+        names->read_expires_ns[i] = read->expires_ns;
         if (read->count)
             next_ns = pl_earlier(next_ns, read->expires_ns);
     }
@@ -212,7 +212,7 @@ static void begin_reading(struct pl_names *names)
     struct pl_resolver *resolver = pl_names_resolver(peer->pool->room);
     struct pl_answer answer;
 
-    names->read_ns = PL_NEVER;
+    names->next_read_ns = PL_NEVER;
     names->lookup = (struct pl_lookup){ .name = peer->address->host.data,
                                         .family = peer->address->family,
                                         .on_addresses = on_read };
@@ -299,8 +299,8 @@ uint64_t pl_names_tend(struct pl_peer *peer, uint64_t now_ns)
         return PL_NEVER;
     kept_ns = keep_for_failures(names, now_ns);
     if (!has_connections(peer))
-        names->read_ns = PL_NEVER;      /* the next dial looks it up anyway */
-    else if (names->read_ns <= now_ns)
+        names->next_read_ns = PL_NEVER;      /* the next dial looks it up anyway */
+    else if (names->next_read_ns <= now_ns)
         begin_reading(names);
-    return pl_earlier(kept_ns, pl_earlier(names->read_ns, end_due(peer, now_ns)));
+    return pl_earlier(kept_ns, pl_earlier(names->next_read_ns, end_due(peer, now_ns)));
 }

@@ -27,28 +27,28 @@ struct pl_names {
     struct pl_lookup lookup;
     struct pl_peer *peer;
     const struct pl_addresses *read[PL_FAMILIES];       /* of the reading under way */
-    uint64_t read_last_ns[PL_FAMILIES]; /* when what was read last expires: which answer it was */
+    uint64_t read_expires_ns[PL_FAMILIES];      /* of what was read last: which answer it was */
     bool is_reading;                    /* it keeps the peer and the pool */
-    uint64_t read_ns;                   /* the next reading; PL_NEVER: none is due */
+    uint64_t next_read_ns;              /* PL_NEVER: none is due */
 };
 
-/* Made when it is first needed; NULL: no memory. */
+/* The resolver of the room's mux, and the peer's names; both made when they are first needed. NULL:
+ * no memory, or a literal address, which has no names. */
 struct pl_resolver *pl_names_resolver(struct pl_room *room);
 struct pl_names *pl_names_of(struct pl_peer *peer);
 
+/* A dial found the place of its connection, by an answer that expires at dial->expires_ns. */
+void pl_names_note_place(struct pl_peer *peer, const struct pl_dial *dial);
+
 /* A dial is over: the peer stays for as long as a place that failed is to be tried last. */
 void pl_names_note_failures(struct pl_peer *peer);
-
-/* A dial found its place, by an answer that expires then. */
-void pl_names_note(struct pl_peer *peer, const struct pl_dial *dial);
 
 /* Reads the name again if it is time, and ends what is due; answers when to come again. The peer is
  * entered. */
 uint64_t pl_names_tend(struct pl_peer *peer, uint64_t now_ns);
 
-/* Ends a reading that is under way, as the pool ends. */
-bool pl_names_are_read(const struct pl_peer *peer);
-void pl_names_abort(struct pl_peer *peer);
+bool pl_names_are_read(const struct pl_peer *peer); /* is a reading under way? */
+void pl_names_abort(struct pl_peer *peer);      /* ends that reading, as the pool ends */
 
 void pl_names_free(struct pl_names *names);     /* nothing of it is under way */
 

@@ -395,7 +395,7 @@ static void on_dialed(struct pl_dial *dial, int error)
     }
     pl_open_note_birth(connection, now_ns);
     if (dial->won)
-        pl_names_note(connection->peer, dial);
+        pl_names_note_place(connection->peer, dial);
     pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_SETUP));
     dial->timer.fire = on_setup_timeout;
     dial->timer.user = dial;

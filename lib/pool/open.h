@@ -1,5 +1,8 @@
 /* open.h: how a peer comes to a new connection: a share of the pool's cap, a dial on the mux, room
- * when descriptors ran out, the program's hook, and then the first waiter. */
+ * when descriptors ran out, the program's hook, and then the first waiter. Whether one is to be
+ * opened at all is decided in supply.c, which takes the share; how an opening ends that was ordered
+ * to, or how far it is, stands in unready.c.
+ */
 #ifndef PL_POOL_OPEN_H
 #define PL_POOL_OPEN_H
 

@@ -15,11 +15,13 @@ extern struct pool *pool; /* the test makes it; secure_stage_end() destroys it *
 void secure_stage_begin(void);
 void secure_stage_end(void);
 
-/* Starts the peer, and answers its address with `rest` behind it: "tls://127.0.0.1:port?...". The
- * text is good until the eighth call after this one. */
+/* Starts the peer, with the credential unless the options name another. */
 #define START_PEER(...)                                                                            \
     (tls_peer = tls_peer_start(                                                                    \
          &(struct tls_peer_options){ .credential = credential, __VA_ARGS__ }))
+
+/* The peer's address with `rest` behind it: "tls://127.0.0.1:port?...". The text is good until the
+ * eighth call after this one. */
 const char *secure_at(const char *rest);
 const char *secure_address(int port, const char *rest);
 
