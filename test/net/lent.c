@@ -52,8 +52,8 @@ unsigned any_of(unsigned count)
     return (chance >> 16) % count;
 }
 
-/* Interrupted, not ready, or one byte. */
-static ssize_t lazy_send(int fd, const void *data, size_t size, int flags)
+/* Interrupted, not ready, or (0) one byte. */
+static int hesitate(void)
 {
     switch (any_of(4)) {
     case 0:
@@ -61,8 +61,15 @@ static ssize_t lazy_send(int fd, const void *data, size_t size, int flags)
     case 1:
         return -EAGAIN;
     default:
-        return pl_os_real.send(fd, data, size ? 1 : 0, flags);
+        return 0;
     }
+}
+
+static ssize_t lazy_send(int fd, const void *data, size_t size, int flags)
+{
+    int error = hesitate();
+
+    return error ? error : pl_os_real.send(fd, data, size ? 1 : 0, flags);
 }
 
 static ssize_t lazy_sendmsg(int fd, const struct msghdr *message, int flags)
@@ -74,14 +81,9 @@ static ssize_t lazy_sendmsg(int fd, const struct msghdr *message, int flags)
 
 static ssize_t lazy_recv(int fd, void *buffer, size_t size, int flags)
 {
-    switch (any_of(4)) {
-    case 0:
-        return -EINTR;
-    case 1:
-        return -EAGAIN;
-    default:
-        return pl_os_real.recv(fd, buffer, size ? 1 : 0, flags);
-    }
+    int error = hesitate();
+
+    return error ? error : pl_os_real.recv(fd, buffer, size ? 1 : 0, flags);
 }
 
 static int lazy_poll(struct pollfd *polled, nfds_t count, uint64_t deadline_ns)
