@@ -242,7 +242,8 @@ struct pool_options {
      * where a late answer means none. */
     uint32_t connect_ms;
 
-    /* Milliseconds for one TLS handshake, after connecting. Default: 5,000. */
+    /* Milliseconds for one TLS handshake, after connecting. Default: 5,000. Where a name has
+     * several addresses, each has its own. */
     uint32_t tls_ms;
 
     /* Milliseconds that one receiving call may wait. Default: bounded by the call's deadline alone.

@@ -1,6 +1,6 @@
 /* dialer.c: which places are tried when, and who wins. The next place is tried at once when an
  * attempt failed, and after PL_STAGGER_NS when none did; all those under way go on until one
- * stands.
+ * stands. Connecting has one deadline for all, each handshake has its own.
  */
 #include "net/dialer.h"
 
@@ -93,11 +93,15 @@ static void finish(struct pl_dial *dial, int error)
 }
 
 /* How much an error says about the peer: of several the one that says most is told. A shortage says
- * that it is worth trying again. */
-static int weight(enum pl_reason reason, int error)
+ * that it is worth trying again; who came to shake hands knows more than who was not let in; and
+ * most knows who was shown the wrong certificate. */
+static int weight(const struct pl_failure *failure, enum pl_reason reason, enum pool_phase phase,
+                  int error)
 {
     if (pl_dial_is_shortage(reason, error))
-        return 3;
+        return 5;
+    if (phase == POOL_PHASE_TLS)
+        return failure->status == POOL_E_TLS ? 4 : 3;
     switch (error) {
     case 0:
         return 0;
@@ -117,18 +121,27 @@ static void bear_grudge(struct pl_dial *dial, const struct pl_dial_attempt *atte
         pl_grudge_bear(dial->grudges, &attempt->place, pl_os->now_ns());
 }
 
+static void note_error(struct pl_dial *dial, const struct pl_dial_attempt *attempt, int error)
+{
+    enum pool_phase phase = attempt->is_securing ? POOL_PHASE_TLS : POOL_PHASE_CONNECT;
+
+    if (weight(&attempt->failure, attempt->reason, phase, error) <
+        weight(&dial->failure, dial->reason, dial->phase, dial->error))
+        return;
+    dial->error = error;
+    dial->reason = attempt->reason;
+    dial->phase = phase;
+    dial->failure = attempt->failure;
+    dial->answer = attempt->answer;
+}
+
 /* Of an attempt that came to nothing; its socket is gone. */
 static void note_failure(struct pl_dial *dial, const struct pl_dial_attempt *attempt, int error)
 {
     dial->is_next_due = true;
     if (!pl_dial_is_shortage(attempt->reason, error))
         bear_grudge(dial, attempt);
-    if (weight(attempt->reason, error) < weight(dial->reason, dial->error))
-        return;
-    dial->error = error;
-    dial->reason = attempt->reason;
-    dial->failure = attempt->failure;
-    dial->answer = attempt->answer;
+    note_error(dial, attempt, error);
 }
 
 static void win(struct pl_dial *dial, struct pl_dial_attempt *attempt)
@@ -174,6 +187,7 @@ static void begin_next(struct pl_dial *dial)
     attempt->reason = PL_REASON_NONE;
     attempt->failure = (struct pl_failure){ 0 };
     attempt->is_securing = false;
+    attempt->until_ns = PL_NEVER;
     attempt->begun_ns = dial->last_begun_ns = pl_os->now_ns();
     dial->is_next_due = false;
     if (attempt->connection) {
@@ -319,11 +333,13 @@ static void drop_oldest(struct pl_dial *dial)
 
 static void arm(struct pl_dial *dial)
 {
-    uint64_t when_ns = pl_earlier(dial->deadline_ns, next_begin(dial));
+    uint64_t when_ns = pl_earlier(dial->is_late ? PL_NEVER : dial->deadline_ns, next_begin(dial));
 
     for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
-        if (dial->attempts[i].connection)
-            when_ns = pl_earlier(when_ns, dial->attempts[i].again_ns);
+        const struct pl_dial_attempt *attempt = &dial->attempts[i];
+
+        if (attempt->connection)
+            when_ns = pl_earlier(when_ns, pl_earlier(attempt->again_ns, attempt->until_ns));
     }
     pl_mux_timer_arm(dial->mux, &dial->timer, when_ns);
 }
@@ -364,7 +380,7 @@ static void fail_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt, 
 
     end_attempt(dial, attempt, false);
     dial->is_begun = false;
-    if (is_short && dial->next_place && make_room(dial)) {
+    if (is_short && !dial->is_late && dial->next_place && make_room(dial)) {
         dial->next_place--;
         dial->is_next_due = true;
         if (dial->places)
@@ -374,19 +390,34 @@ static void fail_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt, 
     }
 }
 
+static void give_up_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt)
+{
+    attempt->reason = PL_REASON_DEADLINE;
+    attempt->failure = (struct pl_failure){ 0 };
+    end_attempt(dial, attempt, false);
+    note_failure(dial, attempt, ETIMEDOUT);
+}
+
+/* Nothing new begins, and room would come too late. */
 static void on_deadline(struct pl_dial *dial)
 {
-    if (is_any_securing(dial))
-        dial->phase = POOL_PHASE_TLS;
+    static const struct pl_dial_attempt none = { .reason = PL_REASON_DEADLINE };
+
+    dial->is_late = true;
+    dial->is_resolving = false;
+    pl_lookup_cancel(&dial->lookup);
+    dial->next_place = dial->place_count;
+    if (pl_dial_is_shortage(dial->reason, dial->error))
+        dial->error = 0;
     for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
-        if (dial->attempts[i].connection)
-            bear_grudge(dial, &dial->attempts[i]);
+        struct pl_dial_attempt *attempt = &dial->attempts[i];
+
+        if (attempt->connection && !attempt->is_securing)
+            give_up_attempt(dial, attempt);
     }
+    note_error(dial, &none, ETIMEDOUT);
     if (!dial->place_count)
         dial->phase = POOL_PHASE_RESOLVE;
-    dial->reason = PL_REASON_DEADLINE;
-    dial->failure = (struct pl_failure){ 0 };
-    finish(dial, ETIMEDOUT);
 }
 
 static void on_timer(void *user)
@@ -395,13 +426,13 @@ static void on_timer(void *user)
     uint64_t now_ns = pl_os->now_ns();
     int error;
 
-    if (now_ns >= dial->deadline_ns) {
+    if (!dial->is_late && now_ns >= dial->deadline_ns)
         on_deadline(dial);
-        return;
-    }
     for (size_t i = 0; i < PL_COUNT(dial->attempts); i++) {
         struct pl_dial_attempt *attempt = &dial->attempts[i];
 
+        if (attempt->connection && attempt->until_ns <= now_ns)
+            give_up_attempt(dial, attempt);
         if (!attempt->connection || attempt->again_ns > now_ns)
             continue;
         error = pl_attempt_again(dial, attempt);
@@ -411,16 +442,6 @@ static void on_timer(void *user)
     pl_dial_go_on(dial);
 }
 
-/* A handshake has time of its own, but not after those who only connect have had theirs. */
-static void extend_deadline(struct pl_dial *dial)
-{
-    if (dial->is_extended)
-        return;
-    dial->is_extended = true;
-    dial->deadline_ns = pl_after(pl_os->now_ns(), dial->tls_ns);
-    arm(dial);
-}
-
 /* 0: the connection stands; EAGAIN: not yet; else why it does not. */
 static int step(struct pl_dial *dial, struct pl_dial_attempt *attempt)
 {
@@ -428,8 +449,10 @@ static int step(struct pl_dial *dial, struct pl_dial_attempt *attempt)
 
     if (error || !dial->tls)
         return error;
-    if (!attempt->is_securing)
-        extend_deadline(dial);
+    if (!attempt->is_securing) {
+        attempt->until_ns = pl_after(pl_os->now_ns(), dial->tls_ns);
+        arm(dial);
+    }
     return pl_attempt_secure(dial, attempt);
 }
 

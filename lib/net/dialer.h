@@ -29,6 +29,7 @@ struct pl_dial_attempt {
     uint64_t begun_ns;
     uint64_t again_ns;                  /* to be connected anew then; PL_NEVER: waits for the
                                          * kernel */
+    uint64_t until_ns;                  /* its handshake's end; PL_NEVER: it has no own */
     enum pl_reason reason;              /* more about its error */
     struct pl_failure failure;          /* what TLS says of it; status POOL_OK: nothing */
     bool is_securing;                   /* connected, and shaking hands */
@@ -59,9 +60,9 @@ struct pl_dial {
     struct pl_resolver *resolver;               /* for a name; may be NULL for a literal address */
     struct pl_tls_settings *tls;                /* counted; NULL: it is not to be secured */
     struct pl_tls_sessions *sessions;           /* the peer's */
-    uint64_t tls_ns;                            /* for the handshake; PL_NEVER: unbounded */
+    uint64_t tls_ns;                            /* for each handshake; PL_NEVER: unbounded */
     struct pl_grudges *grudges;                 /* of the peer; NULL: none */
-    uint64_t deadline_ns;
+    uint64_t deadline_ns;                       /* for being connected */
     bool asks_places, shows_sockets;
     uint32_t user_timeout_ms;                   /* TCP_USER_TIMEOUT; 0: the system's */
     struct pl_timer timer;              /* free for the caller after the end */
@@ -85,7 +86,7 @@ struct pl_dial {
     uint64_t last_begun_ns;
     bool is_next_due;                   /* an attempt failed since */
     uint32_t rooms_made;
-    bool is_extended;                   /* the deadline, once, for the handshake */
+    bool is_late;                       /* the deadline is over: only handshakes go on */
     int error;                          /* what those that failed say; 0: none did */
 };
 

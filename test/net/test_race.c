@@ -12,20 +12,24 @@
 #include "base/os.h"
 #include "net/address.h"
 #include "net/dialer.h"
+#include "net/tls_client.h"
 #include "support/peer.h"
 #include "support/tests.h"
 
-#define SOON 10000
 #define STAGGER_MS (PL_STAGGER_NS / PL_MS)
 
-enum fate { ANSWERS, REFUSES, IS_SILENT, IS_UNREACHABLE, LACKS };
+enum fate { ANSWERS, REFUSES, IS_SILENT, IS_UNREACHABLE, LACKS, STALLS, IS_SECURE, IS_IMPOSTOR };
 
 static struct pool_mux *mux;
 static struct pl_os os;
-static struct peer *good, *gone, *silent;
+static struct peer *good, *gone, *silent, *stalling;
+static struct tls_peer *secure, *impostor;
+static struct credential *authority, *credential;
+static struct pl_tls_settings *settings; /* NULL: nothing is secured */
 static enum fate fates[16];
 static struct pl_dial dial;
 static struct pl_grudges grudges;
+static uint32_t tls_ms = SOON;
 static int descriptors;
 static unsigned ends, rooms;
 static int end_error;
@@ -58,6 +62,15 @@ static int connect_by_fate(int fd, const struct sockaddr *address, socklen_t siz
         break;
     case IS_SILENT:
         place.sin_port = htons((in_port_t)peer_port(silent));
+        break;
+    case STALLS:
+        place.sin_port = htons((in_port_t)peer_port(stalling));
+        break;
+    case IS_SECURE:
+        place.sin_port = htons((in_port_t)tls_peer_port(secure));
+        break;
+    case IS_IMPOSTOR:
+        place.sin_port = htons((in_port_t)tls_peer_port(impostor));
         break;
     }
     return pl_os_real.connect(fd, (struct sockaddr *)&place, size);
@@ -124,6 +137,13 @@ static void begin(void)
 
 static void end(void)
 {
+    tls_peer_stop(impostor);
+    tls_peer_stop(secure);
+    pl_tls_settings_release(settings);
+    credential_free(credential);
+    credential_free(authority);
+    if (stalling)
+        peer_stop(stalling);
     peer_stop(silent);
     peer_stop(gone);
     peer_stop(good);
@@ -150,13 +170,17 @@ static void start(const char *numbers, uint32_t timeout_ms)
 {
     struct pool_address *address;
 
-    cr_assert_eq(pool_address_parse("tcp://127.0.0.1:7777", &address, NULL), POOL_OK);
+    cr_assert_eq(pool_address_parse(settings ? "tls://127.0.0.1:7777" : "tcp://127.0.0.1:7777",
+                                    &address, NULL),
+                 POOL_OK);
     begun_ns = pl_os->now_ns();
     dial = (struct pl_dial){ .connection = pl_connection_take(),
                              .mux = mux,
                              .address = address,
                              .ops = &ops,
                              .grudges = &grudges,
+                             .tls = settings ? pl_tls_settings_keep(settings) : NULL,
+                             .tls_ns = tls_ms * PL_MS,
                              .deadline_ns = pl_os->now_ns() + timeout_ms * PL_MS };
     dial.connection->mux = mux;
     dial.connection->dial = &dial;
@@ -195,12 +219,20 @@ static void expect_spent(uint64_t ms, uint64_t slack_ms)
     cr_expect(WITHIN(spent_ms(), ms, ms + slack_ms), "%d ms", (int)spent_ms());
 }
 
+static bool is_all_closed(void *unused)
+{
+    (void)unused;
+    return count_descriptors() == descriptors;
+}
+
+/* A peer that speaks TLS is of this process, and closes its own ends when ours are. */
 static void drop(void)
 {
     pl_dial_close(&dial);
     pl_connection_close_fd(dial.connection, mux);
     pool_address_unref((struct pool_address *)(uintptr_t)dial.address);
-    cr_expect_eq(count_descriptors(), descriptors, "the losers left something open");
+    cr_expect(wait_until(is_all_closed, NULL, settings ? SOON : 0),
+              "the losers left something open");
 }
 
 /* The connection has the winner's socket, and all that proves it. */
@@ -211,6 +243,15 @@ static void expect_connected(void)
     cr_expect_eq(pl_fd_table_get(dial.connection->fd), dial.connection);
     cr_assert_eq(send(dial.connection->fd, "x", 1, MSG_NOSIGNAL), 1);
     cr_expect_eq(listen_to(dial.connection->fd, SOON), HEARD_BYTES);
+}
+
+static int port_of_peer(int fd)
+{
+    struct sockaddr_in there;
+    socklen_t size = sizeof(there);
+
+    cr_assert_eq(getpeername(fd, (struct sockaddr *)&there, &size), 0);
+    return ntohs(there.sin_port);
 }
 
 /* ---- the order */
@@ -313,6 +354,116 @@ Test(race, every_place_is_tried_although_many_are_silent)
     drop();
 }
 
+/* ---- the race goes on through the handshake */
+
+static void begin_secure(void)
+{
+    authority = CREDENTIAL(NULL, .common_name = "test authority", .is_authority = true);
+    credential = CREDENTIAL(authority, .names = "IP:127.0.0.1");
+    settings = SETTINGS(.ca_pem = authority->certificate);
+    secure = TLS_PEER(.credential = credential);
+    stalling = PEER(.behave = PEER_SILENT, .own_process = true);
+    cr_assert(settings && secure && stalling);
+}
+
+static void begin_impostor(void)
+{
+    struct credential *bad = CREDENTIAL(NULL, .names = "IP:127.0.0.1");
+
+    impostor = TLS_PEER(.credential = bad);
+    cr_assert_not_null(impostor);
+    credential_free(bad);
+}
+
+Test(race, a_handshake_that_hangs_is_given_up_by_itself_and_the_next_place_begins_at_once)
+{
+    begin_secure();
+    fates[1] = STALLS;
+    fates[2] = IS_SECURE;
+    tls_ms = STAGGER_MS / 2;
+    start("1 2", SOON);
+    cr_expect_eq(outcome(), 0);
+    cr_expect_str_eq(tried, "1 2");
+    expect_spent(tls_ms, STAGGER_MS - tls_ms);
+    cr_expect(pl_connection_is_ours(dial.connection));
+    drop();
+}
+
+Test(race, each_handshake_has_time_of_its_own)
+{
+    begin_secure();
+    fates[1] = fates[2] = STALLS;
+    tls_ms = STAGGER_MS + 100;
+    start("1 2", SOON);
+    cr_expect_eq(outcome(), ETIMEDOUT);
+    cr_expect_eq(dial.reason, PL_REASON_DEADLINE);
+    cr_expect_eq(dial.phase, POOL_PHASE_TLS);
+    expect_spent(STAGGER_MS + tls_ms, 50);
+    drop();
+}
+
+Test(race, the_deadline_for_connecting_ends_no_handshake_and_begins_nothing)
+{
+    begin_secure();
+    fates[1] = STALLS;
+    fates[2] = IS_SILENT;
+    tls_ms = STAGGER_MS + 150;
+    start("1 2 3", STAGGER_MS + 50);
+    cr_expect_eq(outcome(), ETIMEDOUT);
+    cr_expect_eq(dial.phase, POOL_PHASE_TLS);
+    cr_expect_str_eq(tried, "1 2");
+    expect_spent(tls_ms, 50);
+    drop();
+}
+
+Test(race, a_handshake_goes_on_when_those_who_only_connect_have_had_their_time)
+{
+    static uint32_t no_time = 1;
+
+    begin_secure();
+    fates[1] = IS_SECURE;
+    start("1", SOON);
+    while (!dial.attempts[0].is_securing)
+        cr_assert_eq(pool_mux_dispatch(mux, SOON), POOL_OK);
+    dial.deadline_ns = no_time;
+    cr_expect_eq(outcome(), 0);
+    drop();
+}
+
+Test(race, a_place_whose_certificate_is_refused_loses_against_one_that_is_slower)
+{
+    begin_secure();
+    begin_impostor();
+    fates[1] = IS_IMPOSTOR;
+    fates[2] = IS_SECURE;
+    start("1 2", SOON);
+    cr_expect_eq(outcome(), 0);
+    cr_expect_str_eq(tried, "1 2");
+    cr_expect_eq(tls_peer_accepted(impostor), 1);
+    cr_expect_eq(tls_peer_port(secure), port_of_peer(dial.connection->fd));
+    drop();
+}
+
+/* Whatever else fails, before or after. */
+Test(race, a_refused_certificate_is_what_is_told_of_a_race)
+{
+    static const enum fate others[] = { REFUSES, IS_UNREACHABLE, STALLS, IS_SILENT };
+
+    begin_secure();
+    begin_impostor();
+    tls_ms = STAGGER_MS;
+    for (size_t i = 0; i < PL_COUNT(others) * 2; i++) {
+        fates[1 + i % 2] = IS_IMPOSTOR;
+        fates[2 - i % 2] = others[i / 2];
+        start("1 2", STAGGER_MS * 2);
+        cr_expect_neq(outcome(), 0);
+        cr_expect_eq(dial.failure.status, POOL_E_TLS, "%zu", i);
+        cr_expect_eq(dial.failure.reason, PL_REASON_CERTIFICATE, "%zu", i);
+        drop();
+        grudges = (struct pl_grudges){ 0 };
+    }
+}
+
 /* ---- room */
 
 Test(race, a_lack_that_room_cures_is_cured_once_and_the_place_tried_again)
@@ -331,6 +482,18 @@ Test(race, a_lack_is_told_when_no_place_can_do_without)
     fates[2] = REFUSES;
     start("1 2", SOON);
     cr_expect_eq(outcome(), EADDRNOTAVAIL);
+    drop();
+}
+
+Test(race, a_lack_beside_a_refused_certificate_is_told)
+{
+    begin_secure();
+    begin_impostor();
+    fates[1] = LACKS;
+    fates[2] = IS_IMPOSTOR;
+    start("1 2", SOON);
+    cr_expect_eq(outcome(), EADDRNOTAVAIL);
+    cr_expect_eq(dial.failure.status, POOL_OK);
     drop();
 }
 
