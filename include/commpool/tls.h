@@ -135,7 +135,10 @@ POOL_API enum pool_status pool_tls_create(const struct pool_tls_options *options
 
 /* Replaces what `tls` holds by new options: new connections use them, old ones drain.
  *
- * When it fails, nothing has changed. Any thread may call it, while pools use `tls`. Errors are
+ * Of those that the old options secured none is lent again, in any pool that uses `tls`. Who has
+ * one goes on, and it is closed when it is given back; idle ones, those with an actor included, are
+ * closed within ten seconds, each at a moment of its own. The call waits for none of this. When it
+ * fails, nothing has changed. Any thread may call it, while pools use `tls`. Errors are
  * those of pool_tls_create(). */
 POOL_API enum pool_status pool_tls_reload(struct pool_tls *tls,
                                           const struct pool_tls_options *options,

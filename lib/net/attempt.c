@@ -253,6 +253,7 @@ static int begin_tls(struct pl_dial *dial, struct pl_dial_attempt *attempt)
     int error = pl_tls_create_for(dial->tls, dial->sessions, dial->address, &tls);
 
     attempt->connection->tls = tls;
+    pl_set(attempt->connection->secured_by, error ? 0 : pl_tls_generation(tls));
     attempt->is_securing = !error;
     return -error;
 }

@@ -32,6 +32,7 @@ static void clear_looked_at(struct pl_connection *connection)
     pl_set(connection->failure, 0);
     pl_set(connection->doom, PL_DOOM_NONE);
     pl_set(connection->epoch, 0);
+    pl_set(connection->leaves_for, 0);
     pl_set(connection->lease.holder, 0);
     pl_set(connection->lease.flags, 0);
     pl_set(connection->lease.marks, 0);
@@ -129,6 +130,7 @@ void pl_connection_move_socket(struct pl_connection *to, struct pl_connection *f
     pl_assert(has_entry);               /* its chunk is there since the number was `from`'s */
     pl_connection_lose_socket(from);
     to->tls = from->tls;
+    pl_set(to->secured_by, pl_get(from->secured_by));
     from->tls = NULL;
     pthread_mutex_unlock(&births);
 }

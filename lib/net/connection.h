@@ -97,6 +97,8 @@ struct pl_connection {
     _Atomic uint64_t failure;           /* the last one, packed (pl_failure_pack) */
     _Atomic uint32_t doom;              /* enum pl_doom */
     _Atomic uint32_t epoch;             /* its peer's, when its opening began */
+    _Atomic uint8_t leaves_for;         /* to end soon (pool/drain.h), an enum pool_close_reason; 0:
+                                         * it is not */
     _Atomic uint32_t birth;     /* in the data of its events; one more each time the slot is used */
     struct pl_lease lease;
     _Atomic uint64_t cookie;            /* the kernel's name of our socket, also in a child of
@@ -106,6 +108,7 @@ struct pl_connection {
     int fd;
     struct pl_tls *_Atomic tls;         /* NULL: it is plain, or not secured yet; set once, maybe
                                          * under the hands of who uses a copy of its handle */
+    _Atomic uint64_t secured_by;        /* the number of the settings of that; 0: it is plain */
     _Atomic uint32_t armed_ms;          /* SO_RCVTIMEO as set now; 0: none */
     _Atomic uint64_t bytes_in, bytes_out;
     struct pl_limits limits;            /* its pool's; fixed */

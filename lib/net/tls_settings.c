@@ -309,8 +309,8 @@ enum pool_status pool_tls_create(const struct pool_tls_options *options, struct 
     return POOL_OK;
 }
 
-enum pool_status pool_tls_reload(struct pool_tls *tls, const struct pool_tls_options *options,
-                                 struct pool_error *error)
+enum pool_status pl_tls_reload(struct pool_tls *tls, const struct pool_tls_options *options,
+                               struct pool_error *error)
 {
     struct pl_tls_trouble trouble = { .status = POOL_E_ARGUMENT, .text = "there are none" };
     struct pl_tls_settings *made, *old;

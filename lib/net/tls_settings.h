@@ -39,6 +39,10 @@ struct pl_tls_settings {
 /* One more owner; each of them ends with pool_tls_free(). */
 struct pool_tls *pl_tls_keep(struct pool_tls *tls);
 
+/* What pool_tls_reload() does with the settings themselves. */
+enum pool_status pl_tls_reload(struct pool_tls *tls, const struct pool_tls_options *options,
+                               struct pool_error *error);
+
 /* What `tls` holds now; the caller releases it. */
 struct pl_tls_settings *pl_tls_settings_take(struct pool_tls *tls);
 /* The number of those, without taking them. */

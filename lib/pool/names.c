@@ -4,12 +4,12 @@
 #include "base/os.h"
 #include "net/address.h"
 #include "net/dialer.h"
+#include "pool/drain.h"
 #include "pool/pool.h"
 #include "pool/tend.h"
 
 #define READ_LEAST_NS (5 * 1000 * PL_MS)        /* between two readings, however short the TTL */
 #define READ_FAILED_NS (30 * 1000 * PL_MS)      /* after one that failed */
-#define MOVE_NS (10 * 1000 * PL_MS)             /* those that are to end do so within that time */
 #define ABSENCES 2u                             /* answers without its place, until one ends */
 
 struct pl_resolver *pl_names_resolver(struct pl_room *room)
@@ -96,18 +96,6 @@ static bool is_news(const struct pl_names *names, enum pl_family family)
            read->expires_ns != names->read_expires_ns[family];
 }
 
-/* False: it ends sooner. Whoever has it may drain it meanwhile, on another thread. */
-static bool end_by(struct pl_connection *connection, uint64_t ends_ns)
-{
-    uint64_t seen_ns = pl_get(connection->expires_ns);
-
-    while (seen_ns > ends_ns) {
-        if (atomic_compare_exchange_weak(&connection->expires_ns, &seen_ns, ends_ns))
-            return true;
-    }
-    return false;
-}
-
 /* Answers when the first of those that are to end now is to. Peer lock held. */
 static uint64_t compare(struct pl_names *names, uint64_t now_ns)
 {
@@ -115,16 +103,15 @@ static uint64_t compare(struct pl_names *names, uint64_t now_ns)
 
     PL_LIST_EACH(link, &names->peer->shared.all) {
         struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
-        uint64_t ends_ns = pl_after(now_ns, MOVE_NS - pl_dice() % MOVE_NS);
         enum pl_family family = pl_place_family(connection->place);
 
         if (!connection->place || !is_news(names, family))
             continue;
         if (stands_for(names->read[family], connection->place)) {
             connection->absences = 0;
-        } else if (connection->absences < ABSENCES && ++connection->absences == ABSENCES &&
-                   end_by(connection, ends_ns)) {
-            first_ns = pl_earlier(first_ns, ends_ns);
+        } else if (connection->absences < ABSENCES && ++connection->absences == ABSENCES) {
+            first_ns =
+                pl_earlier(first_ns, pl_drain_soon(connection, POOL_CLOSE_AGE, now_ns));
         }
     }
     return first_ns;
@@ -239,47 +226,6 @@ void pl_names_abort(struct pl_peer *peer)
     leave(peer->names);
 }
 
-/* ---- the end of those whose place is gone */
-
-/* One that is idle and due, CLOSING and the caller's. *next_ns: when the first of the others is.
- * Peer lock held. */
-static struct pl_connection *take_due(struct pl_peer *peer, uint64_t now_ns, uint64_t *next_ns)
-{
-    *next_ns = PL_NEVER;
-    PL_LIST_EACH(link, &peer->shared.all) {
-        struct pl_connection *connection = pl_container(link, struct pl_connection, all_link);
-        uint64_t seen = atomic_load(&connection->word), ends_ns = pl_get(connection->expires_ns);
-        enum pl_state state = pl_word_state(seen);
-
-        if (connection->absences < ABSENCES)
-            continue;
-        if (ends_ns > now_ns)
-            *next_ns = pl_earlier(ends_ns, *next_ns);
-        else if ((state == PL_IDLE || state == PL_PARKED) && !(seen & PL_PIN_MASK) &&
-                 pl_word_become_state(&connection->word, seen, PL_CLOSING))
-            return connection;
-    }
-    return NULL;
-}
-
-static uint64_t end_due(struct pl_peer *peer, uint64_t now_ns)
-{
-    struct pl_connection *connection;
-    uint64_t next_ns;
-
-    do {
-        pthread_mutex_lock(&peer->lock);
-        connection = take_due(peer, now_ns, &next_ns);
-        pthread_mutex_unlock(&peer->lock);
-        if (!connection)
-            return next_ns;
-        connection->close_reason = (uint8_t)pl_peer_reason_of_age(connection);
-        pl_room_unpark(peer->pool->room, connection);
-        pl_peer_finish_close(connection);
-    } while (!pl_pool_is_forked(peer->pool));
-    return PL_NEVER;
-}
-
 static bool has_connections(struct pl_peer *peer)
 {
     bool has_connections;
@@ -302,5 +248,5 @@ uint64_t pl_names_tend(struct pl_peer *peer, uint64_t now_ns)
         names->next_read_ns = PL_NEVER;      /* the next dial looks it up anyway */
     else if (names->next_read_ns <= now_ns)
         begin_reading(names);
-    return pl_earlier(kept_ns, pl_earlier(names->next_read_ns, end_due(peer, now_ns)));
+    return pl_earlier(kept_ns, names->next_read_ns);
 }

@@ -43,8 +43,7 @@ void pl_names_note_place(struct pl_peer *peer, const struct pl_dial *dial);
 /* A dial is over: the peer stays for as long as a place that failed is to be tried last. */
 void pl_names_note_failures(struct pl_peer *peer);
 
-/* Reads the name again if it is time, and ends what is due; answers when to come again. The peer is
- * entered. */
+/* Reads the name again if it is time; answers when to come again. The peer is entered. */
 uint64_t pl_names_tend(struct pl_peer *peer, uint64_t now_ns);
 
 bool pl_names_are_read(const struct pl_peer *peer); /* is a reading under way? */

@@ -323,9 +323,11 @@ int pl_peer_verdict(const struct pl_connection *connection)
 
 enum pool_close_reason pl_peer_reason_of_age(const struct pl_connection *connection)
 {
-    int verdict = pl_peer_verdict(connection);
+    int verdict = pl_peer_verdict(connection), leaves_for = pl_get(connection->leaves_for);
 
-    return verdict < 0 ? POOL_CLOSE_AGE : (enum pool_close_reason)verdict;
+    if (verdict >= 0)
+        return (enum pool_close_reason)verdict;
+    return leaves_for ? (enum pool_close_reason)leaves_for : POOL_CLOSE_AGE;
 }
 
 static bool is_draining(const struct pl_peer *peer)
@@ -340,6 +342,8 @@ static int why_not_kept(struct pl_peer *peer, const struct pl_connection *connec
         return POOL_CLOSE_POOL;
     if (is_draining(peer) && !pl_waiter_first(peer, is_new))
         return POOL_CLOSE_POOL;
+    if (connection->tls && pl_secure_is_outdated(connection))
+        return POOL_CLOSE_STALE;
     return pl_peer_verdict(connection);
 }
 

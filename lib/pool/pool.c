@@ -34,6 +34,11 @@ void pl_pools_let_go(void)
     pl_arena_let_go(&pools);
 }
 
+void pl_pools_visit(void (*visit)(void *pool, void *argument), void *argument)
+{
+    pl_arena_visit(&pools, visit, argument);
+}
+
 /* Locks that threads which are no more may have held are made anew: a free pool will be a new one,
  * and whoever comes back from a callback is on his way out of the others. */
 static void orphan(void *element, void *unused)
@@ -294,6 +299,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     pl_list_init(&pool->hooks);
     pl_workers_init(&pool->workers);
     pool->aged_ns = PL_NEVER;
+    atomic_store(&pool->reload.is_posted, false);
     pool->last_round = 0;
     pool->closing = NULL;
     pool->reserved = 0;

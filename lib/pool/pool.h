@@ -42,6 +42,10 @@ struct pool {
     uint64_t last_round;                /* round lock */
     struct pl_settings settings;        /* fixed */
     struct pool_tls *_Atomic tls;       /* its own share of them; NULL: none was needed yet */
+    struct {
+        struct pl_post post;            /* they were replaced (reload.c) */
+        _Atomic bool is_posted;
+    } reload;
     struct pool_mux *mux;               /* fixed; counted */
     struct pl_room *room;               /* fixed; the mux's */
     pthread_mutex_t lock;
@@ -85,6 +89,8 @@ void pl_pool_leave(struct pool *pool);  /* the last one frees */
 void pl_pools_hold(void);
 void pl_pools_let_go(void);
 void pl_pools_orphan(void);
+/* Every slot there is; hold them meanwhile. */
+void pl_pools_visit(void (*visit)(void *pool, void *argument), void *argument);
 
 /* Stops what the pool has on the mux: all of it, or what was cleared or killed. Mux thread. */
 void pl_pool_abort_unready(struct pool *pool, bool is_ordered);

@@ -88,7 +88,7 @@ bool pl_secure_is_outdated(const struct pl_connection *connection)
 {
     const struct pool_tls *tls = atomic_load(&connection->peer->pool->tls);
 
-    return pl_tls_generation(connection->tls) != pl_tls_generation_now(tls);
+    return pl_get(connection->secured_by) != pl_tls_generation_now(tls);
 }
 
 /* ---- sessions outlive connections */
@@ -162,6 +162,7 @@ enum pool_status pl_secure_begin_clear(struct pl_connection *connection)
         pl_tls_free(tls);               /* by a copy of the handle it was begun meanwhile */
         return POOL_E_ARGUMENT;
     }
+    pl_set(connection->secured_by, pl_tls_generation(tls));
     return POOL_OK;
 }
 

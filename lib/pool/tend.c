@@ -3,6 +3,7 @@
 
 #include "base/os.h"
 #include "pool/backoff.h"
+#include "pool/drain.h"
 #include "pool/names.h"
 #include "pool/pool.h"
 #include "pool/secure.h"
@@ -57,7 +58,7 @@ static struct pl_peer *pop_due(struct pl_room *room, uint64_t now_ns, uint64_t *
 
 static void tend(struct pl_room *room, struct pl_peer *peer, uint64_t now_ns)
 {
-    uint64_t next_ns, spare_ns, name_ns;
+    uint64_t next_ns, spare_ns, name_ns, drain_ns;
 
     pl_peer_supply(peer);
     if (pl_pool_is_forked(peer->pool))
@@ -65,12 +66,15 @@ static void tend(struct pl_room *room, struct pl_peer *peer, uint64_t now_ns)
     name_ns = pl_names_tend(peer, now_ns);
     if (pl_pool_is_forked(peer->pool))
         return;
+    drain_ns = pl_drain_tend(peer, now_ns);
+    if (pl_pool_is_forked(peer->pool))
+        return;
     spare_ns = pl_spare_tend(peer, now_ns);
     pthread_mutex_lock(&peer->lock);
     next_ns = pl_backoff_tend(peer, now_ns);
     pthread_mutex_unlock(&peer->lock);
     name_ns = pl_earlier(name_ns, pl_secure_tend(peer, now_ns));
-    next_ns = pl_earlier(name_ns, pl_earlier(spare_ns, next_ns));
+    next_ns = pl_earlier(pl_earlier(name_ns, drain_ns), pl_earlier(spare_ns, next_ns));
     if (next_ns != PL_NEVER)
         pl_tend_at(room, peer, next_ns);
 }
