@@ -523,6 +523,17 @@ void pl_tls_shutdown(struct pl_tls *tls, int fd)
     leave(tls, &visit);
 }
 
+void pl_tls_keep_no_sessions(struct pl_tls *tls)
+{
+    struct pl_tls_sessions *sessions;
+
+    pthread_mutex_lock(&tls->lock);
+    sessions = tls->sessions;
+    tls->sessions = NULL;
+    pthread_mutex_unlock(&tls->lock);
+    pl_tls_sessions_release(sessions);
+}
+
 bool pl_tls_tell(struct pl_tls *tls, struct pl_tls_facts *facts)
 {
     bool is_ready;

@@ -82,6 +82,9 @@ struct pl_tls_facts {
     const char *peer_name; /* that was verified; NULL: none was */
     bool is_resumed;
 };
+/* Whatever sessions the peer offers from now on are nobody's. */
+void pl_tls_keep_no_sessions(struct pl_tls *tls);
+
 /* False: it is not ready. */
 bool pl_tls_tell(struct pl_tls *tls, struct pl_tls_facts *facts);
 

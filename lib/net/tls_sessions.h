@@ -6,7 +6,7 @@
  *
  * A TLS 1.3 session is given once (its ticket would tell an eavesdropper that two connections are
  * of one client), the newest first; one of TLS 1.2 again and again. Any thread may use a store. It
- * is counted: connections that left their peer still have it.
+ * is counted: connections that are being closed may outlive their peer.
  */
 #ifndef PL_NET_TLS_SESSIONS_H
 #define PL_NET_TLS_SESSIONS_H

@@ -11,6 +11,7 @@
 
 #include "base/os.h"
 #include "net/stream.h"
+#include "net/tls.h"
 #include "pool/channel.h"
 #include "pool/conn.h"
 #include "pool/events.h"
@@ -119,6 +120,8 @@ static void forget_pool(struct pl_connection *connection)
     pl_channel_end(connection);
     pl_event_returned(pool, connection);
     pl_event_closed(pool, connection);
+    if (connection->tls)
+        pl_tls_keep_no_sessions(connection->tls);
     connection->address = pool_address_ref(peer->address);
     pl_set(connection->peer, &pl_nowhere);
     pl_set(connection->lease.holder, 0);

@@ -145,6 +145,29 @@ Test(pool_secure_sessions, no_session_is_continued_by_another_pool_or_under_othe
     pool_tls_free(same);
 }
 
+/* What it is used for from then on is not the pool's to know. Another loan keeps the peer there. */
+Test(pool_secure_sessions, a_detached_connection_leaves_its_peer_no_session)
+{
+    struct pool_conn conn, other;
+
+    START_PEER(.version = 0x0304, .tickets = -1);
+    for (int leaves = 1; leaves >= 0; leaves--) {
+        SECURE_POOL();
+        cr_assert(borrow(pool, secure_at(""), &other));
+        cr_assert(borrow(pool, secure_at(""), &conn));
+        if (leaves)
+            cr_assert_eq(pool_detach(&conn), POOL_OK);
+        cr_assert_eq(tls_peer_tell(tls_peer, ORDER_TICKET), 2);
+        cr_expect_eq(echo(&conn, "behind the ticket"), 0);
+        cr_expect_eq(pool_discard(&conn), POOL_OK);
+        cr_expect_eq(is_next_resumed(secure_at("")), !leaves);
+        cr_expect_eq(pool_discard(&other), POOL_OK);
+        pool_destroy(pool);
+        pool = NULL;
+        cr_assert(wait_peer_open(0));
+    }
+}
+
 /* ---- reload */
 
 Test(pool_secure_sessions, after_a_reload_nothing_old_is_lent_or_continued)
