@@ -3,10 +3,14 @@
  * a name with several places, one of which stalls. */
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/compiler.h"
 #include "net/address.h"
 #include "net/resolver.h"
+#include "net/tls_sessions.h"
+#include "net/tls_settings.h"
+#include "pool/pool.h"
 #include "pool/secure_stage.h"
 #include "support/dns.h"
 
@@ -115,6 +119,63 @@ Test(pool_secure_key, a_name_is_never_served_by_what_another_name_proved)
         cr_expect_eq(borrow_in_vain(named("127.0.0.1", ""), &error), POOL_E_TLS, "%s", error.text);
     }
     cr_expect_eq(STAT(pool, opened), 1);
+    credential_free(own);
+}
+
+static struct pl_peer *peer_at(const char *text)
+{
+    struct pool_address *address;
+    struct pl_peer *found;
+
+    cr_assert_eq(pool_address_parse(text, &address, NULL), POOL_OK);
+    found = pl_pool_look_up(pool, address);
+    cr_assert_not_null(found);
+    pool_address_unref(address);
+    return found;
+}
+
+static bool was_resumed(void *unused)
+{
+    (void)unused;
+    return tls_peer_resumed(tls_peer) == 1;
+}
+
+/* As if the key had not told the two apart: OpenSSL verifies nothing when it continues a session, and
+ * the peer shows no certificate then. */
+Test(pool_secure_key, the_name_is_compared_again_when_a_session_is_continued)
+{
+    static const int versions[] = { 0x0303, 0x0304 };
+    struct credential *own = CREDENTIAL(authority, .names = "DNS:db.test");
+
+    DNS_SAY(dns, "db.test", .addresses = { "127.0.0.1" }, .ttl = 60);
+    DNS_SAY(dns, "other.test", .addresses = { "127.0.0.1" }, .ttl = 60);
+    for (int v = 0; v < 2; v++) {
+        struct pool_error error = POOL_ERROR_INIT;
+        struct pool_target *target;
+        struct pl_peer *right, *wrong;
+        SSL_SESSION *session;
+
+        tls_peer = TLS_PEER(.credential = own, .version = versions[v]);
+        SECURE_POOL();
+        cr_assert_eq(pool_target_get(pool, named("other.test", ""), &target), POOL_OK);
+        cr_assert_eq(talk(pool, named("db.test", "")), POOL_OK);
+        right = peer_at(named("db.test", ""));
+        wrong = peer_at(named("other.test", ""));
+        session = pl_tls_sessions_take(right->sessions, pl_tls_generation_now(trust));
+        cr_assert_not_null(session);
+        wrong->sessions = pl_tls_sessions_create();
+        pl_tls_sessions_put(wrong->sessions, session, pl_tls_generation_now(trust));
+        cr_expect_eq(borrow_in_vain(named("other.test", ""), &error), POOL_E_TLS, "%s", error.text);
+        cr_expect_not_null(strstr(error.text, "name"), "%s", error.text);
+        cr_expect(wait_until(was_resumed, NULL, VERBS_SOON), "it was continued, and refused");
+        pl_peer_leave(right);
+        pl_peer_leave(wrong);
+        pool_target_free(target);
+        pool_destroy(pool);
+        tls_peer_stop(tls_peer);
+    }
+    pool = NULL;
+    tls_peer = NULL;
     credential_free(own);
 }
 
