@@ -148,6 +148,7 @@ static void win(struct pl_dial *dial, struct pl_dial_attempt *attempt)
 {
     struct pl_connection *slot = attempt->connection, *own = dial->connection;
 
+    dial->connected_ns = attempt->is_securing ? attempt->connected_ns : pl_os->now_ns();
     if (dial->places)
         dial->won = pl_place_hash(&attempt->place);
     if (dial->grudges && dial->places)
@@ -189,6 +190,8 @@ static void begin_next(struct pl_dial *dial)
     attempt->is_securing = false;
     attempt->until_ns = PL_NEVER;
     attempt->begun_ns = dial->last_begun_ns = pl_os->now_ns();
+    if (!dial->connecting_ns)
+        dial->connecting_ns = attempt->begun_ns;
     dial->is_next_due = false;
     if (attempt->connection) {
         do
@@ -450,7 +453,8 @@ static int step(struct pl_dial *dial, struct pl_dial_attempt *attempt)
     if (error || !dial->tls)
         return error;
     if (!attempt->is_securing) {
-        attempt->until_ns = pl_after(pl_os->now_ns(), dial->tls_ns);
+        attempt->connected_ns = pl_os->now_ns();
+        attempt->until_ns = pl_after(attempt->connected_ns, dial->tls_ns);
         arm(dial);
     }
     return pl_attempt_secure(dial, attempt);

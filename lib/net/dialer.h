@@ -29,6 +29,7 @@ struct pl_dial_attempt {
     uint64_t begun_ns;
     uint64_t again_ns;                  /* to be connected anew then; PL_NEVER: waits for the
                                          * kernel */
+    uint64_t connected_ns;              /* when its handshake began */
     uint64_t until_ns;                  /* its handshake's end; PL_NEVER: it has no own */
     enum pl_reason reason;              /* more about its error */
     struct pl_failure failure;          /* what TLS says of it; status POOL_OK: nothing */
@@ -66,6 +67,7 @@ struct pl_dial {
     bool asks_places, shows_sockets;
     uint32_t user_timeout_ms;                   /* TCP_USER_TIMEOUT; 0: the system's */
     struct pl_timer timer;              /* free for the caller after the end */
+    uint64_t ended_ns;                  /* the caller's to keep */
     bool is_begun;                   /* for the caller: under way, and nothing of it on the stack */
     /* More about the error that the caller was told. */
     enum pl_reason reason;
@@ -74,6 +76,8 @@ struct pl_dial {
     uint64_t won;                       /* pl_place_hash() of the place that won; 0: no name led
                                          * there */
     uint64_t expires_ns;                /* when the first of its places do; 0: not known */
+    uint64_t connecting_ns;             /* when the first attempt began; 0: none did */
+    uint64_t connected_ns;              /* when the one that won was */
     struct pl_failure failure;          /* what is told instead of the error, unless its status is
                                          * POOL_OK: what became of the name, or what TLS says */
     /* The dialer's own. */

@@ -125,13 +125,30 @@ PL_INLINE bool lend_warm(struct pool *pool, const struct pool_call *call,
 
 /* ---- the whole of a borrow */
 
+/* Who came when it had begun was there for the last of its phases. What is left of `own_ns` went by
+ * between them. */
+static void account_opening(struct pl_borrow *borrow, const struct pl_connection *connection,
+                            uint64_t own_ns)
+{
+    for (unsigned phase = POOL_PHASE_SETUP; phase >= POOL_PHASE_RESOLVE; phase--) {
+        uint64_t took_ns = pl_earlier(connection->took_us[phase] * UINT64_C(1000), own_ns);
+
+        borrow->spent.ns[phase] += took_ns;
+        own_ns -= took_ns;
+    }
+    borrow->spent.ns[POOL_PHASE_CONNECT] += own_ns;
+}
+
 void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *connection)
 {
     uint64_t now_ns = pl_os->now_ns(), total_ns = now_ns - borrow->start_ns, own_ns = 0;
     uint8_t own_phase = POOL_PHASE_CONNECT;
 
     if (connection && connection->is_fresh) {
-        own_ns = pl_since(connection->opened_ns, now_ns);
+        own_ns = pl_earlier(pl_since(connection->opened_ns, now_ns), total_ns);
+        account_opening(borrow, connection, own_ns);
+        total_ns -= own_ns;
+        own_ns = 0;
     } else if (borrow->failure.status) {
         own_ns = borrow->tried_ns ? pl_since(borrow->tried_ns, now_ns) : total_ns;
         own_phase = borrow->failure.phase;

@@ -241,12 +241,36 @@ void pl_open_note_birth(struct pl_connection *connection, uint64_t now_ns)
     pl_set(connection->last_used_ns, now_ns);
 }
 
+static uint32_t us_between(uint64_t begin_ns, uint64_t end_ns)
+{
+    uint64_t us = end_ns > begin_ns ? (end_ns - begin_ns) / 1000 : 0;
+
+    return us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
+}
+
+static void note_dialed(struct pl_connection *connection, uint64_t now_ns)
+{
+    const struct pl_dial *dial = connection->dial;
+    uint64_t begun_ns = connection->opened_ns;
+
+    if (!pl_address_is_literal(dial->address)) {
+        connection->took_us[POOL_PHASE_RESOLVE] = us_between(begun_ns, dial->connecting_ns);
+        begun_ns = dial->connecting_ns;
+    }
+    connection->took_us[POOL_PHASE_CONNECT] = us_between(begun_ns, dial->connected_ns);
+    if (dial->tls)
+        connection->took_us[POOL_PHASE_TLS] = us_between(dial->connected_ns, now_ns);
+}
+
 static void become_ready(struct pl_connection *connection)
 {
     static const struct pl_failure none = { 0 };
     struct pl_peer *peer = connection->peer;
     struct pool *pool = peer->pool;
 
+    if (pool->settings.options.on_new_connection && connection->dial)
+        connection->took_us[POOL_PHASE_SETUP] =
+            us_between(connection->dial->ended_ns, pl_os->now_ns());
     drop_dial(connection);
     pl_os->set_nonblocking(connection->fd, false);
     note_outcome(peer, &none, true);
@@ -394,6 +418,8 @@ static void on_dialed(struct pl_dial *dial, int error)
         return;
     }
     pl_open_note_birth(connection, now_ns);
+    dial->ended_ns = now_ns;
+    note_dialed(connection, now_ns);
     if (dial->won)
         pl_names_note_place(connection->peer, dial);
     pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_SETUP));

@@ -201,6 +201,42 @@ Test(names_world, a_deadline_while_resolving_is_exact)
     cr_expect_str_eq(tried, "");
 }
 
+static void be_ready(struct pool_conn *conn, enum pool_event event, struct pool_bytes bytes,
+                     void *user)
+{
+    (void)bytes, (void)user;
+    if (event == POOL_EV_TIMEOUT_READ)
+        pool_conn_ready(conn, POOL_OK);
+}
+
+static int be_ready_later(struct pool_conn *conn, struct pool_actor *actor, void *user)
+{
+    (void)actor, (void)user;
+    cr_assert_eq(pool_conn_watch(conn, be_ready, NULL), POOL_OK);
+    cr_assert_eq(pool_conn_timeout(conn, POOL_READ, 70), POOL_OK);
+    return POOL_LATER;
+}
+
+static int refuse(struct pool_conn *conn, void *user)
+{
+    (void)conn, (void)user;
+    return 1;
+}
+
+Test(names_world, each_phase_of_a_dial_that_succeeded_is_told_by_itself)
+{
+    MAKE(.on_new_connection = be_ready_later);
+    WORLD_NAME(names, "db.example", .addresses = { "10.0.0.1" }, .delay_ms = 130);
+    error = (struct pool_error)POOL_ERROR_INIT;
+    cr_expect_eq(pool_communicate(pool, NAMED, refuse, NULL, POOL_CALL(.error = &error)),
+                 POOL_E_USER);
+    cr_expect_eq(error.spent_ms[POOL_PHASE_RESOLVE], 130, "%s", error.text);
+    cr_expect_eq(error.spent_ms[POOL_PHASE_CONNECT], 40, "%s", error.text);
+    cr_expect_eq(error.spent_ms[POOL_PHASE_TLS], 0, "%s", error.text);
+    cr_expect_eq(error.spent_ms[POOL_PHASE_SETUP], 70, "%s", error.text);
+    cr_expect_eq(error.spent_ms[POOL_PHASE_WAIT], 0, "%s", error.text);
+}
+
 Test(names_world, connect_ms_counts_the_lookup)
 {
     MAKE(.connect_ms = 200, .suspend_after = POOL_NONE);

@@ -2,6 +2,7 @@
  * connection, and ends as exactly. What peers must prove is in test_secure_refused.c. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "pool/secure_stage.h"
@@ -406,6 +407,38 @@ Test(pool_secure, tls_ms_bounds_a_handshake_where_connecting_is_unbounded)
     pool_destroy(pool);
     pool = NULL;
     peer_stop(silent);
+}
+
+/* The least thing in a handshake that a test can make slow. */
+static void take_time(const char *line, void *user)
+{
+    (void)line, (void)user;
+    poll(NULL, 0, 30);
+}
+
+static int refuse(struct pool_conn *conn, void *user)
+{
+    (void)conn, (void)user;
+    return 1;
+}
+
+Test(pool_secure, the_time_of_a_handshake_that_succeeded_is_told_by_itself)
+{
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool_tls *slow;
+
+    START_PEER(.version = 0x0304);
+    cr_assert_eq(pool_tls_create(POOL_TLS_OPTIONS(.ca_pem = authority->certificate,
+                                                  .key_log = take_time),
+                                 &slow, NULL),
+                 POOL_OK);
+    pool = MAKE_POOL(.tls = slow);
+    cr_expect_eq(pool_communicate(pool, secure_at(""), refuse, NULL, POOL_CALL(.error = &error)),
+                 POOL_E_USER);
+    cr_expect_geq(error.spent_ms[POOL_PHASE_TLS], 60, "%s", error.text);
+    cr_expect_lt(error.spent_ms[POOL_PHASE_CONNECT], 60, "%s", error.text);
+    cr_expect_eq(error.spent_ms[POOL_PHASE_RESOLVE], 0, "%s", error.text);
+    pool_tls_free(slow);
 }
 
 static enum pool_status receive_after(const char *text, struct pool_error *error)
