@@ -68,8 +68,8 @@ Test(pool_reload, idle_connections_end_soon_wherever_they_stand)
 
     START_PEER(.version = 0x0304);
     address = secure_at("");
-    cr_assert_eq(
-        pool_tls_create(POOL_TLS_OPTIONS(.ca_pem = authority->certificate), &others, NULL), POOL_OK);
+    cr_assert_eq(pool_tls_create(POOL_TLS_OPTIONS(.ca_pem = authority->certificate), &others, NULL),
+                 POOL_OK);
     SECURE_POOL(.park_ms = POOL_NONE, .idle_ms = POOL_NONE);
     parked = MAKE_POOL(.tls = trust, .park_ms = 1, .idle_ms = POOL_NONE);
     heard = MAKE_POOL(.tls = trust, .park_ms = 1, .idle_ms = POOL_NONE,

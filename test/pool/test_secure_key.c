@@ -140,8 +140,8 @@ static bool was_resumed(void *unused)
     return tls_peer_resumed(tls_peer) == 1;
 }
 
-/* As if the key had not told the two apart: OpenSSL verifies nothing when it continues a session, and
- * the peer shows no certificate then. */
+/* As if the key had not told the two apart: OpenSSL verifies nothing when it continues a session,
+ * and the peer shows no certificate then. */
 Test(pool_secure_key, the_name_is_compared_again_when_a_session_is_continued)
 {
     static const int versions[] = { 0x0303, 0x0304 };
