@@ -3,8 +3,10 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/os.h"
 #include "pool/secure_stage.h"
 
 TestSuite(pool_secure, .init = secure_stage_begin, .fini = secure_stage_end, .timeout = 120);
@@ -439,6 +441,44 @@ Test(pool_secure, the_time_of_a_handshake_that_succeeded_is_told_by_itself)
     cr_expect_lt(error.spent_ms[POOL_PHASE_CONNECT], 60, "%s", error.text);
     cr_expect_eq(error.spent_ms[POOL_PHASE_RESOLVE], 0, "%s", error.text);
     pool_tls_free(slow);
+}
+
+/* ---- the system's store, which is large, and read when it is first needed */
+
+static unsigned files_read;
+
+static ssize_t read_slowly(const char *path, size_t most, char **text)
+{
+    (void)path, (void)most;
+    files_read++;
+    poll(NULL, 0, 100);
+    *text = pl_os_real.malloc(strlen(authority->certificate) + 1);
+    strcpy(*text, authority->certificate);
+    return (ssize_t)strlen(*text);
+}
+
+Test(pool_secure, a_deadline_that_passes_while_the_systems_store_is_read_is_told_right_after)
+{
+    static struct pl_os os;
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool_conn conn;
+    uint64_t start_ms;
+
+    setenv("SSL_CERT_FILE", "/the/one", 1);
+    setenv("SSL_CERT_DIR", "/none", 1);
+    START_PEER(.version = 0x0304);
+    os = pl_os_real;
+    os.read_file = read_slowly;
+    pl_os_replace(&os);
+    pool = MAKE_POOL();
+    start_ms = now_ms();
+    cr_expect_eq(pool_borrow(pool, secure_at(""), POOL_CALL(.timeout_ms = 20, .error = &error),
+                             &conn),
+                 POOL_E_TIMEOUT, "%s", error.text);
+    cr_expect(IN_TIME(elapsed_ms(start_ms), 100));
+    cr_expect_eq(STAT(pool, total), 0, "nothing was begun");
+    cr_expect_eq(talk(pool, secure_at("")), POOL_OK);
+    cr_expect_eq(files_read, 1);
 }
 
 static enum pool_status receive_after(const char *text, struct pool_error *error)
