@@ -41,8 +41,8 @@ enum pool_close_reason {
     POOL_CLOSE_AGE, /* it lived for longer than max_age_ms, was drained, or its host's name leads
                      * elsewhere now */
     POOL_CLOSE_USES, /* it was borrowed max_uses times */
-    POOL_CLOSE_STALE, /* since it was opened the pool or its address was cleared, or the settings that
-                       * secured it were replaced */
+    POOL_CLOSE_STALE, /* since it was opened the pool or its address was cleared, or the settings
+                       * that secured it were replaced */
     POOL_CLOSE_EVICTED, /* its descriptor was needed for another connection */
     POOL_CLOSE_ERROR, /* an operation on it failed, or its setup did */
     POOL_CLOSE_DIRTY, /* nobody else may see its state, such as unread bytes; or it was discarded or

@@ -82,14 +82,14 @@ struct pl_tls_facts {
     const char *peer_name; /* that was verified; NULL: none was */
     bool is_resumed;
 };
-/* Whatever sessions the peer offers from now on are nobody's. */
-void pl_tls_keep_no_sessions(struct pl_tls *tls);
-
 /* False: it is not ready. */
 bool pl_tls_tell(struct pl_tls *tls, struct pl_tls_facts *facts);
 
 /* That of the settings it was made with. */
 uint64_t pl_tls_generation(const struct pl_tls *tls);
+
+/* Whatever sessions the peer offers from now on are nobody's. */
+void pl_tls_keep_no_sessions(struct pl_tls *tls);
 
 /* Callbacks of every SSL_CTX that tls_settings.c makes. */
 int pl_tls_on_verify(int is_good, X509_STORE_CTX *verification);
