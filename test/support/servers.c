@@ -117,17 +117,16 @@ static bool accepts_everywhere(const struct server *server)
     return accepts((struct sockaddr *)&path, sizeof(path));
 }
 
-static _Noreturn void become_server(const struct server *server, pid_t parent, int log)
+static _Noreturn void become_server(const struct server *server, pid_t parent, int input, int log)
 {
     sigset_t none;
-    int nothing = open("/dev/null", O_RDONLY);
 
     if (server->uid && (setgroups(0, NULL) || setgid(server->gid) || setuid(server->uid)))
         _exit(126);
     prctl(PR_SET_PDEATHSIG, server->end_signal);    /* changing the user would take it away */
     if (getppid() != parent || chdir(server->directory))
         _exit(126);
-    dup2(nothing, 0);
+    dup2(input, 0);
     dup2(log, 1);
     dup2(log, 2);
     close_range(3, ~0U, 0);
@@ -137,12 +136,32 @@ static _Noreturn void become_server(const struct server *server, pid_t parent, i
     _exit(127);
 }
 
+/* What it reads from; -1: no descriptor is left. */
+static int open_input(struct server *server)
+{
+    int ends[2];
+
+    if (!server->has_input)
+        return open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+        return -1;
+    server->input = ends[0];
+    return ends[1];
+}
+
+static void close_input(struct server *server)
+{
+    if (server->input >= 0)
+        close(server->input);
+    server->input = -1;
+}
+
 bool server_launch(struct server *server)
 {
     pid_t parent = getpid();
     sigset_t all, before;
     char path[128];
-    int log;
+    int log, input;
 
     snprintf(path, sizeof(path), "%s/log", server->directory);
     if (server->proof[0])
@@ -150,15 +169,19 @@ bool server_launch(struct server *server)
     log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (log < 0)
         return false;
+    input = open_input(server);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);    /* the child must not run the test's handlers */
-    server->pid = fork();
+    server->pid = input < 0 ? -1 : fork();
     if (server->pid == 0)
-        become_server(server, parent, log);
+        become_server(server, parent, input, log);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     close(log);
+    if (input >= 0)
+        close(input);
     if (server->pid > 0)
         return true;
+    close_input(server);
     server->pid = 0;
     return false;
 }
@@ -174,6 +197,7 @@ static bool wait_accepting(struct server *server)
         is_up = accepts_everywhere(server);
         if (waitpid(server->pid, NULL, WNOHANG) == 0)
             continue;
+        close_input(server);
         server->pid = 0;
         return false;
     }
@@ -215,6 +239,7 @@ static struct server *make(const char *name, prepare_fn *prepare)
     server->name = name;
     server->prepare = prepare;
     server->end_signal = SIGKILL;
+    server->input = -1;
     return server;
 }
 
@@ -299,6 +324,61 @@ struct server *dnsmasq_start(void)
     return start(make("dnsmasq", server_prepare_dnsmasq));
 }
 
+struct server *openssl_start(const struct credential *credential, unsigned tickets, bool reverses)
+{
+    struct server *server = make("openssl", server_prepare_openssl);
+
+    if (!server)
+        return NULL;
+    server->credential = credential;
+    server->tickets = tickets;
+    server->reverses = reverses;
+    server->has_input = true;
+    return start(server);
+}
+
+bool server_say(struct server *server, const char *text)
+{
+    return server->input >= 0 &&
+           send(server->input, text, strlen(text), MSG_NOSIGNAL) == (ssize_t)strlen(text);
+}
+
+struct search {
+    const struct server *server;
+    const char *head, *text;
+    unsigned count;
+};
+
+unsigned server_log_count(const struct server *server, const char *head, const char *text)
+{
+    char path[128], line[512];
+    unsigned count = 0;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "%s/log", server->directory);
+    file = fopen(path, "re");
+    while (file && fgets(line, sizeof(line), file))
+        count += strncmp(line, head, strlen(head)) == 0 && strstr(line, text);
+    if (file)
+        fclose(file);
+    return count;
+}
+
+static bool has_count(void *argument)
+{
+    const struct search *search = argument;
+
+    return server_log_count(search->server, search->head, search->text) >= search->count;
+}
+
+bool server_wait_log(const struct server *server, const char *head, const char *text,
+                     unsigned count)
+{
+    struct search search = { server, head, text, count };
+
+    return wait_until(has_count, &search, UP_WITHIN_MS);
+}
+
 const char *server_why_not(void)
 {
     return why_not;
@@ -336,6 +416,7 @@ void server_down(struct server *server)
     kill(server->pid, server->end_signal);
     while (waitpid(server->pid, NULL, 0) < 0 && errno == EINTR)
         continue;
+    close_input(server);
     server->pid = 0;
 }
 

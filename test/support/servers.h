@@ -1,5 +1,5 @@
-/* servers.h: real servers for tests: Redis, nginx, memcached, dnsmasq and PostgreSQL, each on a
- * free port of 127.0.0.1 in a directory of its own. They come from the system's packages; where one
+/* servers.h: real servers for tests: Redis, nginx, memcached, dnsmasq, PostgreSQL and OpenSSL's, each
+ * on a free port of 127.0.0.1 in a directory of its own. They come from the system's packages; where one
  * is missing the test is skipped:
  *
  *     struct server *redis = redis_start(NULL);
@@ -43,6 +43,24 @@ struct server *nginx_start_secure(const struct credential *credential, bool is_1
 /* It lets the user "postgres" in over TLS, and nobody in the clear. With NULL it has no TLS, and
  * lets nobody in. Only a start reads the credential. Root runs it as the user "postgres". */
 struct server *postgres_start(const struct credential *credential);
+
+/* OpenSSL's own server: TLS 1.3 alone, and so many tickets for whoever shakes hands in full. It
+ * serves one connection after the other. One that reverses answers each line with its letters in
+ * reverse order; else what it hears is in its log, and server_say() speaks for it. Its log has a
+ * line for each message of a handshake. */
+struct server *openssl_start(const struct credential *credential, unsigned tickets, bool reverses);
+
+/* To the connection that it has; false: it is down. A line of one letter is an order to it: K has it
+ * send a KeyUpdate that asks for one, k one that does not. Wait until it was obeyed before the next
+ * word: what it reads with it is lost. */
+#define OPENSSL_SENT ">>> TLS 1.3, Handshake [length 0"
+#define OPENSSL_GOT "<<< TLS 1.3, Handshake [length 0"
+bool server_say(struct server *server, const char *text);
+
+/* How many lines of its log begin with `head` and have `text` in them; and the wait for it. */
+unsigned server_log_count(const struct server *server, const char *head, const char *text);
+bool server_wait_log(const struct server *server, const char *head, const char *text,
+                     unsigned count);
 
 /* Why this thread's last start answered NULL. */
 const char *server_why_not(void);

@@ -26,6 +26,10 @@ struct server {
     uid_t uid;                                      /* it becomes that user; 0: stays who we are */
     gid_t gid;
     int end_signal;
+    bool has_input;                                 /* server_say() reaches it */
+    int input;                                      /* our end of it; -1: none */
+    unsigned tickets;                               /* the rest is for openssl */
+    bool reverses;
     char texts[SERVER_ARGUMENTS][160];
     char *arguments[SERVER_ARGUMENTS + 1];
     unsigned argument_count;
@@ -46,5 +50,6 @@ bool server_prepare_nginx(struct server *server);
 bool server_prepare_memcached(struct server *server);
 bool server_prepare_dnsmasq(struct server *server);
 bool server_prepare_postgres(struct server *server);
+bool server_prepare_openssl(struct server *server);
 
 #endif

@@ -180,6 +180,23 @@ bool server_prepare_dnsmasq(struct server *server)
     return write_many(server);
 }
 
+bool server_prepare_openssl(struct server *server)
+{
+    argue_pair(server, "s_server", "-tls1_3");
+    server_argue(server, "-accept");
+    server_argue(server, "127.0.0.1:%d", server->port);
+    argue_pair(server, "-cert", "certificate.pem");
+    argue_pair(server, "-key", "key.pem");
+    server_argue(server, "-num_tickets");
+    server_argue(server, "%u", server->tickets);
+    server_argue(server, "-msg");
+    if (server->reverses)
+        server_argue(server, "-rev");
+    snprintf(server->proof, sizeof(server->proof), "%s/log", server->directory);
+    server->proof_word = "ACCEPT";
+    return write_credential(server);
+}
+
 /* ---- PostgreSQL: its files are made by a program of its own */
 
 static bool run_initdb(struct server *server)
