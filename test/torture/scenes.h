@@ -50,4 +50,7 @@ extern const struct scenario scene_name_silent, scene_name_refused, scene_name_f
     scene_name_unknown, scene_name_nobody, scene_name_late, scene_name_connect_ms,
     scene_name_cancel, scene_name_clear, scene_name_end, scene_name_moves, scene_name_unread;
 
+/* scenes_filter.c */
+extern const struct scenario scene_filter_refuses, scene_filter_asks, scene_filter_ends;
+
 #endif
