@@ -1,6 +1,6 @@
-/* servers.h: real servers for tests: Redis, nginx, memcached, dnsmasq, PostgreSQL and OpenSSL's, each
- * on a free port of 127.0.0.1 in a directory of its own. They come from the system's packages; where one
- * is missing the test is skipped:
+/* servers.h: real servers for tests: Redis, nginx, memcached, dnsmasq, PostgreSQL and OpenSSL's,
+ * each on a free port of 127.0.0.1 in a directory of its own. They come from the system's packages;
+ * where one is missing the test is skipped:
  *
  *     struct server *redis = redis_start(NULL);
  *
@@ -50,9 +50,9 @@ struct server *postgres_start(const struct credential *credential);
  * line for each message of a handshake. */
 struct server *openssl_start(const struct credential *credential, unsigned tickets, bool reverses);
 
-/* To the connection that it has; false: it is down. A line of one letter is an order to it: K has it
- * send a KeyUpdate that asks for one, k one that does not. Wait until it was obeyed before the next
- * word: what it reads with it is lost. */
+/* To the connection that it has; false: it is down. A line of one letter is an order to it: K has
+ * it send a KeyUpdate that asks for one, k one that does not. Wait until it was obeyed before the
+ * next word: what it reads with it is lost. */
 #define OPENSSL_SENT ">>> TLS 1.3, Handshake [length 0"
 #define OPENSSL_GOT "<<< TLS 1.3, Handshake [length 0"
 bool server_say(struct server *server, const char *text);
