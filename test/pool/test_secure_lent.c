@@ -108,7 +108,7 @@ Test(pool_secure_lent, a_mebibyte_waits_for_a_peer_that_does_not_read)
     START_PEER(.version = 0x0304);
     LEND(.write_high = 4 * MIB);
     lent_watch(user);
-    write_text(ORDER_DEAF);
+    cr_assert_eq(tls_peer_tell(tls_peer, ORDER_DEAF), 1);
     do {
         lent_on_mux(user, write_much);
         count += user->status == POOL_OK;

@@ -208,8 +208,6 @@ static bool answer(SSL *ssl, struct served *served, char *request, int size)
     request[size] = '\0';
     if (served->has_ended)
         return true;
-    if (!strcmp(request, ORDER_DEAF))
-        return served->is_deaf = true;
     if (!strcmp(request, ORDER_END)) {
         SSL_shutdown(ssl);
         return served->has_ended = true;
@@ -261,8 +259,8 @@ static bool carry_out_order(struct served *served, SSL *ssl)
     pthread_mutex_lock(&peer->lock);
     snprintf(order, sizeof(order), "%s", peer->order);
     pthread_mutex_unlock(&peer->lock);
-    served->is_deaf = false;
-    goes_on = answer(ssl, served, order, (int)strlen(order));
+    served->is_deaf = !strcmp(order, ORDER_DEAF);
+    goes_on = served->is_deaf || answer(ssl, served, order, (int)strlen(order));
     served->owes_end = !goes_on;
     pthread_mutex_lock(&peer->lock);
     peer->due -= goes_on;

@@ -27,7 +27,9 @@
 #define FLOOD_SIZE (200u << 10)
 #define ORDER_PUSH "<push>" /* "push\n", in a record of its own */
 #define ORDER_END "<end>" /* * close_notify; it goes on reading and answers nothing more */
-#define ORDER_DEAF "<deaf>" /* * reads no more until it is told something */
+/* * Reads no more until it is told something else. Only told: as a request it ends the connection,
+ * because what is told later might overtake it, and then nothing would end the deafness. */
+#define ORDER_DEAF "<deaf>"
 
 struct tls_peer_options {
     const struct credential *credential;
