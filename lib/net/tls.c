@@ -35,7 +35,8 @@ struct pl_tls {
     } kept;
     struct pl_buffer secrets; /* lines for key_log, each with a zero byte */
     char *alpn; /* agreed on */
-    bool has_begun, is_ready, is_drained, has_said_goodbye;
+    bool has_begun, is_ready, has_said_goodbye;
+    bool is_drained; /* the last look found nothing; one that had to send first looked at nothing */
     bool has_own_alpn; /* behind the name, as a struct pl_tls_alpn */
     char name[PL_TLS_NAME_MOST + 1];
 };
@@ -347,7 +348,7 @@ static ssize_t receive(struct pl_tls *tls, struct iovec into, short *wants)
     if (error)
         return error;
     result = SSL_read_ex(tls->ssl, into.iov_base, into.iov_len, &got);
-    tls->is_drained = result != 1;
+    tls->is_drained = result != 1 && tls->wire.wants != POLLOUT;
     return result == 1 ? (ssize_t)got : settle(tls, result, wants);
 }
 
@@ -495,7 +496,7 @@ static enum pl_tls_look look(struct pl_tls *tls)
     if (refusal(tls))
         return PL_TLS_ENDED;
     result = SSL_peek_ex(tls->ssl, &byte, 1, &got);
-    tls->is_drained = result != 1;
+    tls->is_drained = result != 1 && tls->wire.wants != POLLOUT;
     if (result == 1)
         return PL_TLS_DATA;
     if (settle(tls, result, &wants) != -EAGAIN)

@@ -55,7 +55,8 @@ ssize_t pl_tls_recv(struct pl_tls *tls, int fd, struct iovec into, short *wants)
 ssize_t pl_tls_send(struct pl_tls *tls, int fd, const struct iovec *pieces, int count,
                     short *wants) PL_MUST_USE;
 
-/* There may be more to receive without the socket saying so. After -EAGAIN there is not. */
+/* There may be more to receive without the socket saying so. After -EAGAIN for POLLIN there is
+ * not. */
 bool pl_tls_pending(struct pl_tls *tls);
 /* A record is with the socket in part only. */
 bool pl_tls_is_unsent(struct pl_tls *tls);

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "net/tls_stage.h"
 #include "support/tests.h"
@@ -224,6 +225,38 @@ Test(tls, what_lies_inside_is_pending_and_what_only_the_socket_knows_is_not)
         }
     }
     cr_expect_not(pl_tls_pending(client.tls));
+    client_close(&client);
+}
+
+/* What is sent first is the answer to a KeyUpdate, and until it has left, OpenSSL gives nothing out
+ * either. */
+Test(tls, what_lies_inside_stays_pending_when_receiving_has_to_wait_for_room_to_send)
+{
+    struct client client = OPEN(.version = TLS1_3_VERSION, .tickets = -1);
+    static const int three_records = 3 * 27;
+    struct iovec piece = { (char *)"x", 1 };
+    char bytes[8];
+    struct iovec into = { bytes, sizeof(bytes) };
+    short wants;
+
+    tls_peer_tell(peer, ORDER_KEY_UPDATE);
+    tls_peer_tell(peer, ORDER_PUSH);
+    tls_peer_tell(peer, ORDER_PUSH);
+    setsockopt(client.fd, SOL_SOCKET, SO_RCVLOWAT, &three_records, sizeof(three_records));
+    cr_assert(is_readable(&client));
+    cr_assert_eq(pl_tls_recv(client.tls, client.fd, into, &wants), 5);
+    cr_assert(pl_tls_pending(client.tls));
+    door.room = 0;
+    cr_assert_eq(pl_tls_send(client.tls, client.fd, &piece, 1, &wants), -EAGAIN);
+    cr_assert_eq(pl_tls_recv(client.tls, client.fd, into, &wants), -EAGAIN);
+    cr_expect_eq(wants, POLLOUT);
+    cr_expect(pl_tls_pending(client.tls));
+    cr_expect_eq(pl_tls_peek(client.tls, client.fd), PL_TLS_HALF);
+    cr_expect(pl_tls_pending(client.tls));
+    door.room = SIZE_MAX;
+    cr_assert_eq(pl_tls_send(client.tls, client.fd, &piece, 1, &wants), 1);
+    cr_expect(pl_tls_pending(client.tls), "the socket will not say that it is there");
+    cr_expect_eq(pl_tls_recv(client.tls, client.fd, into, &wants), 5);
     client_close(&client);
 }
 
