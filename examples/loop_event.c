@@ -42,7 +42,7 @@ int main(int argc, char **argv)
     char address[256];
     int status = 2;
 
-    if (argument_address(argc, argv, "usage: loop_event HOST:PORT", address)) {
+    if (argument_address(argc, argv, "loop_event 127.0.0.1:6379", address)) {
         if (pool_mux_create(&mux) || pool_create(POOL_OPTIONS(.mux = mux), &pool) ||
             pool_event_attach(mux, program.base, &link)) {
             fputs("cannot make a pool\n", stderr);

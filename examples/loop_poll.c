@@ -48,7 +48,7 @@ int main(int argc, char **argv)
     struct pool *pool = NULL;
     char address[256];
 
-    if (!argument_address(argc, argv, "usage: loop_poll HOST:PORT", address))
+    if (!argument_address(argc, argv, "loop_poll 127.0.0.1:6379", address))
         return 2;
     if (pool_mux_create(&mux) || pool_create(POOL_OPTIONS(.mux = mux), &pool)) {
         fputs("cannot make a pool\n", stderr);

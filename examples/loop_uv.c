@@ -39,7 +39,7 @@ int main(int argc, char **argv)
     char address[256];
     uv_loop_t loop;
 
-    if (!argument_address(argc, argv, "usage: loop_uv HOST:PORT", address))
+    if (!argument_address(argc, argv, "loop_uv 127.0.0.1:6379", address))
         return 2;
     uv_loop_init(&loop);
     uv_timer_init(&loop, &program.ticker);

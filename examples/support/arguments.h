@@ -5,7 +5,8 @@
 #include <stdbool.h>
 
 /* Makes an address of the first argument: one without a scheme, such as 127.0.0.1:6379, is a tcp
- * one. Without an argument, or with one that is too long, it prints `usage` and answers false. */
+ * one. Without an argument, or with one that is too long, it prints `usage`, what stands behind
+ * "usage: ./examples/run", and answers false. */
 bool argument_address(int argc, char **argv, const char *usage, char address[256]);
 
 /* Answers argument `index` as a number from 1 to `most`, or `otherwise` when there is none; prints
