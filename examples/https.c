@@ -17,7 +17,7 @@ enum { FETCHES = 2 };
 struct fetch {
     const char *host;
     struct http_response response;
-    bool is_complete;
+    bool is_complete, has_ca;
 };
 
 /* Its texts are the connection's, so they are shown while it is lent. */
@@ -51,6 +51,19 @@ static int get(struct pool_conn *conn, void *user)
     return response->closes;
 }
 
+/* Only a failure of the handshake itself says that the request stayed here: with TLS 1.3 a peer may
+ * refuse us later, in use. */
+static void say_why(const struct pool_error *error, bool has_ca)
+{
+    fprintf(stderr, "https: %s\n", error->text);
+    if (error->status != POOL_E_TLS || error->phase != POOL_PHASE_TLS)
+        return;
+    fprintf(stderr, "Nothing was sent to this peer.%s\n",
+            has_ca ? ""
+                   : " If its authority is one of your own, name the file of its certificate: "
+                     "--ca FILE");
+}
+
 static bool fetch_once(struct pool *pool, const char *address, struct fetch *fetch)
 {
     struct pool_error error = POOL_ERROR_INIT;
@@ -59,17 +72,14 @@ static bool fetch_once(struct pool *pool, const char *address, struct fetch *fet
 
     if (status == POOL_OK || fetch->is_complete)
         return fetch->response.status < 400;
-    fprintf(stderr, "https: %s\n", error.text);
-    if (status == POOL_E_TLS)
-        fprintf(stderr, "Nothing was sent to this peer. If its authority is one of your own, name "
-                        "the file of its certificate: --ca FILE\n");
+    say_why(&error, fetch->has_ca);
     return false;
 }
 
-static int fetch_all(const char *address, struct pool_tls *tls)
+static int fetch_all(const char *address, struct pool_tls *tls, bool has_ca)
 {
     struct pool_stats stats = { .size = sizeof(stats) };
-    struct fetch fetch = { .host = strstr(address, "://") + 3 };
+    struct fetch fetch = { .host = strstr(address, "://") + 3, .has_ca = has_ca };
     struct pool *pool = NULL;
     int done = 0;
 
@@ -108,7 +118,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "https: %s\n", error.text);
         return 2;
     }
-    status = fetch_all(address, tls);
+    status = fetch_all(address, tls, ca != NULL);
     pool_tls_free(tls);
     return status;
 }
