@@ -1,5 +1,4 @@
-/* postgres.c: threads share a few sessions of a PostgreSQL server, which begin in the clear and go
- * on in TLS.
+/* postgres.c: threads share a few sessions of PostgreSQL, which change from clear to TLS.
  *
  *     ./examples/run postgres 127.0.0.1:5432 [user [database]] [--ca FILE]
  *
@@ -63,9 +62,11 @@ static bool call(const struct server *server, pool_use_fn *use, void *user)
     fprintf(stderr, "postgres: %s\n", error.text);
     if (refusal.is_error)
         fprintf(stderr, "The reason: %s\n", refusal.text);
-    if (error.status == POOL_E_TLS)
-        fprintf(stderr, "Not even the user's name was sent to this peer. If its authority is one "
-                        "of your own, name the file of its certificate: --ca FILE\n");
+    if (error.status == POOL_E_TLS && error.phase == POOL_PHASE_TLS)
+        fprintf(stderr, "Not even the user's name was sent to this peer.%s\n",
+                server->ca ? ""
+                           : " If its authority is one of your own, name the file of its "
+                             "certificate: --ca FILE");
     return false;
 }
 
