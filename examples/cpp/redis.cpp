@@ -75,7 +75,7 @@ static void speak_of_tls(commpool::pool &pool, const char *address, commpool::tl
 }
 
 int main(int argc, char **argv)
-{
+try {
     const char *address = argc > 1 ? argv[1] : "tcp://127.0.0.1:6379";
     pool_tls_options trusted = trusting(argc > 2 ? argv[2] : nullptr);
     auto tls = argc > 2 ? std::make_unique<commpool::tls>(&trusted) : nullptr;
@@ -132,4 +132,7 @@ int main(int argc, char **argv)
     hasty.size = 1;
     std::string untold = name_of_failure([&] { pool.borrow(address, &hasty); });
     return untold == "POOL_E_ARGUMENT" ? 0 : 1;
+} catch (const std::exception &failure) {
+    std::cerr << "redis: " << failure.what() << "\n";
+    return 1;
 }
