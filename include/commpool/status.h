@@ -145,8 +145,9 @@ struct pool_error {
     enum pool_phase phase;
     enum pool_outcome outcome;
 
-    /* The number behind the status: an errno, or what `use` or a hook answered; 0 where there is
-     * none. */
+    /* The number behind the status: an errno; with POOL_E_USER what `use` or a hook answered; with
+     * POOL_E_RESOLVE one of c-ares (ARES_E...), with POOL_E_TLS one of OpenSSL (X509_V_ERR_..., an
+     * alert, or an error code), which serve people only; 0 where there is none. */
     int cause;
 
     /* Milliseconds that each phase took, indexed by enum pool_phase; 0 for the ones never
