@@ -352,11 +352,11 @@ struct pool_options {
     /* Says whether a socket address that a host name stands for may be connected to, before a
      * socket is made for it: 0, it may; else it is passed as one that failed is, and when no other
      * is left the caller gets POOL_E_USER, "on_resolved answered" that number. It runs on the mux
-     * thread, for each attempt anew, and must not wait; `address` and `place` are borrowed for the
-     * call. A literal address in the text is the program's own and is not asked about. Connections
-     * that stand stay. Default: NULL, every one may. Set it where names come from others and must
-     * not lead inside, to 127.0.0.1 for example (DNS rebinding); an IPv4 address may also come as
-     * an IPv6 one, ::ffff:127.0.0.1. */
+     * thread, for each attempt anew, and must not wait. `address` is the canonical text, `place`
+     * has its port; both are borrowed for the call. A literal address in the text is the program's
+     * own and is not asked about. Connections that stand stay. Default: NULL, every one may. Set it
+     * where names come from others and must not lead inside, to 127.0.0.1 for example (DNS
+     * rebinding); an IPv4 address may also come as an IPv6 one, ::ffff:127.0.0.1. */
     int (*on_resolved)(const char *address, const struct sockaddr *place, socklen_t size,
                        void *user);
 };
