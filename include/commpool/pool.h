@@ -107,7 +107,8 @@ POOL_API void pool_destroy(struct pool *pool);
  * tls:// address could not prove who it is, or when the pool was given no settings and the system's
  * certificates cannot be used, POOL_E_RESOURCE when no descriptor could be had, POOL_E_FULL when
  * too many wait, POOL_E_CLEARED when the pool is paused or was cleared meanwhile, POOL_E_CLOSING
- * when the pool ends, POOL_E_MEMORY, POOL_E_ARGUMENT, POOL_E_SYSTEM. POOL_E_TIMEOUT when time ran out with nothing sent. */
+ * when the pool ends, POOL_E_MEMORY, POOL_E_ARGUMENT, POOL_E_SYSTEM. POOL_E_TIMEOUT when time ran
+ * out with nothing sent. */
 POOL_API enum pool_status pool_communicate(struct pool *pool, const char *address, pool_use_fn *use,
                                            void *user, const struct pool_call *call);
 

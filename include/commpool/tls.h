@@ -60,8 +60,8 @@ struct pool_tls_options {
      * version of which none is named keeps its own. Default: OpenSSL's own. */
     const char *ciphers;
 
-    /* Protocols offered, for example "h2,http/1.1" (RFC 7301). An address's alpn= takes its place.
-     * Default: none. */
+    /* Protocols offered, for example "h2,http/1.1" (RFC 7301); a blank would be part of a name. An
+     * address's alpn= takes its place. Default: none. */
     const char *alpn;
 
     /* The name, or IP address, that the peer's certificate must have; a name is told to the peer,
@@ -138,8 +138,8 @@ POOL_API enum pool_status pool_tls_create(const struct pool_tls_options *options
  * Of those that the old options secured none is lent again, in any pool that uses `tls`. Who has
  * one goes on, and it is closed when it is given back; idle ones, those with an actor included, are
  * closed within ten seconds, each at a moment of its own. The call waits for none of this. When it
- * fails, nothing has changed. Any thread may call it, while pools use `tls`. Errors are
- * those of pool_tls_create(). */
+ * fails, nothing has changed. Any thread may call it, while pools use `tls`. Errors are those of
+ * pool_tls_create(). */
 POOL_API enum pool_status pool_tls_reload(struct pool_tls *tls,
                                           const struct pool_tls_options *options,
                                           struct pool_error *error);
