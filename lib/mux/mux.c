@@ -195,6 +195,10 @@ static void finish_batch(struct pool_mux *mux)
 {
     bool is_more;
 
+    if (atomic_load(&mux->is_given_up))
+        run_all_posts(mux);
+    if (mux->is_forked)
+        return;
     pthread_mutex_lock(&mux->shared.lock);
     pl_mux_set_timer_locked(mux);
     is_more = !pl_list_is_empty(&mux->shared.posts) || !pl_list_is_empty(&mux->on_mux.posts);
@@ -222,8 +226,10 @@ static int run_batch(struct pool_mux *mux, struct pl_thread *self, int timeout_m
         run_all_here(mux, NULL);
     if (mux->is_forked)
         return count;                   /* this thread dispatches nothing any more */
-    end_callbacks(mux, self);
     finish_batch(mux);
+    if (mux->is_forked)
+        return count;
+    end_callbacks(mux, self);
     return count;
 }
 
@@ -297,8 +303,10 @@ static bool visit(struct pool_mux *mux, const void *owner)
         run_all_posts(mux);
     if (mux->is_forked)
         return true;                    /* as in a batch */
-    end_callbacks(mux, self);
     finish_batch(mux);
+    if (mux->is_forked)
+        return true;
+    end_callbacks(mux, self);
     leave(mux);
     return true;
 }
@@ -515,7 +523,9 @@ void pool_mux_destroy(struct pool_mux *mux)
         return;
     pool_mux_stop(mux);                 /* whoever runs it comes back, and lets go of it */
     /* What was posted too late for the last batch may hold the pools that hold the mux. */
-    if (!pl_mux_is_dispatching(mux))
+    if (pl_mux_is_dispatching(mux))
+        atomic_store(&mux->is_given_up, true);
+    else
         visit(mux, NULL);
     pl_mux_unref(mux);
 }

@@ -58,6 +58,8 @@ struct pool_mux {
     _Atomic uint64_t home;                 /* embedded: id of the thread that must not be blocked */
     _Atomic bool is_stopped;
     _Atomic bool refuses_posts;                /* the program's, that would keep it from ending */
+    _Atomic bool is_given_up;                  /* in a callback; what is posted then runs in that
+                                                * batch, as nobody may begin another */
     bool ends_itself;                          /* its own thread let go of it last; that thread's */
     _Atomic uint64_t wakeups;
     struct pl_list process_link;                        /* muxes.h */

@@ -222,3 +222,46 @@ Test(last_calls, observers_hear_of_a_return_beside_an_operation_and_of_its_close
     cr_expect_eq(atomic_load(&seen.closed), 1);
     peer_stop(peer);
 }
+
+/* ---- pool and mux at once */
+
+struct both {
+    struct pool *pool;
+    struct pool_mux *mux;
+    unsigned told;
+    enum pool_status status;
+};
+
+static void hear_of_the_call(struct pool_conn *conn, const struct pool_error *error, void *user)
+{
+    struct both *both = user;
+
+    (void)conn;
+    both->told++;
+    both->status = error ? error->status : POOL_OK;
+}
+
+static void call_and_end_both(void *user)
+{
+    struct both *both = user;
+
+    cr_expect_eq(pool_communicate_async(both->pool, "tcp://127.0.0.1:1", hear_of_the_call, both,
+                                        NULL, NULL),
+                 POOL_OK);
+    pool_destroy(both->pool);
+    pool_mux_destroy(both->mux);
+}
+
+Test(last_calls, are_made_in_the_batch_whose_callback_ends_both_the_pool_and_its_mux)
+{
+    int before = count_descriptors();
+    struct both both = { .told = 0 };
+
+    cr_assert_eq(pool_mux_create(&both.mux), POOL_OK);
+    both.pool = MAKE_POOL(.mux = both.mux);
+    cr_assert_eq(pool_mux_post(both.mux, call_and_end_both, &both), POOL_OK);
+    cr_assert_eq(pool_mux_dispatch(both.mux, VERBS_SOON), POOL_OK);
+    cr_expect_eq(both.told, 1);
+    cr_expect_eq(both.status, POOL_E_CLOSING);
+    cr_expect_eq(count_descriptors(), before);
+}
