@@ -87,13 +87,21 @@ static bool has_connections(const struct pool *pool)
     return state == PL_POOL_LIVE || state == PL_POOL_PAUSED || state == PL_POOL_CLOSING;
 }
 
+/* The lock is held around both, so whoever ends the pool, and takes it after he said so, finds the
+ * post there, or it is not posted: it would keep a pool and a mux that nobody dispatches. */
 static void tell(struct pool *pool)
 {
-    if (has_connections(pool)) {
+    bool is_told;
+
+    pthread_mutex_lock(&pool->lock);
+    is_told = has_connections(pool);
+    if (is_told) {
         pool->reload.post = (struct pl_post){ .run = on_reload, .owner = pool };
         pl_mux_post(pool->mux, &pool->reload.post);
-        return;
     }
+    pthread_mutex_unlock(&pool->lock);
+    if (is_told)
+        return;
     atomic_store(&pool->reload.is_posted, false);
     pl_pool_leave(pool);
 }
