@@ -19,7 +19,9 @@
 #include "net/address.h"
 #include "net/tls_bio.h"
 #include "net/tls_fault.h"
+#include "net/tls_gate.h"
 #include "net/tls_peer.h"
+#include "net/tls_record.h"
 
 struct pl_tls {
     pthread_mutex_t lock; /* one call at a time; all below is under it */
@@ -43,18 +45,21 @@ struct pl_tls {
 
 /* ---- around each call */
 
+#define OVER (-ESHUTDOWN) /* the process exits */
+
 struct visit {
     int saved; /* errno of the program */
 };
 
-static struct visit enter(struct pl_tls *tls, int fd)
+static bool enter(struct pl_tls *tls, int fd, struct visit *visit)
 {
-    struct visit visit = { errno };
-
+    visit->saved = errno;
+    if (!pl_tls_gate_enter())
+        return false;
     pthread_mutex_lock(&tls->lock);
     tls->wire = (struct pl_tls_wire){ .fd = fd };
     ERR_clear_error();
-    return visit;
+    return true;
 }
 
 /* The program's function gets its lines when nothing is locked any more. */
@@ -74,6 +79,7 @@ static void leave(struct pl_tls *tls, struct visit *visit)
     tls->secrets = (struct pl_buffer){ 0 };
     ERR_clear_error();
     pthread_mutex_unlock(&tls->lock);
+    pl_tls_gate_leave();
     if (secrets.data)
         tell_secrets(tls->settings, &secrets);
     errno = visit->saved;
@@ -179,14 +185,13 @@ static bool set_wish(struct pl_tls *tls, const struct pl_tls_wish *wish)
                 : set_name(tls, wish->name.data, wish->name.size);
 }
 
-int pl_tls_create(struct pl_tls_settings *settings, struct pl_tls_sessions *sessions,
+static int create(struct pl_tls_settings *settings, struct pl_tls_sessions *sessions,
                   const struct pl_tls_wish *wish, struct pl_tls **made)
 {
     size_t more = wish->alpn.size ? sizeof(struct pl_tls_alpn) : 0;
     struct pl_tls *tls = pl_zalloc(sizeof(*tls) + more);
     int saved = errno, error = 0;
 
-    *made = NULL;
     if (!tls)
         return -ENOMEM;
     pthread_mutex_init(&tls->lock, NULL);
@@ -202,6 +207,19 @@ int pl_tls_create(struct pl_tls_settings *settings, struct pl_tls_sessions *sess
         pl_tls_free(tls);
     else
         *made = tls;
+    return error;
+}
+
+int pl_tls_create(struct pl_tls_settings *settings, struct pl_tls_sessions *sessions,
+                  const struct pl_tls_wish *wish, struct pl_tls **made)
+{
+    int error;
+
+    *made = NULL;
+    if (!pl_tls_gate_enter())
+        return OVER;
+    error = create(settings, sessions, wish, made);
+    pl_tls_gate_leave();
     return error;
 }
 
@@ -227,7 +245,7 @@ void pl_tls_free(struct pl_tls *tls)
 {
     int saved = errno;
 
-    if (!tls)
+    if (!tls || !pl_tls_gate_enter())
         return;
     /* Without it OpenSSL takes a session for bad whose connection ended without farewell. */
     if (tls->ssl && tls->is_ready && !tls->fault.reason)
@@ -239,6 +257,7 @@ void pl_tls_free(struct pl_tls *tls)
     pl_os->free(tls->alpn);
     pl_tls_sessions_release(tls->sessions);
     pl_tls_settings_release(tls->settings);
+    pl_tls_gate_leave();
     pthread_mutex_destroy(&tls->lock);
     pl_os->free(tls);
     errno = saved;
@@ -322,10 +341,12 @@ static int shake_hands(struct pl_tls *tls, short *wants)
 
 int pl_tls_handshake(struct pl_tls *tls, int fd, short *wants)
 {
-    struct visit visit = enter(tls, fd);
+    struct visit visit;
     int result;
 
     *wants = 0;
+    if (!enter(tls, fd, &visit))
+        return OVER;
     result = shake_hands(tls, wants);
     leave(tls, &visit);
     return result;
@@ -354,10 +375,12 @@ static ssize_t receive(struct pl_tls *tls, struct iovec into, short *wants)
 
 ssize_t pl_tls_recv(struct pl_tls *tls, int fd, struct iovec into, short *wants)
 {
-    struct visit visit = enter(tls, fd);
+    struct visit visit;
     ssize_t result;
 
     *wants = 0;
+    if (!enter(tls, fd, &visit))
+        return OVER;
     result = receive(tls, into, wants);
     leave(tls, &visit);
     return result;
@@ -374,31 +397,6 @@ bool pl_tls_pending(struct pl_tls *tls)
 }
 
 /* ---- sending */
-
-/* The pieces up to one record, in one place: `record`, unless they are there already. */
-static struct pool_bytes gather(const struct iovec *pieces, int count, char *record)
-{
-    struct pool_bytes bytes = { record, 0 };
-    size_t size;
-
-    while (count && !pieces->iov_len) {
-        pieces++;
-        count--;
-    }
-    if (count && (count == 1 || pieces->iov_len >= PL_TLS_RECORD)) {
-        size = pieces->iov_len < PL_TLS_RECORD ? pieces->iov_len : PL_TLS_RECORD;
-        return (struct pool_bytes){ pieces->iov_base, size };
-    }
-    for (int i = 0; i < count && bytes.size < PL_TLS_RECORD; i++) {
-        size = PL_TLS_RECORD - bytes.size;
-        if (size > pieces[i].iov_len)
-            size = pieces[i].iov_len;
-        if (size)
-            memcpy(record + bytes.size, pieces[i].iov_base, size);
-        bytes.size += size;
-    }
-    return bytes;
-}
 
 /* All bytes but the last are done with as far as the caller goes. */
 static ssize_t keep(struct pl_tls *tls, struct pool_bytes bytes, short *wants)
@@ -457,11 +455,13 @@ static ssize_t transmit(struct pl_tls *tls, struct pool_bytes bytes, short *want
 ssize_t pl_tls_send(struct pl_tls *tls, int fd, const struct iovec *pieces, int count, short *wants)
 {
     char record[PL_TLS_RECORD];
-    struct pool_bytes bytes = gather(pieces, count, record);
-    struct visit visit = enter(tls, fd);
+    struct pool_bytes bytes = pl_tls_gather(pieces, count, record);
+    struct visit visit;
     ssize_t result;
 
     *wants = 0;
+    if (!enter(tls, fd, &visit))
+        return OVER;
     result = transmit(tls, bytes, wants);
     leave(tls, &visit);
     return result;
@@ -506,17 +506,22 @@ static enum pl_tls_look look(struct pl_tls *tls)
 
 enum pl_tls_look pl_tls_peek(struct pl_tls *tls, int fd)
 {
-    struct visit visit = enter(tls, fd);
-    enum pl_tls_look seen = look(tls);
+    struct visit visit;
+    enum pl_tls_look seen;
 
+    if (!enter(tls, fd, &visit))
+        return PL_TLS_ENDED;
+    seen = look(tls);
     leave(tls, &visit);
     return seen;
 }
 
 void pl_tls_shutdown(struct pl_tls *tls, int fd)
 {
-    struct visit visit = enter(tls, fd);
+    struct visit visit;
 
+    if (!enter(tls, fd, &visit))
+        return;
     /* In the middle of a record there is no place for it. */
     if (!refusal(tls) && !tls->has_said_goodbye && !tls->kept.size)
         SSL_shutdown(tls->ssl);

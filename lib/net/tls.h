@@ -21,10 +21,9 @@
 #include "base/compiler.h"
 #include "base/failure.h"
 #include "commpool/types.h"
+#include "net/tls_record.h"
 #include "net/tls_sessions.h"
 #include "net/tls_settings.h"
-
-#define PL_TLS_RECORD 16384u /* bytes that one record carries at most */
 
 struct pool_address;
 struct pl_tls;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/os.h"
+#include "net/tls_gate.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 
@@ -44,8 +45,12 @@ struct pl_tls_sessions *pl_tls_sessions_keep(struct pl_tls_sessions *sessions)
 
 static void drop_all(struct pl_tls_sessions *sessions)
 {
+
+    if (!pl_tls_gate_enter())
+        return;
     while (sessions->count)
         SSL_SESSION_free(sessions->kept[--sessions->count].session);
+    pl_tls_gate_leave();
 }
 
 void pl_tls_sessions_release(struct pl_tls_sessions *sessions)

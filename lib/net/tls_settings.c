@@ -17,6 +17,7 @@
 #include "base/os.h"
 #include "net/tls.h"
 #include "net/tls_bio.h"
+#include "net/tls_gate.h"
 #include "net/tls_pem.h"
 
 #define SMALLEST_OPTIONS offsetof(struct pool_tls_options, ca_dir)
@@ -181,8 +182,12 @@ static bool fill_context(SSL_CTX *context, const struct pool_tls_options *option
 
 static void free_settings(struct pl_tls_settings *settings)
 {
+
+    if (!pl_tls_gate_enter())
+        return;
     SSL_CTX_free(settings->context);
     BIO_meth_free(settings->bio_method);
+    pl_tls_gate_leave();
     pl_os->free(settings->name);
     pl_os->free(settings);
 }
@@ -256,9 +261,16 @@ static struct pl_tls_settings *make_settings(const struct pool_tls_options *opti
                                              struct pl_tls_trouble *trouble)
 {
     int saved = errno;
-    struct pl_tls_settings *settings = make(options, trouble);
+    struct pl_tls_settings *settings;
 
+    pl_tls_gate_open();
+    if (!pl_tls_gate_enter()) {
+        pl_tls_trouble(trouble, POOL_E_CLOSING, "the process exits");
+        return NULL;
+    }
+    settings = make(options, trouble);
     ERR_clear_error();
+    pl_tls_gate_leave();
     errno = saved;
     return settings;
 }

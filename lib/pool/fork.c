@@ -10,6 +10,7 @@
 
 #include "mux/muxes.h"
 #include "net/resolver.h"
+#include "net/tls_gate.h"
 #include "net/tls_settings.h"
 #include "pool/pool.h"
 
@@ -23,10 +24,12 @@ static void before_fork(void)
     pl_connection_hold();
     pl_resolver_hold();
     pl_tls_settings_hold();
+    pl_tls_gate_hold();
 }
 
 static void in_parent(void)
 {
+    pl_tls_gate_let_go();
     pl_tls_settings_let_go();
     pl_resolver_let_go();
     pl_connection_let_go();
@@ -40,6 +43,7 @@ static void in_child(void)
     pl_resolver_orphan();
     pl_peers_orphan();
     pl_pools_orphan();
+    pl_tls_gate_orphan();
     atomic_store(&pl_room_wanted, 0);
     in_parent();
 }
