@@ -320,10 +320,7 @@ enum pool_status pl_stream_secure(struct pl_connection *connection, uint64_t unt
         return POOL_OK;
     if (error == EDEADLK)
         return pl_stream_fail(connection, POOL_E_WOULD_BLOCK, EAGAIN);
-    if (error == ETIME || pl_stream_doom(connection))
-        return pl_stream_fail_errno(connection, error);
-    return pl_stream_fail_with(connection,
-                               pl_transport_failure(connection, error, POOL_PHASE_TLS));
+    return pl_stream_fail_securing(connection, error);
 }
 
 /* ---- receiving; one operation at a time reads a connection, or what was read ahead would be

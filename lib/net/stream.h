@@ -44,6 +44,9 @@ enum pool_status pl_stream_fail(struct pl_connection *connection, enum pool_stat
 
 /* The same for an errno (ETIME: our own deadline), unless the connection's doom explains it. */
 enum pool_status pl_stream_fail_errno(struct pl_connection *connection, int error);
+/* The same for a handshake on a connection that was used in the clear: what was said there is no
+ * part of a request, so it was not the transfer that took too long. */
+enum pool_status pl_stream_fail_securing(struct pl_connection *connection, int error);
 /* The same at the end of the stream. */
 enum pool_status pl_stream_fail_at_end(struct pl_connection *connection, bool is_inside_message);
 

@@ -121,6 +121,19 @@ enum pool_status pl_stream_fail_errno(struct pl_connection *connection, int erro
     return pl_stream_fail_with(connection, pl_transport_failure(connection, error, POOL_PHASE_USE));
 }
 
+enum pool_status pl_stream_fail_securing(struct pl_connection *connection, int error)
+{
+    enum pool_status doom = pl_stream_doom(connection);
+    bool is_late = doom ? doom_cause(connection) == ETIMEDOUT : error == ETIME;
+    struct pl_failure failure = pl_failure_because(PL_REASON_DEADLINE, POOL_PHASE_TLS, ETIMEDOUT);
+
+    if (doom && !is_late)
+        return fail_doomed(connection, doom);
+    if (!is_late)
+        failure = pl_transport_failure(connection, error, POOL_PHASE_TLS);
+    return pl_stream_fail_with(connection, failure);
+}
+
 enum pool_status pl_stream_fail_at_end(struct pl_connection *connection, bool is_inside_message)
 {
     enum pool_status doom = pl_stream_doom(connection);

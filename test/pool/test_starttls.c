@@ -236,6 +236,49 @@ Test(pool_starttls, tls_ms_bounds_the_handshake_of_a_hook)
     peer_stop(quiet);
 }
 
+/* The same. */
+static int prepare_in_vain(struct pool_conn *conn, void *user)
+{
+    struct pool_bytes line;
+
+    (void)user;
+    if (pool_send(conn, "STARTTLS\n", 9))
+        return -1;
+    cr_expect(peer_wait_accepted(quiet, 1, VERBS_SOON));
+    cr_expect_eq(peer_push(quiet, PEER_ALL, "GO\n", 3), 1);
+    return pool_recv_until(conn, "\n", 1, &line) ? -1 : pool_conn_start_tls(conn);
+}
+
+static struct pool_error stall(uint32_t tls_ms, uint32_t timeout_ms)
+{
+    struct pool *pool = MAKE_POOL(.tls = tls, .prepare = prepare_in_vain, .tls_ms = tls_ms);
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool_conn conn;
+    char address[96];
+
+    quiet = PEER(.behave = PEER_SILENT);
+    snprintf(address, sizeof(address), "tls://127.0.0.1:%d?starttls=1", peer_port(quiet));
+    cr_expect_eq(pool_borrow(pool, address,
+                             POOL_CALL(.timeout_ms = timeout_ms, .error = &error), &conn),
+                 POOL_E_TIMEOUT, "%s", error.text);
+    cr_expect_eq(STAT(pool, total), 0);
+    pool_destroy(pool);
+    peer_stop(quiet);
+    return error;
+}
+
+Test(pool_starttls, a_handshake_that_stalls_in_prepare_was_no_transfer)
+{
+    const struct pool_error errors[] = { stall(200, 20000), stall(20000, 400) };
+
+    for (size_t i = 0; i < PL_COUNT(errors); i++) {
+        cr_expect_eq(errors[i].status, POOL_E_TIMEOUT, "%s", errors[i].text);
+        cr_expect_eq(errors[i].phase, POOL_PHASE_TLS, "%s", errors[i].text);
+        cr_expect_eq(errors[i].outcome, POOL_NOT_SENT, "%s", errors[i].text);
+        cr_expect(strstr(errors[i].text, "out of time while securing"), "%s", errors[i].text);
+    }
+}
+
 Test(pool_starttls, a_hook_that_secures_the_wrong_peer_is_told_why)
 {
     struct credential *wrong = CREDENTIAL(authority, .names = "DNS:another.test");
