@@ -109,6 +109,7 @@ struct pl_connection {
     struct pl_tls *_Atomic tls;         /* NULL: it is plain, or not secured yet; set once, maybe
                                          * under the hands of who uses a copy of its handle */
     _Atomic uint64_t secured_by;        /* the number of the settings of that; 0: it is plain */
+    _Atomic uint32_t secured_us;        /* what the handshake took that `prepare` waited for */
     _Atomic uint32_t armed_ms;          /* SO_RCVTIMEO as set now; 0: none */
     _Atomic uint64_t bytes_in, bytes_out;
     struct pl_limits limits;            /* its pool's; fixed */

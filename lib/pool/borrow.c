@@ -191,10 +191,21 @@ static struct pl_failure judge_prepared(struct pl_connection *connection, int an
     return failure;
 }
 
+/* `prepare` took that long; in the handshake that it waited for the call was in another phase.
+ * Pinned. */
+static void account_handshake(struct pl_borrow *borrow, const struct pl_connection *connection,
+                              uint64_t took_ns)
+{
+    uint64_t tls_ns = pl_earlier(pl_get(connection->secured_us) * UINT64_C(1000), took_ns);
+
+    borrow->spent.ns[POOL_PHASE_TLS] += tls_ns;
+    borrow->spent.ns[POOL_PHASE_SETUP] -= tls_ns;
+}
+
 bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
                          struct pool_conn *conn)
 {
-    uint64_t begin_ns;
+    uint64_t begin_ns, took_ns;
     int answer;
 
     *conn = pl_connection_handle(connection, atomic_load(&connection->word));
@@ -217,11 +228,13 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
         return true;
     begin_ns = pl_os->now_ns();
     answer = prepare(borrow->pool, *conn);
-    borrow->spent.ns[POOL_PHASE_SETUP] += pl_os->now_ns() - begin_ns;
+    took_ns = pl_os->now_ns() - begin_ns;
+    borrow->spent.ns[POOL_PHASE_SETUP] += took_ns;
     if (!pl_word_pin(&connection->word, conn->serial)) {
         borrow->failure = pl_failure_because(PL_REASON_PREPARE, POOL_PHASE_SETUP, answer);
         return false; /* it threw the connection away */
     }
+    account_handshake(borrow, connection, took_ns);
     borrow->failure = judge_prepared(connection, answer);
     if (borrow->failure.status) /* whoever gives a copy back from here on gives back a failure */
         pl_set(connection->lease.marks, PL_MARK_FAILED);

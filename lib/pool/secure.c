@@ -173,9 +173,14 @@ static enum pool_status start_and_wait(struct pl_connection *connection)
     uint64_t now_ns = pl_os->now_ns(), until_ns = PL_NEVER;
     enum pool_status status = pl_secure_begin_clear(connection);
 
+    if (status)
+        return status;
     if (tls_ms != POOL_NONE)
         until_ns = pl_after(now_ns, tls_ms * PL_MS);
-    return status ? status : pl_stream_secure(connection, until_ns);
+    status = pl_stream_secure(connection, until_ns);
+    pl_set(connection->secured_us,
+           (uint32_t)pl_earlier(pl_since(now_ns, pl_os->now_ns()) / 1000, UINT32_MAX));
+    return status;
 }
 
 enum pool_status pool_conn_start_tls(struct pool_conn *conn)

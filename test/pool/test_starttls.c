@@ -279,6 +279,17 @@ Test(pool_starttls, a_handshake_that_stalls_in_prepare_was_no_transfer)
     }
 }
 
+Test(pool_starttls, the_time_of_a_handshake_in_prepare_is_that_of_tls)
+{
+    uint64_t begin_ns = pl_os->now_ns(), spent_ms = 0;
+    struct pool_error error = stall(300, 20000);
+
+    for (size_t i = 0; i < PL_COUNT(error.spent_ms); i++)
+        spent_ms += error.spent_ms[i];
+    cr_expect_geq(error.spent_ms[POOL_PHASE_TLS], 300, "%s", error.text);
+    cr_expect_leq(spent_ms * PL_MS, pl_os->now_ns() - begin_ns, "it counts once: %s", error.text);
+}
+
 Test(pool_starttls, a_hook_that_secures_the_wrong_peer_is_told_why)
 {
     struct credential *wrong = CREDENTIAL(authority, .names = "DNS:another.test");
