@@ -431,7 +431,7 @@ static bool read_scheme(struct pl_draft *draft, size_t *after)
     size_t size;
 
     if (!mark)
-        return fail(draft, 0, "scheme missing (tcp://, unix:// or abstract://)");
+        return fail(draft, 0, "scheme missing (tcp://, tls://, unix:// or abstract://)");
     size = (size_t)(mark - draft->text);
     for (size_t i = 0; i < size && i < sizeof(lower); i++) {
         char c = draft->text[i];
@@ -441,7 +441,7 @@ static bool read_scheme(struct pl_draft *draft, size_t *after)
     if (size <= sizeof(lower))
         scheme = find_value(pl_schemes, PL_SCHEME_COUNT, (struct pool_bytes){ lower, size });
     if (scheme < 0)
-        return fail(draft, 0, "the scheme is none of tcp, unix, abstract");
+        return fail(draft, 0, "the scheme is none of tcp, tls, unix, abstract");
     draft->parts.scheme = scheme;
     *after = size + strlen("://");
     return true;

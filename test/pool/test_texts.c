@@ -57,7 +57,8 @@ Test(pool_texts, an_address_that_this_release_cannot_reach_is_told_why)
           ": no socket stands at this path (ENOENT) while connecting" },
         { "", POOL_E_ADDRESS, "\"\": scheme missing" },
         { "127.0.0.1:6379", POOL_E_ADDRESS,
-          "127.0.0.1:6379: scheme missing (tcp://, unix:// or abstract://) at character 1" },
+          "127.0.0.1:6379: scheme missing (tcp://, tls://, unix:// or abstract://) at "
+          "character 1" },
         { "tcp://user:secret@127.0.0.1:1", POOL_E_ADDRESS,
           "user info is not part of an address at character 18" },
         { "tcp://user@[::1]:1", POOL_E_ADDRESS,
