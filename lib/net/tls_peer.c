@@ -4,10 +4,12 @@
 #include "net/tls_peer.h"
 
 #include <openssl/x509v3.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/subject.h"
 
+#define EXPECTED_MOST 40 /* bytes of it in a sentence; the subject has the rest */
 #define HOST_FLAGS (X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT)
 
 bool pl_tls_is_name(const char *name, size_t size)
@@ -57,18 +59,49 @@ int pl_tls_judge(const SSL *ssl, const char *name)
     return pl_tls_is_ip(name) ? X509_V_ERR_IP_ADDRESS_MISMATCH : X509_V_ERR_HOSTNAME_MISMATCH;
 }
 
-uint16_t pl_tls_subject_of(const X509 *certificate)
+static bool is_mismatch(int verdict)
+{
+    return verdict == X509_V_ERR_HOSTNAME_MISMATCH || verdict == X509_V_ERR_IP_ADDRESS_MISMATCH;
+}
+
+/* How many bytes of the text there are now. */
+static int write_subject(const X509 *certificate, char *text, int size)
 {
     BIO *memory = certificate ? BIO_new(BIO_s_mem()) : NULL;
-    char name[PL_SUBJECT] = "";
-    int size = 0;
+    int length = 0;
 
     if (!memory)
         return 0;
     /* RFC 2253 escapes what could mislead in a log. */
     if (X509_NAME_print_ex(memory, X509_get_subject_name(certificate), 0, XN_FLAG_RFC2253) > 0)
-        size = BIO_read(memory, name, sizeof(name) - 1);
-    name[size > 0 ? size : 0] = '\0';
+        length = BIO_read(memory, text, size - 1);
     BIO_free(memory);
-    return pl_subject_note(name);
+    text[length > 0 ? length : 0] = '\0';
+    return length > 0 ? length : 0;
+}
+
+static uint16_t note(const X509 *certificate, int verdict, const char *demanded)
+{
+    const char *expected = is_mismatch(verdict) ? demanded : NULL;
+    char more[EXPECTED_MOST + 16] = "", text[PL_SUBJECT] = "";
+    int length, size = 0;
+
+    if (expected)
+        size = snprintf(more, sizeof(more), "; expected %.*s%s", EXPECTED_MOST, expected,
+                        strlen(expected) > EXPECTED_MOST ? "..." : "");
+    length = write_subject(certificate, text, PL_SUBJECT - size);
+    snprintf(text + length, sizeof(text) - (size_t)length, "%s",
+             length || !expected ? more : more + strlen("; "));
+    return pl_subject_note(text);
+}
+
+uint16_t pl_tls_subject_of(const SSL *ssl, int verdict, const char *demanded)
+{
+    return note(SSL_get0_peer_certificate(ssl), verdict, demanded);
+}
+
+uint16_t pl_tls_subject_in(const X509_STORE_CTX *verification, const char *demanded)
+{
+    return note(X509_STORE_CTX_get_current_cert(verification),
+                X509_STORE_CTX_get_error(verification), demanded);
 }

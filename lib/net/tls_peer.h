@@ -21,7 +21,11 @@ bool pl_tls_expect(SSL *ssl, const char *name);
 /* After the handshake, resumed or not: X509_V_OK, or what is wrong (X509_V_ERR_*). */
 int pl_tls_judge(const SSL *ssl, const char *name);
 
-/* Notes whose certificate it is, for a sentence; 0: it is not known. */
-uint16_t pl_tls_subject_of(const X509 *certificate);
+/* Notes whose certificate it is, for a sentence, and, where the verdict is that it is another's,
+ * the name that settings demand (NULL: none; the sentence has the address's). 0: it is not
+ * known. */
+uint16_t pl_tls_subject_of(const SSL *ssl, int verdict, const char *demanded);
+/* The same while the chain is looked at: of the certificate at fault. */
+uint16_t pl_tls_subject_in(const X509_STORE_CTX *verification, const char *demanded);
 
 #endif

@@ -92,6 +92,41 @@ Test(tls_names, other_names_are_refused)
             X509_V_ERR_HOSTNAME_MISMATCH, "%s", others[i]);
 }
 
+/* What is said of a peer that is somebody else, when settings name whom they mean. */
+static const char *say_of_other(const char *wanted, const char *subject)
+{
+    struct credential *other =
+        CREDENTIAL(authority, .common_name = subject, .names = "DNS:other.test,IP:127.0.0.2");
+    struct tls_peer *peer = TLS_PEER(.credential = other);
+    struct pl_tls_settings *settings = SETTINGS(.ca_pem = authority->certificate, .name = wanted);
+    struct client client = client_dial(peer, settings, NULL, "other.test");
+    const char *sentence;
+
+    cr_expect(client_shake(&client));
+    sentence = client_sentence(&client, POOL_PHASE_TLS);
+    client_close(&client);
+    pl_tls_settings_release(settings);
+    tls_peer_stop(peer);
+    credential_free(other);
+    return sentence;
+}
+
+Test(tls_names, a_name_that_settings_demand_is_told_where_it_is_not_the_peers)
+{
+    static const char a60[] = "a23456789b123456789c123456789d123456789e123456789f123456.test";
+    const char *sentence = say_of_other("db.test", "the peer");
+
+    cr_expect(strstr(sentence, "hostname mismatch (CN=the peer; expected db.test) while"), "%s",
+              sentence);
+    sentence = say_of_other("127.0.0.1", "the peer");
+    cr_expect(strstr(sentence, "IP address mismatch (CN=the peer; expected 127.0.0.1) while"), "%s",
+              sentence);
+    sentence = say_of_other(a60, a60);
+    cr_expect(strstr(sentence, "(CN=a23456789b123456789c12; expected "
+                               "a23456789b123456789c123456789d123456789e...) while"),
+              "%s", sentence);
+}
+
 Test(tls_names, other_addresses_are_refused)
 {
     cr_expect_eq(MEET(authority, "127.0.0.2", "IP address mismatch", .names = "IP:127.0.0.1"),
