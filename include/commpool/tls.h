@@ -129,7 +129,8 @@ struct pool_tls_info {
  * of which each keeps a share. `options` is copied; NULL means all defaults. `error` may be NULL.
  * Any thread may call it. Errors: POOL_E_TLS when certificates, keys or ciphers are unusable or a
  * file is not there, with the file and the reason in *error; POOL_E_ACCESS, POOL_E_RESOURCE,
- * POOL_E_SYSTEM when one cannot be read; POOL_E_MEMORY; POOL_E_ARGUMENT for impossible options. */
+ * POOL_E_SYSTEM when one cannot be read; POOL_E_MEMORY; POOL_E_ARGUMENT for options that are
+ * impossible, alone or together; *error says which. */
 POOL_API enum pool_status pool_tls_create(const struct pool_tls_options *options,
                                           struct pool_tls **tls, struct pool_error *error);
 

@@ -48,20 +48,23 @@ void pl_tls_settings_let_go(void)
 
 /* ---- options */
 
-static bool is_possible(const struct pool_tls_options *options)
+/* NULL: nothing. */
+static const char *what_is_impossible(const struct pool_tls_options *options)
 {
     bool has_certificate = options->cert_file || options->cert_pem;
 
     if (options->cert_file && options->cert_pem)
-        return false;
+        return "cert_file and cert_pem cannot both be given";
     if (options->key_file && options->key_pem)
-        return false;
+        return "key_file and key_pem cannot both be given";
     if ((options->key_file || options->key_pem) && !has_certificate)
-        return false;
+        return "a key without its certificate (cert_file or cert_pem)";
     if (options->name && !*options->name)
-        return false; /* OpenSSL would check none */
-    return options->min_version == 0 || options->min_version == TLS1_2_VERSION ||
-           options->min_version == TLS1_3_VERSION;
+        return "name is empty"; /* OpenSSL would check none */
+    if (options->min_version && options->min_version != TLS1_2_VERSION &&
+        options->min_version != TLS1_3_VERSION)
+        return "min_version is none of 0, 0x0303 (TLS 1.2) and 0x0304 (TLS 1.3)";
+    return NULL;
 }
 
 bool pl_tls_alpn_parse(const char *text, size_t size, struct pl_tls_alpn *alpn)
@@ -236,12 +239,12 @@ static struct pl_tls_settings *make(const struct pool_tls_options *given,
 {
     struct pool_tls_options options = { .size = sizeof(options) };
     struct pl_tls_settings *settings;
-    bool is_read = !given || pl_options_copy(&options, sizeof(options), given, SMALLEST_OPTIONS);
+    const char *wrong = "the options have no size that is known";
 
-    if (!is_read || !is_possible(&options)) {
-        pl_tls_trouble(trouble, POOL_E_ARGUMENT, "%s",
-                       is_read ? "these options are not possible together"
-                               : "the options have no size that is known");
+    if (!given || pl_options_copy(&options, sizeof(options), given, SMALLEST_OPTIONS))
+        wrong = what_is_impossible(&options);
+    if (wrong) {
+        pl_tls_trouble(trouble, POOL_E_ARGUMENT, "%s", wrong);
         return NULL;
     }
     settings = pl_zalloc(sizeof(*settings));

@@ -107,13 +107,15 @@ Test(tls_settings, options_that_contradict_each_other_are_refused)
 {
     const char *pem = own->certificate, *key = own->key;
 
-    refuses(POOL_TLS_OPTIONS(.cert_pem = pem, .cert_file = "x"), POOL_E_ARGUMENT, "together");
+    refuses(POOL_TLS_OPTIONS(.cert_pem = pem, .cert_file = "x"), POOL_E_ARGUMENT,
+            "TLS settings: cert_file and cert_pem cannot both");
     refuses(POOL_TLS_OPTIONS(.cert_pem = pem, .key_file = "x", .key_pem = key), POOL_E_ARGUMENT,
-            "together");
-    refuses(POOL_TLS_OPTIONS(.key_pem = key), POOL_E_ARGUMENT, "together");
-    refuses(POOL_TLS_OPTIONS(.name = ""), POOL_E_ARGUMENT, "together");
-    refuses(POOL_TLS_OPTIONS(.min_version = TLS1_1_VERSION), POOL_E_ARGUMENT, "together");
-    refuses(POOL_TLS_OPTIONS(.min_version = TLS1_3_VERSION + 1), POOL_E_ARGUMENT, "together");
+            "TLS settings: key_file and key_pem cannot both");
+    refuses(POOL_TLS_OPTIONS(.key_pem = key), POOL_E_ARGUMENT, "a key without its certificate");
+    refuses(POOL_TLS_OPTIONS(.key_file = "x"), POOL_E_ARGUMENT, "a key without its certificate");
+    refuses(POOL_TLS_OPTIONS(.name = ""), POOL_E_ARGUMENT, "name is empty");
+    refuses(POOL_TLS_OPTIONS(.min_version = TLS1_1_VERSION), POOL_E_ARGUMENT, "min_version");
+    refuses(POOL_TLS_OPTIONS(.min_version = TLS1_3_VERSION + 1), POOL_E_ARGUMENT, "min_version");
     refuses(POOL_TLS_OPTIONS(.alpn = ""), POOL_E_ARGUMENT, "alpn");
     refuses(POOL_TLS_OPTIONS(.alpn = "h2,,x"), POOL_E_ARGUMENT, "alpn");
     refuses(POOL_TLS_OPTIONS(.alpn = "h2,"), POOL_E_ARGUMENT, "alpn");
