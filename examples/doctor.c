@@ -4,7 +4,8 @@
  *
  * It prints what it finds, line by line, and then advice in sentences. Nothing is changed and
  * nobody outside this machine is spoken to. It ends with 1 when something that every program needs
- * is unusable: the pool itself, the loopback network, or the name localhost; else with 0. */
+ * is unusable: the pool itself, the loopback network, or the name localhost; with 2 when it is
+ * given arguments, of which it takes none; else with 0. */
 #include <ares.h>
 #include <arpa/inet.h>
 #include <commpool/pool.h>
@@ -366,8 +367,12 @@ static void look_at_trust(void)
     pool_tls_free(tls);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1) {
+        fprintf(stderr, "usage: %s (it takes no arguments)\n", argv[0]);
+        return 2;
+    }
     look_at_versions();
     look_at_limits();
     look_at_signals();

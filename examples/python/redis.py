@@ -112,7 +112,7 @@ async def in_a_loop(address, tls):
             async with pool.borrow(address, timeout_ms=5000):
                 pass
         except commpool.Error as failure:
-            print("asyncio cannot be watched:", failure.name)
+            print("asyncio out of memory on purpose:", failure.name)
         finally:
             commpool._lib.pool_conn_watch = watch
     before = len(os.listdir("/proc/self/fd"))
