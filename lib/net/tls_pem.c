@@ -318,7 +318,9 @@ static bool use_chain(SSL_CTX *context, const struct text *text, struct pl_tls_t
     return (is_used && is_at_end()) || pl_tls_trouble_openssl(trouble, text->name);
 }
 
-static bool use_key(SSL_CTX *context, const struct text *text, struct pl_tls_trouble *trouble)
+/* `hint` goes on with the sentence when there is none. */
+static bool use_key(SSL_CTX *context, const struct text *text, const char *hint,
+                    struct pl_tls_trouble *trouble)
 {
     BIO *source = BIO_new_mem_buf(text->data, (int)text->size);
     EVP_PKEY *key = NULL;
@@ -336,8 +338,8 @@ static bool use_key(SSL_CTX *context, const struct text *text, struct pl_tls_tro
         return true;
     if (key)
         return pl_tls_trouble_openssl(trouble, text->name);
-    return pl_tls_trouble(trouble, POOL_E_TLS, "%s has no key that needs no passphrase",
-                          text->name);
+    return pl_tls_trouble(trouble, POOL_E_TLS, "%s has no key that needs no passphrase%s",
+                          text->name, hint);
 }
 
 bool pl_tls_load_identity(SSL_CTX *context, const struct pool_tls_options *options,
@@ -346,6 +348,7 @@ bool pl_tls_load_identity(SSL_CTX *context, const struct pool_tls_options *optio
     bool has_key = options->key_file || options->key_pem;
     const char *key_file = has_key ? options->key_file : options->cert_file;
     const char *key_pem = has_key ? options->key_pem : options->cert_pem;
+    const char *hint = has_key ? "" : ", and no other place of it is given (key_file, key_pem)";
     struct text text;
     bool is_used;
 
@@ -357,7 +360,7 @@ bool pl_tls_load_identity(SSL_CTX *context, const struct pool_tls_options *optio
     close_text(&text, options->cert_file);
     if (!is_used || !open_text(&text, key_file, key_pem, trouble))
         return false;
-    is_used = use_key(context, &text, trouble);
+    is_used = use_key(context, &text, hint, trouble);
     close_text(&text, key_file);
     return is_used;
 }

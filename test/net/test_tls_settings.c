@@ -231,7 +231,9 @@ Test(tls_settings, a_certificate_needs_its_own_key_and_no_passphrase)
 
     accepts(POOL_TLS_OPTIONS(.ca_pem = ca, .cert_pem = certificate, .key_pem = own->key));
     accepts(POOL_TLS_OPTIONS(.ca_pem = ca, .cert_pem = both));
-    refuses(POOL_TLS_OPTIONS(.ca_pem = ca, .cert_pem = certificate), POOL_E_TLS, "no key that");
+    refuses(POOL_TLS_OPTIONS(.ca_pem = ca, .cert_pem = certificate), POOL_E_TLS,
+            "no key that needs no passphrase, and no other place of it is given (key_file, "
+            "key_pem)");
     refuses(POOL_TLS_OPTIONS(.ca_pem = ca, .cert_pem = certificate, .key_pem = other->key),
             POOL_E_TLS, "key values mismatch");
     refuses(POOL_TLS_OPTIONS(.ca_pem = ca, .cert_pem = certificate, .key_pem = encrypted),
