@@ -21,16 +21,6 @@ static struct pool *pool;
 static char addresses[ADDRESSES][80];
 static atomic_uint exchanges, resumed, reloads, pools;
 
-/* OpenSSL counts references to sessions with atomic operations that the sanitizer does not see,
- * since it is not compiled with it: what the last holder frees looks like a race with those who
- * read it before. */
-__attribute__((visibility("default"))) const char *__tsan_default_suppressions(void);
-
-const char *__tsan_default_suppressions(void)
-{
-    return "race:^OPENSSL_sk_free$";
-}
-
 /* A question that nobody else asks, and its echo. 0: it came; -1: the connection failed. */
 static int ask(struct stress_caller *caller, struct pool_conn *conn)
 {
