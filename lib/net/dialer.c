@@ -98,13 +98,13 @@ static void finish(struct pl_dial *dial, int error)
 static int weight(const struct pl_failure *failure, enum pl_reason reason, enum pool_phase phase,
                   int error)
 {
+    if (!error)
+        return 0;
     if (pl_dial_is_shortage(reason, error))
         return 5;
     if (phase == POOL_PHASE_TLS)
         return failure->status == POOL_E_TLS ? 4 : 3;
     switch (error) {
-    case 0:
-        return 0;
     case EAFNOSUPPORT:
     case ENETUNREACH:
     case ENODEV:

@@ -54,9 +54,11 @@ static void shut(void)
     wait_until_empty();
 }
 
-/* What is registered last runs first. */
+/* What is registered last runs first. In a child nobody else is inside, also where no pool was made
+ * yet, which would say so. */
 static void open_gate(void)
 {
+    (void)!pthread_atfork(NULL, NULL, pl_tls_gate_orphan);
     OPENSSL_init_ssl(0, NULL);
     atexit(shut);
 }
@@ -66,16 +68,24 @@ void pl_tls_gate_open(void)
     pthread_once(&once, open_gate);
 }
 
-/* Until the fork is over. */
-static PL_COLD void wait_outside(void)
+/* Until the fork is over. False: it lasts. What else is held for it may be what the caller holds,
+ * so nobody waits for longer than it would have waited for us. */
+static PL_COLD bool wait_outside(void)
 {
-    pthread_mutex_lock(&held);
+    uint64_t until_ns = pl_after(pl_os->now_ns(), PATIENCE_NS);
+    struct timespec until = { .tv_sec = (time_t)(until_ns / (1000 * PL_MS)),
+                              .tv_nsec = (long)(until_ns % (1000 * PL_MS)) };
+
+    if (pthread_mutex_clocklock(&held, CLOCK_MONOTONIC, &until))
+        return false;
     pthread_mutex_unlock(&held);
+    return true;
 }
 
 bool pl_tls_gate_enter(void)
 {
     const struct pl_thread *self;
+    bool is_patient = true;
     uint32_t seen;
 
     if (here.depth) {
@@ -87,14 +97,14 @@ bool pl_tls_gate_enter(void)
     for (;;) {
         atomic_fetch_add(&lanes[here.lane].inside, 1);
         seen = atomic_load(&gate);
-        if (PL_LIKELY(seen == GATE_OPEN)) {
+        if (PL_LIKELY(seen == GATE_OPEN || (seen == GATE_HELD && !is_patient))) {
             here.depth = 1;
             return true;
         }
         atomic_fetch_sub(&lanes[here.lane].inside, 1);
         if (seen == GATE_SHUT)
             return false;
-        wait_outside();
+        is_patient = wait_outside();
     }
 }
 

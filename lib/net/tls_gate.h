@@ -22,8 +22,9 @@ void pl_tls_gate_open(void);
 bool pl_tls_gate_enter(void) PL_MUST_USE;
 void pl_tls_gate_leave(void);
 
-/* Around a fork, as the last of all that is held, as who is inside may have to come out first; and
- * in the child, before it lets go. */
+/* Around a fork, as the last of all that we hold, as who is inside may have to come out first; and
+ * in the child, before it lets go. Either side waits for the other for a second at most: what the
+ * program holds for its forks is not ours to know. */
 void pl_tls_gate_hold(void);
 void pl_tls_gate_let_go(void);
 void pl_tls_gate_orphan(void);

@@ -150,9 +150,12 @@ SSL_SESSION *pl_tls_sessions_take(struct pl_tls_sessions *sessions, uint64_t gen
 
 void pl_tls_sessions_clear(struct pl_tls_sessions *sessions)
 {
+    if (!pl_tls_gate_enter())           /* before the lock, as everywhere */
+        return;
     pthread_mutex_lock(&sessions->lock);
     drop_all(sessions);
     pthread_mutex_unlock(&sessions->lock);
+    pl_tls_gate_leave();
 }
 
 unsigned pl_tls_sessions_count(struct pl_tls_sessions *sessions)

@@ -285,6 +285,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
         goto no_pool;
     }
     pool->settings = settings;
+    atomic_store(&pool->reload.is_posted, false);
     atomic_store(&pool->tls, settings.options.tls ? pl_tls_keep(settings.options.tls) : NULL);
     status = open_mux(pool, settings.options.mux);
     if (status)
@@ -299,7 +300,6 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     pl_list_init(&pool->hooks);
     pl_workers_init(&pool->workers);
     pool->aged_ns = PL_NEVER;
-    atomic_store(&pool->reload.is_posted, false);
     pool->last_round = 0;
     pool->closing = NULL;
     pool->reserved = 0;

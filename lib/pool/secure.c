@@ -163,6 +163,10 @@ enum pool_status pl_secure_begin_clear(struct pl_connection *connection)
         return POOL_E_ARGUMENT;
     }
     pl_set(connection->secured_by, pl_tls_generation(tls));
+    if (pl_secure_is_outdated(connection)) {    /* a reload came by before it could know */
+        pl_set(connection->leaves_for, POOL_CLOSE_STALE);
+        pl_set(connection->expires_ns, 0);
+    }
     return POOL_OK;
 }
 
