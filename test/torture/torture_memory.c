@@ -41,6 +41,7 @@ struct run {
     unsigned long point;
     bool for_good;
     bool is_strict; /* nothing fails any more */
+    bool was_spared; /* it made a few allocations less than the run that was counted */
     unsigned failures;
     struct pool_mux *mux;
     struct pool *pool;
@@ -289,7 +290,8 @@ static unsigned long play(struct run *run, bool checks_rest)
     count = memory_count();
     memory_heal();
     if (run->point) {
-        CHECK(run, !checks_rest || memory_has_struck());
+        run->was_spared = !memory_has_struck();
+        CHECK(run, !checks_rest || !run->was_spared || count < run->point);
         run->is_strict = true;
         run->scene->play(run);
     }
@@ -308,7 +310,7 @@ static unsigned long play(struct run *run, bool checks_rest)
 static unsigned torture(const struct scene *scene, unsigned seed)
 {
     struct run none = { .scene = scene };
-    unsigned long count = 0, runs = 0, step = scene->step;
+    unsigned long count = 0, runs = 0, spared = 0, step = scene->step;
     unsigned failed = 0;
 
     for (int i = 0; i < WARM_UPS; i++)
@@ -325,8 +327,10 @@ static unsigned torture(const struct scene *scene, unsigned seed)
 
             play(&run, true);
             failed += run.failures > 0;
+            spared += run.was_spared;
         }
     }
+    failed += spared * 50 > runs;
     printf("%-12s %6lu allocations %6lu runs %5u failed\n", scene->name, count, runs, failed);
     fflush(stdout);
     return failed + (count < 20);
