@@ -227,7 +227,8 @@ Test(pool_fresh, what_those_who_were_called_leave_makes_place)
     struct pool_conn first, second;
     struct caller fresh, other;
 
-    pool = MAKE_POOL(.max_per_address = 2, .barge_ms = POOL_NONE);
+    /* Parking, which would look at what is idle, comes too late. */
+    pool = MAKE_POOL(.max_per_address = 2, .barge_ms = POOL_NONE, .park_ms = VERBS_SOON);
     first = lend(A);
     second = lend(A);
     queue_fresh(&fresh);
