@@ -245,6 +245,7 @@ private:
         }
     }
 
+    // The error that `given` names is not written: what failed is thrown.
     static pool_call with_error(const pool_call *given, pool_error *told)
     {
         pool_call call;

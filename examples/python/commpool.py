@@ -134,6 +134,11 @@ def _check(status, told=None):
         raise Error(status, told)
 
 
+def _must_end(raised):
+    """Such as KeyboardInterrupt: nothing is tried again, and no failure of ours stands for it."""
+    return isinstance(raised, BaseException) and not isinstance(raised, Exception)
+
+
 def _call(timeout_ms):
     told = _Error(size=_c.sizeof(_Error))
     call = _Call()
@@ -264,6 +269,8 @@ class Pool:
         done = {}
 
         def run(conn, _):
+            if _must_end(done.get("raised")):
+                return -1
             try:
                 done["raised"] = None  # it may be run again
                 done["answer"] = use(Connection(_Conn(conn[0].slot, conn[0].serial)))
@@ -273,8 +280,9 @@ class Pool:
                 return -1
 
         status = _lib.pool_communicate(self.pool, address.encode(), _Use(run), None, _c.byref(call))
-        if done.get("raised") is not None and status in (POOL_OK, POOL_E_USER):
-            raise done["raised"]
+        raised = done.get("raised")
+        if raised is not None and (status in (POOL_OK, POOL_E_USER) or _must_end(raised)):
+            raise raised
         _check(status, told)
         return done["answer"]
 

@@ -45,6 +45,23 @@ def raise_mine(_):
     raise RuntimeError("mine")
 
 
+def be_interrupted(redis):
+    try:
+        ask(redis, "BLPOP commpool:none 0")
+    except commpool.Error:
+        raise KeyboardInterrupt from None
+
+
+def interrupt(address, tls):
+    with commpool.Pool(tls=tls) as pool:
+        try:
+            pool.communicate(address, be_interrupted, timeout_ms=200)
+        except KeyboardInterrupt:
+            print("interrupted: yes")
+        except commpool.Error as failure:
+            print("interrupted:", failure.name)
+
+
 def speak_of_tls(pool, address, tls):
     info = pool.communicate(address, lambda redis: redis.tls())
     print(f"tls: {info['version']}, peer {info['peer_name']}")
@@ -134,4 +151,5 @@ async def in_a_loop(address, tls):
 if __name__ == "__main__":
     trusted = sys.argv[2] if len(sys.argv) > 2 else None
     blocking(sys.argv[1], trusted and commpool.Tls(ca_file=trusted))
+    interrupt(sys.argv[1], trusted and commpool.Tls(ca_file=trusted))
     asyncio.run(in_a_loop(sys.argv[1], trusted and commpool.Tls(ca_file=trusted)))

@@ -25,7 +25,9 @@ extern "C" {
  * socket. Each is bounded by the deadline of the call that borrowed the connection, and by read_ms
  * or write_ms. They bound waiting alone. Buffers stay the caller's. Any thread may call them, one
  * at a time for each connection; on the mux thread they answer POOL_E_WOULD_BLOCK instead of
- * waiting. An operation that fails makes the connection unfit for reuse: its return closes it.
+ * waiting. An operation that fails makes the connection unfit for reuse: its return closes it. So
+ * does a receive that answers POOL_E_WOULD_BLOCK, for its caller expects an answer, unless a later
+ * receive succeeds; pool_try_recv() looks without expecting one.
  *
  * Errors that all of them have: POOL_E_ARGUMENT for NULL or a stale handle; POOL_E_TIMEOUT when
  * time ran out before anything of this exchange was on the wire, POOL_E_TIMEOUT_IN_TRANSFER when it
@@ -53,9 +55,10 @@ POOL_API enum pool_status pool_sendv(struct pool_conn *conn, const struct iovec 
 /* Receives what there is, at least one byte and at most `size`, waiting if nothing has come yet;
  * stores the number in *got.
  *
- * Bytes that an earlier pool_recv_until() read beyond its delimiter come first. A `size` of 0 waits
- * for nothing and answers POOL_OK with 0 bytes; `buffer` may then be NULL. Threads and errors are
- * those of the section above; POOL_E_CLOSED when the peer has ended the stream. Source: recv(2). */
+ * Bytes that an earlier pool_recv_until() or pool_ask() read beyond its end come first. A `size` of
+ * 0 waits for nothing and answers POOL_OK with 0 bytes; `buffer` may then be NULL. Threads and
+ * errors are those of the section above; POOL_E_CLOSED when the peer has ended the stream. Source:
+ * recv(2). */
 POOL_API enum pool_status pool_recv(struct pool_conn *conn, void *buffer, size_t size, size_t *got);
 
 /* Receives exactly `size` bytes, waiting until the last one has come.
@@ -75,6 +78,29 @@ POOL_API enum pool_status pool_recv_exact(struct pool_conn *conn, void *buffer, 
 POOL_API enum pool_status pool_recv_until(struct pool_conn *conn, const void *delimiter,
                                           size_t size, struct pool_bytes *bytes);
 
+/* Sends one request and receives its answer, through the codec of the connection's pool
+ * (pool_options.codec), and stores in *reply where the answer is.
+ *
+ * `request` and the answer are bodies, without their framing; codec.h says for each codec what they
+ * are. The answer belongs to the connection and is valid until the next I/O on it or its return;
+ * one that comes in several messages is made into one, and where none is due it is empty. An answer
+ * that tells of an error is an answer, too: only its bytes say so. Pushes that come before it, or
+ * right behind it, are copied and given to the actor of the connection, on the mux thread; where
+ * there is none, to on_orphan. What else was received behind the answer is kept for the next
+ * receive. When the answer says that the connection must end after it, it is closed when it is
+ * returned.
+ *
+ * Threads and errors are those of the section above; on the mux thread it answers
+ * POOL_E_WOULD_BLOCK, and nothing is sent. POOL_E_ARGUMENT also when the pool has no codec, or for
+ * a request whose answers cannot be counted; POOL_E_FULL for a request longer than max_message, and
+ * when pushes of more than that wait to be told; POOL_E_PROTOCOL for what the codec refuses, an
+ * answer longer than max_message, one that nobody asked for, and a request of the peer's;
+ * POOL_E_CLOSED and POOL_E_BROKEN at the end of the stream, as for pool_recv_exact();
+ * POOL_E_MEMORY. After a call that left an answer due, later ones on the connection are
+ * POOL_E_BROKEN: nobody knows whose the next answer is. */
+POOL_API enum pool_status pool_ask(struct pool_conn *conn, struct pool_bytes request,
+                                   struct pool_bytes *reply);
+
 /* Sends what the kernel takes at once, possibly less than `size` bytes, and stores the number in
  * *sent; it never waits.
  *
@@ -87,10 +113,10 @@ POOL_API enum pool_status pool_try_send(struct pool_conn *conn, const void *data
 
 /* Receives what there is, at most `size` bytes, and stores the number in *got; it never waits.
  *
- * Bytes that an earlier pool_recv_until() read beyond its delimiter come first. Threads and errors
- * are those of the blocking section; POOL_E_WOULD_BLOCK when there is nothing, which is no failure
- * of the connection; when the deadline has passed, that is answered as a blocking call would;
- * POOL_E_CLOSED when the peer has ended the stream. Source: recv(2) with MSG_DONTWAIT. */
+ * Bytes that an earlier pool_recv_until() or pool_ask() read beyond its end come first. Threads and
+ * errors are those of the blocking section; POOL_E_WOULD_BLOCK when there is nothing, which is no
+ * failure of the connection; when the deadline has passed, that is answered as a blocking call
+ * would; POOL_E_CLOSED when the peer has ended the stream. Source: recv(2) with MSG_DONTWAIT. */
 POOL_API enum pool_status pool_try_recv(struct pool_conn *conn, void *buffer, size_t size,
                                         size_t *got);
 

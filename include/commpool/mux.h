@@ -97,7 +97,8 @@ POOL_API void pool_mux_stop(struct pool_mux *mux);
 POOL_API enum pool_status pool_mux_post(struct pool_mux *mux, pool_post_fn *post, void *user);
 
 /* Makes a timer that calls fire(user) on the mux thread once `ms` milliseconds have passed, never
- * earlier, and stores it in *timer.
+ * earlier, and stores it in *timer. One of a second or more comes up to two steps of the kernel's
+ * coarse clock late, mostly 8 milliseconds, clock_getres(2), which makes moving it cheap.
  *
  * The timer is the caller's until pool_timer_cancel(), which frees it, fired or not; a timer that
  * has fired can be armed again with pool_timer_again(). 0 fires in the next batch, POOL_NONE only

@@ -97,12 +97,12 @@ struct pool_stats {
     /* Gauges, in connections: the first five add up to `total` in every snapshot. */
     uint64_t idle; /* hot or parked, free to be borrowed; or heard by its actor */
     uint64_t lent; /* in the hands of one borrower */
-    uint64_t shared; /* carrying queries (later release; 0) */
+    uint64_t shared; /* carrying queries, or kept by them for the next one */
     uint64_t opening; /* being connected or set up */
     uint64_t closing; /* on their way out, still holding a descriptor */
     uint64_t total;
 
-    /* Gauge: callers that wait for a connection. */
+    /* Gauge: callers that wait for a connection, or for room on one that queries share. */
     uint64_t waiting;
 
     /* Counters of borrows and connections. */
@@ -113,13 +113,13 @@ struct pool_stats {
     uint64_t evicted; /* idle connections closed to make room */
     uint64_t stolen; /* descriptors found to be somebody else's */
     uint64_t borrow_failed; /* borrows that got none */
-    uint64_t timeouts; /* calls that ran out of time, before or in the transfer */
-    uint64_t retries; /* exchanges repeated on another connection */
+    uint64_t timeouts; /* calls and queries that ran out of time, before or in the transfer */
+    uint64_t retries; /* exchanges repeated on another connection, queries moved to one */
 
-    /* Counters of queries (later release; 0). */
-    uint64_t queries; /* queries started */
+    /* Counters of queries. */
+    uint64_t queries; /* queries accepted, posted requests among them */
     uint64_t late_replies; /* replies whose query had been given up */
-    uint64_t orphans; /* messages handed to on_orphan */
+    uint64_t orphans; /* messages that belonged to nobody, whether on_orphan was told or not */
 
     /* Counters of traffic, in bytes as the program sees them, and of the mux. */
     uint64_t bytes_in;

@@ -6,9 +6,6 @@
  * releases.
  *
  * In every number 0 means the default, POOL_NONE "no limit" or "for ever", POOL_ZERO "none at all".
- * A field marked Reserved belongs to a later release: in this one it must be 0, NULL or false, and
- * anything else is POOL_E_ARGUMENT. A number marked "No effect yet" tunes a feature of a later
- * release and may be set already.
  *
  * Invariants: no lock is held while a hook runs; a handle or struct given to a hook is borrowed for
  * that call; hooks return normally, that is, no longjmp, no exception and no pthread_exit leaves
@@ -78,7 +75,13 @@ typedef void pool_done_fn(void *user);
  * pool_write(), and may call pool_conn_drain(). */
 typedef int pool_message_fn(struct pool_conn *conn, struct pool_bytes message, void *user);
 
-/* A receiver of the parts of a query's reply. No release so far calls it. */
+/* Gets one part of a query's reply (pool_call.on_part); `part` is borrowed for the call.
+ *
+ * Parts come in order, each once, and before pool_query() returns, or before on_reply runs. For
+ * pool_query() it runs inside that call, on its thread; for pool_query_async() on the mux thread. A
+ * query that fails, or that moves to another connection, may have told some parts already. Parts
+ * that came and are not told when its time is over, or when it is canceled, cleared or killed, or
+ * its pool ends, are dropped; when the whole reply came before, all are told. */
 typedef void pool_part_fn(struct pool_bytes part, void *user);
 
 /* An actor's last call: the connection with this id is gone. `error` is why, or NULL when nothing
@@ -91,8 +94,15 @@ struct pool_actor {
     /* Bytes of the struct; the library has set it. */
     size_t size;
 
-    /* Gets what arrives while the connection is idle. NULL: there is no actor, and such bytes close
-     * the connection. What arrives during a borrow is the borrower's. */
+    /* Gets what arrives while the connection is idle, and what the pool's codec calls a push, which
+     * queries and pool_ask() meet on their way. NULL: there is no actor; such bytes close an idle
+     * connection, and pushes go to on_orphan. All else that arrives during a borrow is the
+     * borrower's.
+     *
+     * For a push the handle is that of whoever uses the connection: it tells its id and may drain
+     * it, and when that use has ended it is stale. Where queries share the connection, all that
+     * would move bytes, watch it, or end the use is POOL_E_ARGUMENT, pool_write() and pool_return()
+     * among them. What the actor answers then does not matter. */
     pool_message_fn *on_message;
 
     /* Called once when the connection is gone; may be NULL. It is the place to free `user`. */
@@ -145,11 +155,27 @@ typedef enum pool_decision pool_error_fn(const struct pool_error *error, void *u
  * It runs on the thread that needs room; `user` is pool_options.user. */
 typedef enum pool_decision pool_none_removable_fn(struct pool *pool, void *user);
 
-/* Receives a request of the peer. No release so far calls it. */
+/* Receives a request of the peer, the body alone, borrowed for the call.
+ *
+ * It runs on the mux thread, in the order in which the requests of a connection came. `responder`
+ * is the program's: exactly one pool_respond() or pool_respond_error() must end it, now or later,
+ * from any thread, also when the connection or the pool is gone.
+ *
+ * Of one connection at most max_inflight requests are unanswered at a time. Beyond them it is not
+ * read, unless queries of ours await replies on it: then further requests are kept, and come here
+ * as others are answered; the connection's end drops them. While more than max_message bytes wait
+ * for this function it is not read in any case; so where answers need answers of the peer, bound
+ * what the peer may ask at once. `user` is pool_options.user. */
 typedef void pool_request_fn(struct pool_responder *responder, struct pool_bytes request,
                              void *user);
 
-/* Receives a message that belongs to no query. No release so far calls it. */
+/* Receives a message that belongs to nobody: a reply whose query had run out of time or was
+ * canceled, or that was asked for by pool_post_request(), and a push to a connection without an
+ * actor.
+ *
+ * It runs on the mux thread. `connection` is the connection's id, `key` that of the reply, or 0;
+ * `message` is the body, borrowed for the call; `user` is pool_options.user. What comes while
+ * max_message bytes wait to be told is counted only. */
 typedef void pool_orphan_fn(uint64_t connection, uint64_t key, struct pool_bytes message,
                             void *user);
 
@@ -160,7 +186,8 @@ typedef void pool_orphan_fn(uint64_t connection, uint64_t key, struct pool_bytes
  * POOL_E_ARGUMENT to an impossible value. */
 struct pool_options {
     /* Bytes of the struct as the program was compiled; POOL_OPTIONS and pool_options_init() set it.
-     * A size that the library does not know is POOL_E_ARGUMENT. */
+     * A size that no release has is POOL_E_ARGUMENT. A longer struct, of a later release, is taken
+     * when all that is new in it is zero. */
     size_t size;
 
     /* The mux that serves the pool. A pool keeps its mux: pool_mux_destroy() may come first, and
@@ -168,7 +195,9 @@ struct pool_options {
      * thread. Set it to share one among pools, or to run it in a loop of your own (mux.h). */
     struct pool_mux *mux;
 
-    /* How the protocol cuts bytes into messages. Reserved. */
+    /* How the protocol cuts bytes into messages (codec.h), for queries (query.h) and pool_ask(). It
+     * must outlive the pool. Default: NULL, none: queries are POOL_E_ARGUMENT. Set it to
+     * pool_codec_resp() or another ready-made one, or to one of your own. */
     const struct pool_codec *codec;
 
     /* How connections of tls:// addresses are secured (tls.h); the pool keeps a share of it, so it
@@ -177,9 +206,10 @@ struct pool_options {
     struct pool_tls *tls;
 
     /* Connections that the pool may have at once, of any kind, in all. Reaching it evicts an idle
-     * one; when none is idle, callers wait, and get POOL_E_RESOURCE at their deadline. Default: the
-     * soft RLIMIT_NOFILE (getrlimit(2)) less 64, at least 8. Lower it when the program needs many
-     * descriptors itself. */
+     * one, or, when none is, one that queries share and that carries nothing, but none that serves
+     * on_request since it was adopted. Else callers wait, and get POOL_E_RESOURCE at their
+     * deadline. Default: the soft RLIMIT_NOFILE (getrlimit(2)) less 64, at least 8. Lower it when
+     * the program needs many descriptors itself. */
     uint32_t max_connections;
 
     /* Connections to one address at once. When all are lent, callers wait. Default: 64. Lower it to
@@ -195,7 +225,13 @@ struct pool_options {
      * restarted peer from being stormed. Raise it when connecting is slow and bursts are sudden. */
     uint32_t max_connecting;
 
-    /* Queries in flight on one shared connection. No effect yet. */
+    /* Queries in flight on one shared connection, which is full then, as it is with write_high
+     * bytes unsent. When all that queries share are full, or have more than write_high bytes of a
+     * reply to come first, another one is opened, up to max_per_address, and then queries wait, at
+     * most max_waiters to an address. Default: 1,024.
+     * Also the requests of the peer that may be unanswered on one connection (pool_request_fn).
+     * POOL_ZERO is POOL_E_ARGUMENT. Lower it when the peer serves a connection's requests slowly,
+     * so that they spread over several; raise it where many small queries are under way at once. */
     uint32_t max_inflight;
 
     /* Connections kept open to an address once it was used, even when nobody needs them; at most
@@ -272,7 +308,12 @@ struct pool_options {
      * lines. */
     uint32_t max_line;
 
-    /* Bytes of one message of a codec. No effect yet. */
+    /* Bytes of one message of a codec with its framing, in either direction, and of a reply that
+     * comes in several; a longer request is POOL_E_FULL, and a longer message of the peer ends its
+     * connection with POOL_E_PROTOCOL. It also bounds what waits to be told to actors, on_request,
+     * on_orphan and on_part. Default: 16 MiB. POOL_ZERO is POOL_E_ARGUMENT. Lower it to what your
+     * protocol needs: a peer may make the pool hold as much for each connection, and sixteen times
+     * as much in replies that come in several, of which more together end the connection, too. */
     uint32_t max_message;
 
     /* After a failure to connect to an address, the next attempt waits: a time by chance, at most
@@ -339,10 +380,18 @@ struct pool_options {
      * make room, addresses suspended, leaks. Default: NULL, which costs nothing. */
     pool_log_fn *on_log;
 
-    /* Receives requests of the peer. Reserved. */
+    /* Receives requests of the peer, on connections that queries share and on those given to the
+     * pool by pool_adopt(), which then hear their peer for as long as they last, unless somebody
+     * borrows them: idle_ms ends none of them, max_age_ms does, and each counts against
+     * max_per_address and max_idle. One that was adopted, or on which the peer asked while it was
+     * idle, is not closed for room. Default: NULL: a request of the peer ends its connection with
+     * POOL_E_PROTOCOL. It needs a codec, and one that knows requests of the peer. Set it where both
+     * ends ask, or to serve accepted sockets. */
     pool_request_fn *on_request;
 
-    /* Receives replies that came too late. Reserved. */
+    /* Receives messages that belong to nobody, among them replies that came too late. Default:
+     * NULL: they are counted (pool_stats.orphans) and dropped. It needs a codec. Set it to learn
+     * what answers to queries that were given up, or only posted. */
     pool_orphan_fn *on_orphan;
 
     /* Given to every hook here; belongs to the program and must be valid as long as the pool is.
@@ -369,10 +418,13 @@ struct pool_options {
     (&(struct pool_options){ .size = sizeof(struct pool_options), __VA_ARGS__ })
 #endif
 
-/* Bits for pool_call.flags. A bit that is Reserved, or that is not here, is POOL_E_ARGUMENT. */
+/* Bits for pool_call.flags. A bit that is not here is POOL_E_ARGUMENT, and so is one that is not
+ * for this kind of call: borrows know the first four, queries POOL_SAFE_TO_REPEAT, POOL_DONT_WAIT
+ * and the last three. */
 enum {
     /* Doing it twice does no harm: after a reused connection failed, `use` may run again even
-     * though something was sent. */
+     * though something was sent; a query whose connection broke is asked again on another one, at
+     * most three times. */
     POOL_SAFE_TO_REPEAT = 1,
 
     /* A new connection, never a reused one. Where max_per_address or max_connections is reached, an
@@ -381,12 +433,26 @@ enum {
 
     /* Do not wait for a connection that somebody else has: POOL_E_FULL at once when none is idle
      * and none may be opened for this call, because max_per_address or max_connections is reached;
-     * POOL_E_RESOURCE when descriptors ran out. One that is being opened is waited for. */
+     * POOL_E_RESOURCE when descriptors ran out. One that is being opened is waited for. A query
+     * gets POOL_E_FULL when no connection has room for it and none may be opened. */
     POOL_DONT_WAIT = 4,
 
     POOL_ONE_WAY = 8, /* no answer is due to what is sent last: the connection is clean after it */
-    POOL_ONE_SHOT = 16, /* Reserved, for queries: never repeated */
-    POOL_ORDERED = 32 /* Reserved, for queries: these keep their order, on one connection */
+
+    /* For queries: never on two connections, even when the first one broke before anything was
+     * sent. */
+    POOL_ONE_SHOT = 16,
+
+    /* For queries: all queries to an address with this flag go over one connection, in the order in
+     * which they were asked, as long as that connection lasts; when it is full, they wait for it.
+     * After it broke, those that move to another one keep their order among themselves. */
+    POOL_ORDERED = 32,
+
+    /* For queries: wait while the peer is down. As long as no connection can be opened, because the
+     * name is not found, the peer refuses, does not answer or ends what was begun, or is suspended
+     * for that, the query stays queued, and attempts go on as the pool's back-off has it. At its
+     * deadline it fails as the last attempt did. */
+    POOL_WAIT_FOR_PEER = 64
 };
 
 /* The settings of one call. NULL in its place, all zeros, or POOL_CALL() means the pool's own
@@ -396,15 +462,16 @@ enum {
  * value. */
 struct pool_call {
     /* Bytes of the struct as the program was compiled; POOL_CALL and pool_call_init() set it. A
-     * size that the library does not know is POOL_E_ARGUMENT. Only a struct that is all zeros may
-     * do without. */
+     * size that no release has is POOL_E_ARGUMENT; a longer struct is taken as for pool_options.
+     * Only a struct that is all zeros may do without. */
     size_t size;
 
     /* Milliseconds for the whole call. Default: pool_options.timeout_ms. POOL_NONE waits for
      * ever. */
     uint32_t timeout_ms;
 
-    /* Milliseconds for the wait for a connection alone. Default: bounded by the whole call. */
+    /* Milliseconds for the wait for a connection alone; for a query, until one has room for it.
+     * Default: bounded by the whole call. */
     uint32_t wait_ms;
 
     /* Bits as above. Default: 0. */
@@ -428,7 +495,12 @@ struct pool_call {
      * other thread may look before the start has answered POOL_OK; on_lent may. */
     struct pool_ticket **ticket;
 
-    /* Receives the parts of a reply. Reserved. */
+    /* For queries: receives the parts of the reply as they come; the reply is then only its last
+     * part, and its size as a whole has no limit. While more than max_message bytes wait for this
+     * function, the connection is not read, so be quick, or have other queries go elsewhere.
+     * Default: NULL: the parts are kept and the reply is all of them as one, at most max_message
+     * bytes. On a borrow it is POOL_E_ARGUMENT. Set it for long replies that can be used piece by
+     * piece. */
     pool_part_fn *on_part;
 
     /* The peer, looked up beforehand with pool_target_get(). The address of the call is then not
@@ -436,8 +508,8 @@ struct pool_call {
      * loops: it spares parsing and looking up the text. It must belong to the same pool. */
     struct pool_target *target;
 
-    /* Decides whether a failed attempt is made again, before the hook of the pool. An asynchronous
-     * call does not look at it. Default: NULL, none. */
+    /* Decides whether a failed attempt is made again, before the hook of the pool. Asynchronous
+     * calls and queries do not look at it. Default: NULL, none. */
     pool_error_fn *on_error;
 
     /* Where to write the details of a failure. A call that succeeds leaves it as it was: test the
@@ -450,7 +522,7 @@ struct pool_call {
      * only, when leak_ms is set, up to 31 bytes. */
     const char *tag;
 
-    /* Given to the hook of this call; belongs to the program. Default: NULL. */
+    /* Given to the hooks of this call; belongs to the program. Default: NULL. */
     void *user;
 };
 

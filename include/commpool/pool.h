@@ -4,18 +4,20 @@
  * it is first needed, lends it to one user at a time, takes it back warm, and closes the least
  * recently used one when descriptors run out. pool_communicate() is the main call; pool_borrow()
  * and pool_return() are its two halves, and pool_communicate_async() lends to code that must not
- * block. This header brings all others with it.
+ * block. This header brings all others with it but codec.h, query.h and those of adapt/.
  *
- * It is not a protocol: what the bytes mean is the program's business. Queries come with a later
- * release.
+ * It is not a protocol: what the bytes mean is the program's business. Queries, which share
+ * connections, are in query.h, which a program includes besides.
  *
  * Threads. Every function here may be called from any thread, callbacks included, unless its
  * comment says otherwise. Functions that may wait answer POOL_E_WOULD_BLOCK instead of waiting when
- * they are called on the mux thread (mux.h). on_lent, on_new_connection, on_resolved, on_socket,
- * on_closed, actors and connection events run on the mux thread; `use`, prepare and on_error inside
- * the call that they are for, on its thread, but prepare for an asynchronous call on a thread of
- * the pool's own; on_none_removable on whichever thread meets the lack of room; on_event and on_log
- * wherever events are told (observe.h). No lock is held in any of them.
+ * they are called on the mux thread (mux.h). on_lent, on_reply, on_request, on_orphan,
+ * on_new_connection, on_resolved, on_socket, on_closed, actors and connection events run on the mux
+ * thread; `use`, prepare and on_error inside the call that they are for, on its thread, but prepare
+ * for an asynchronous call on a thread of the pool's own; on_part inside pool_query(), or on the
+ * mux thread; on_none_removable on whichever thread meets the lack of room; on_event and on_log
+ * wherever events are told (observe.h). No lock is held in any of them. A codec's functions run on
+ * any thread that sends or receives (codec.h).
  *
  * Ownership. `const struct x *` is borrowed until the call returns. `struct x **` hands over
  * something that the caller frees. A `struct pool_conn *` given to a callback is borrowed for that
@@ -65,8 +67,9 @@ extern "C" {
  * The pool is the caller's and ends with pool_destroy(). `options` may be NULL for all defaults; it
  * is copied. *pool means something only after POOL_OK. No address is looked at before the first
  * call; pool_address_parse() checks one beforehand, with a sentence for the user. Any thread may
- * call it. Errors: POOL_E_ARGUMENT for an impossible or reserved option; POOL_E_MEMORY;
- * POOL_E_RESOURCE when descriptors or threads ran out; POOL_E_SYSTEM. */
+ * call it. Errors: POOL_E_ARGUMENT for an impossible option, a codec that lacks something, and
+ * on_request or on_orphan without one; POOL_E_MEMORY; POOL_E_RESOURCE when descriptors or threads
+ * ran out; POOL_E_SYSTEM. */
 POOL_API enum pool_status pool_create(const struct pool_options *options, struct pool **pool);
 
 /* Ends a pool: closes everything now.
@@ -126,13 +129,14 @@ POOL_API enum pool_status pool_borrow(struct pool *pool, const char *address,
 /* Gives a borrowed connection back and zeroes *conn.
  *
  * It is kept warm when it is clean: no operation on it failed, nothing unread is buffered, nothing
- * unsent is queued, and the last thing on it was not a send. Otherwise it is closed, and the answer
- * is still POOL_OK. All copies of the handle are stale from then on. Any thread may call it, also
- * another one than the borrower; it never waits for the network. Another thread's operation that is
- * still running on a copy makes the connection dirty: it is shut down, and closed when that
- * operation ends. Inside `use` there is no need for it: answer 0. Errors: POOL_E_ARGUMENT when the
- * handle is NULL, zero or stale; POOL_E_FORKED in a child of fork(), where *conn stays what it
- * was. */
+ * unsent is queued, the last thing on it was not a send, and after a receive that answered
+ * POOL_E_WOULD_BLOCK, other than pool_try_recv(), a later one succeeded. Otherwise it is closed,
+ * and the answer is still POOL_OK. All copies of the handle are stale from then on. Any thread may
+ * call it, also another one than the borrower; it never waits for the network. Another thread's
+ * operation that is still running on a copy makes the connection dirty: it is shut down, and closed
+ * when that operation ends. Inside `use` there is no need for it: answer 0. Errors: POOL_E_ARGUMENT
+ * when the handle is NULL, zero or stale, or an actor's of a connection that queries share;
+ * POOL_E_FORKED in a child of fork(). In both *conn stays what it was. */
 POOL_API enum pool_status pool_return(struct pool_conn *conn);
 
 /* Gives a borrowed connection back to be closed, and zeroes *conn: for a connection whose state is
@@ -140,7 +144,8 @@ POOL_API enum pool_status pool_return(struct pool_conn *conn);
  *
  * All copies of the handle are stale from then on. Any thread may call it; it never waits for the
  * network. Inside `use` there is no need for it: answer non-zero. Errors: POOL_E_ARGUMENT when the
- * handle is NULL, zero or stale; POOL_E_FORKED in a child of fork(), which then has no copy of the
+ * handle is NULL, zero or stale, or an actor's of a connection that queries share; POOL_E_FORKED in
+ * a child of fork(), which then has no copy of the
  * descriptor any more, while *conn stays what it was. */
 POOL_API enum pool_status pool_discard(struct pool_conn *conn);
 
@@ -215,7 +220,9 @@ POOL_API enum pool_status pool_release_fd(struct pool_conn *conn, int *fd);
  * With POOL_OK the descriptor is the pool's, who may close it at any time; it is made blocking and
  * close-on-exec, and gets another number when it is 0, 1 or 2; its other options stay as they are.
  * When it fails the descriptor is the caller's again, unchanged. on_new_connection, on_resolved,
- * on_socket and prepare do not run for it; it counts and grows old like any other from now on.
+ * on_socket and prepare do not run for it, so it has no actor; it counts and grows old like any
+ * other from now on: a server that adopts what it accepts (pool_options.on_request) sets
+ * max_per_address to the peers that it serves at once, and max_age_ms to POOL_NONE.
  * Reaching max_connections evicts an idle connection. `address` is read during the call only, and
  * must be a plain one, without TLS: tcp takes a socket of IPv4 or IPv6 (the one that family=
  * names), unix and abstract take a unix one. That it leads to where the address says is the
@@ -252,10 +259,13 @@ POOL_API void pool_target_free(struct pool_target *target);
  * are forgotten.
  *
  * The descriptor is neither closed nor touched in any other way. An idle connection is dropped; a
- * lent one answers POOL_E_BROKEN from then on. Call it after code that is not the pool's closed or
- * replaced a descriptor by mistake; what goes unsaid is noticed at the next borrow (SO_COOKIE,
- * socket(7)). It answers how many connections were forgotten. Any thread may call it; it never
- * waits. It cannot fail; for NULL or a negative number it answers 0. */
+ * lent one answers POOL_E_BROKEN from then on, and whoever watches or hears it is told so; a call
+ * that waits in the kernel learns of it there, or at its deadline. Call it after code that is not
+ * the pool's closed or replaced a descriptor by mistake; what goes unsaid is noticed at the next
+ * borrow (SO_COOKIE, socket(7)), or when the pool itself gets the number for another connection;
+ * said after that, it means that one if it is lent. It answers how many connections were forgotten.
+ * Any thread may call it; it never waits. It cannot fail; for NULL or a negative number it answers
+ * 0. */
 POOL_API int pool_mark_as_dead(struct pool *pool, int fd);
 
 /* Makes room: closes the least recently used idle connection of this pool and answers 1.

@@ -30,11 +30,19 @@ struct pool_bytes {
     size_t size;
 };
 
-/* The bytes of a string literal, without the zero byte at its end. The bytes live as long as the
- * program. For C only, since C++17 has no compound literals; there, fill a struct pool_bytes by
- * hand. */
+/* The bytes of a string literal, or of an array that holds a text, without the zero byte at the end.
+ * The bytes live as long as what it is made of. A char pointer, whose size is not that of its text,
+ * does not compile with GCC and Clang. For C only, since C++17 has no compound literals; there, fill
+ * a struct pool_bytes by hand. */
 #ifndef __cplusplus
-#define POOL_TEXT(literal) ((struct pool_bytes){ (literal), sizeof(literal) - 1 })
+#ifdef __GNUC__
+#define POOL_NO_POINTER(text)                                                                      \
+    (sizeof(char[__builtin_types_compatible_p(__typeof__(text), __typeof__(&*(text))) ? -1 : 1]))
+#else
+#define POOL_NO_POINTER(text) 1
+#endif
+#define POOL_TEXT(literal) \
+    ((struct pool_bytes){ (literal), sizeof(literal) - POOL_NO_POINTER(literal) })
 #endif
 
 struct pool;

@@ -23,7 +23,11 @@ static const char *const spent_names[] = {
     "none", "wait", "resolve", "connect", "tls", "setup", "use", "reply",
 };
 static const char *const outcome_texts[] = {
-    "the request was not sent", "the peer may have seen the request", "the peer had answered",
+    "the request was not sent",
+    "the peer may have seen the request",
+    "the peer had answered",
+    "the request was sent, but the peer's system acknowledged nothing of it",
+    "the peer's system acknowledged the request, or a part of it",
 };
 
 /* What each reason stands for, and says; a text of NULL: what the status says. */
@@ -38,6 +42,12 @@ static const struct {
                           "out of time while waiting for a free connection" },
     [PL_REASON_PAUSE] = { POOL_E_TIMEOUT, true, false,
                           "out of time while the address backs off after a failure" },
+    [PL_REASON_BEHIND] = { POOL_E_TIMEOUT, false, false,
+                           "out of time behind others that the peer does not read" },
+    [PL_REASON_OVER] = { POOL_E_CLOSED, false, false,
+                         "the peer ended the connection with its answer to an earlier request" },
+    [PL_REASON_OVERDUE] = { POOL_E_BROKEN, false, false,
+                            "the connection was given up: an earlier request was never answered" },
     [PL_REASON_CAP] = { POOL_E_RESOURCE, false, false,
                         "no room: max_connections is reached and nothing is idle" },
     [PL_REASON_BIND] = { POOL_E_ADDRESS, true, true, "bind= is no address of this machine" },
@@ -279,6 +289,18 @@ static void write_sentence(const struct pl_failure *failure, const char *address
     memcpy(error->text, text, sizeof(error->text));
 }
 
+/* The sentence ends with it, unless it is cut before. */
+void pl_failure_retell(struct pool_error *told, const struct pl_spent *spent)
+{
+    char words[128], *old = strrchr(told->text, ';');
+
+    for (size_t i = 0; i < PL_COUNT(told->spent_ms); i++)
+        told->spent_ms[i] = (uint32_t)(spent->ns[i] / PL_MS);
+    write_spent(told, words, sizeof(words));
+    if (old)
+        snprintf(old, sizeof(told->text) - (size_t)(old - told->text), "; %s", words);
+}
+
 void pl_failure_copy(const struct pool_error *told, struct pool_error *error)
 {
     struct pool_error copy = *told;
@@ -304,7 +326,8 @@ void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *sp
         return;
     told.status = (enum pool_status)failure->status;
     told.phase = (enum pool_phase)failure->phase;
-    told.outcome = (enum pool_outcome)failure->outcome;
+    told.outcome = failure->outcome > POOL_ANSWERED ? POOL_MAYBE_SENT
+                                                    : (enum pool_outcome)failure->outcome;
     told.cause = failure->cause;
     for (size_t i = 0; spent && i < PL_COUNT(told.spent_ms); i++)
         told.spent_ms[i] = (uint32_t)(spent->ns[i] / PL_MS);

@@ -15,6 +15,9 @@ enum pl_reason {
     PL_REASON_DEADLINE,                 /* one of ours came, the kernel said nothing */
     PL_REASON_QUEUE,                    /* the same, and others had all that could be had */
     PL_REASON_PAUSE,                    /* the same, and the peer had failed before */
+    PL_REASON_BEHIND,                   /* the same, and the peer did not read what was before it */
+    PL_REASON_OVER,                     /* an earlier answer was the connection's last */
+    PL_REASON_OVERDUE,                  /* an earlier query was never answered */
     PL_REASON_CAP,                      /* max_connections */
     PL_REASON_BIND,                     /* bind= is not of this machine */
     PL_REASON_ZONE,                     /* a link-local host without one */
@@ -45,12 +48,18 @@ enum pl_reason {
     PL_REASON_RESOLVED
 };
 
+/* Behind the last enum pool_outcome: POOL_MAYBE_SENT, with what is known besides. */
+enum pl_outcome {
+    PL_OUTCOME_UNACKNOWLEDGED = POOL_ANSWERED + 1,      /* by the peer's system, not a byte of it */
+    PL_OUTCOME_ACKNOWLEDGED                             /* it, or its beginning */
+};
+
 struct pl_failure {
     int8_t status;                      /* enum pool_status; POOL_OK: nothing failed */
     uint8_t reason;                     /* enum pl_reason */
     uint16_t phase : 3;                 /* enum pool_phase */
-    uint16_t outcome : 2;               /* enum pool_outcome */
-    uint16_t subject : 11;              /* of a certificate, by its number in subject.h; 0: none */
+    uint16_t outcome : 3;               /* enum pool_outcome, or enum pl_outcome */
+    uint16_t subject : 10;              /* of a certificate, by its number in subject.h; 0: none */
     int32_t cause;                      /* errno, or what `use` answered */
 };
 
@@ -85,6 +94,9 @@ struct pl_failure pl_failure_because(enum pl_reason reason, enum pool_phase phas
  * nothing. */
 void pl_failure_tell(const struct pl_failure *failure, const struct pl_spent *spent,
                      const char *address, struct pool_error *error);
+
+/* What was told of an attempt, told of a call that spent its time so. */
+void pl_failure_retell(struct pool_error *told, const struct pl_spent *spent);
 
 /* Copies *told, as far as the size of *error says; `error` NULL does nothing. */
 void pl_failure_copy(const struct pool_error *told, struct pool_error *error);

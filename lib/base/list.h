@@ -54,6 +54,13 @@ static inline void pl_list_unlink(struct pl_list *node)
     node->next = node->previous = NULL;
 }
 
+/* Unlinks it where it is linked. */
+static inline void pl_list_drop(struct pl_list *node)
+{
+    if (pl_list_is_linked(node))
+        pl_list_unlink(node);
+}
+
 static inline struct pl_list *pl_list_pop_front(struct pl_list *list)
 {
     struct pl_list *node = list->next;

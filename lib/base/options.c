@@ -10,8 +10,8 @@ bool pl_options_copy(void *copy, size_t known, const void *given, size_t smalles
     size_t size;
 
     memcpy(&size, given, sizeof(size));
-    if (size < smallest || size > LARGEST_STRUCT)
-        return false;
+    if (size < smallest || size > LARGEST_STRUCT || size % sizeof(void *))
+        return false; /* no struct with a pointer ends so: half of one would be followed */
     memcpy(copy, given, size < known ? size : known);
     for (size_t i = known; i < size; i++) {
         if (((const char *)given)[i])

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <net/if.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -451,6 +452,28 @@ static int real_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, ui
     return -error;
 }
 
+/* A pthread condition would do, but its mutex counts as contended after each wait, and costs one
+ * system call more to unlock. */
+static int real_sleep_until(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
+{
+    struct { long seconds, nanoseconds; } when = { (long)(deadline_ns / NS_PER_S),
+                                                   (long)(deadline_ns % NS_PER_S) };
+    int saved = errno;
+
+    return (int)answer(syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, expected,
+                               deadline_ns == PL_NEVER ? NULL : &when, NULL,
+                               FUTEX_BITSET_MATCH_ANY),
+                       saved);
+}
+
+static void real_wake(_Atomic uint32_t *word)
+{
+    int saved = errno;
+
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    errno = saved;
+}
+
 const struct pl_os pl_os_real = {
     .socket = real_socket,
     .connect = real_connect,
@@ -493,6 +516,9 @@ const struct pl_os pl_os_real = {
     .thread_join = real_thread_join,
     .thread_detach = real_thread_detach,
     .wait_until = real_wait_until,
+    .sleep_until = real_sleep_until,
+    .wake = real_wake,
+    .processors = pl_os_real_processors,
     .descriptor_limit = pl_os_real_descriptor_limit,
     .free_descriptors = pl_os_real_free_descriptors,
     .read_file = pl_os_real_read_file,

@@ -102,11 +102,15 @@ struct pl_os {
     void (*thread_join)(pthread_t thread);
     void (*thread_detach)(pthread_t thread);                    /* the running one ends by itself */
     int (*wait_until)(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns);
+    /* sleeps while *word is `expected`, until somebody wakes it, or for no reason; -ETIMEDOUT */
+    int (*sleep_until)(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns);
+    void (*wake)(_Atomic uint32_t *word);                       /* one who sleeps there, if any */
 
     /* files: which one stands at a path, and since when its content is what it is; -ENOENT: none */
     int (*file_stamp)(const char *path, struct pl_file_stamp *stamp);
 
     /* limits */
+    uint32_t (*processors)(void);                               /* that this process may run on */
     uint64_t (*descriptor_limit)(void);                         /* soft RLIMIT_NOFILE */
     /* numbers below it that are free; -EMFILE, -ENFILE or -ENOMEM: none is left to look with */
     int (*free_descriptors)(void);
@@ -151,8 +155,8 @@ static inline uint64_t pl_earlier(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* The (positive) errno of a call that makes a descriptor, or reads a file: there was none to be had,
- * or no memory for it, so what the call was to find out is not known. */
+/* The (positive) errno of a call that makes a descriptor, or reads a file: there was none to be
+ * had, or no memory for it, so what the call was to find out is not known. */
 static inline bool pl_is_out_of_descriptors(int error)
 {
     return error == EMFILE || error == ENFILE || error == ENOMEM;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -13,6 +14,16 @@
 #include "base/os.h"
 
 #define PROBED (1 << 20)                /* descriptor numbers that are tried one by one, at most */
+
+uint32_t pl_os_real_processors(void)
+{
+    int saved = errno, count;
+    cpu_set_t set;
+
+    count = sched_getaffinity(0, sizeof(set), &set) ? 0 : CPU_COUNT(&set);
+    errno = saved;
+    return count > 0 ? (uint32_t)count : 1;
+}
 
 uint64_t pl_os_real_descriptor_limit(void)
 {

@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+uint32_t pl_os_real_processors(void);
 uint64_t pl_os_real_descriptor_limit(void);
 int pl_os_real_free_descriptors(void);
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define KEPT 16
-#define NUMBERS 2047
+#define NUMBERS 1023
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* only ever tried */
 static struct {

@@ -10,7 +10,7 @@
 
 #define PL_SUBJECT 80 /* bytes of a name that are kept, with the zero byte */
 
-/* 1 to 2047; 0: not kept. */
+/* 1 to 1023; 0: not kept. */
 uint16_t pl_subject_note(const char *name);
 
 /* Fills `name`, of PL_SUBJECT bytes; empty when there is none. */

@@ -10,15 +10,7 @@
 
 __thread struct pl_thread *pl_thread_current;
 
-static void prepare(void *element)
-{
-    struct pl_thread *thread = element;
-
-    pthread_mutex_init(&thread->cell.lock, NULL);
-    pthread_cond_init(&thread->cell.condition, NULL);
-}
-
-static struct pl_arena threads = PL_ARENA_INIT(threads, struct pl_thread, prepare);
+static struct pl_arena threads = PL_ARENA_INIT(threads, struct pl_thread, NULL);
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool has_key;
@@ -42,7 +34,7 @@ struct pl_thread *pl_thread_register(void)
     if (!thread)
         return NULL;
     pthread_once(&key_once, make_key);
-    thread->cell.is_woken = false;
+    atomic_store(&thread->cell, PL_CELL_AWAKE);
     thread->id = atomic_fetch_add(&last_id, 1) + 1;
     thread->stamp_ns = 0;
     thread->dispatching = NULL;
@@ -58,27 +50,35 @@ struct pl_thread *pl_thread_register(void)
     return thread;
 }
 
+/* Was it woken? It has heard of it then. */
+static bool take_wake_up(struct pl_thread *self)
+{
+    uint32_t woken = PL_CELL_WOKEN;
+
+    return atomic_compare_exchange_strong(&self->cell, &woken, PL_CELL_AWAKE);
+}
+
 bool pl_thread_wait(struct pl_thread *self, uint64_t deadline_ns)
 {
-    bool was_woken;
+    uint32_t awake;
+    int error = 0;
 
-    pthread_mutex_lock(&self->cell.lock);
-    while (!self->cell.is_woken) {
-        if (pl_os->wait_until(&self->cell.condition, &self->cell.lock, deadline_ns) == -ETIMEDOUT)
-            break;
+    while (!take_wake_up(self)) {
+        if (error == -ETIMEDOUT)
+            return atomic_exchange(&self->cell, PL_CELL_AWAKE) == PL_CELL_WOKEN;
+        awake = PL_CELL_AWAKE;
+        if (!atomic_compare_exchange_strong(&self->cell, &awake, PL_CELL_ASLEEP) &&
+            awake == PL_CELL_WOKEN)
+            continue;
+        error = pl_os->sleep_until(&self->cell, PL_CELL_ASLEEP, deadline_ns);
     }
-    was_woken = self->cell.is_woken;
-    self->cell.is_woken = false;
-    pthread_mutex_unlock(&self->cell.lock);
-    return was_woken;
+    return true;
 }
 
 void pl_thread_wake(struct pl_thread *thread)
 {
-    pthread_mutex_lock(&thread->cell.lock);
-    thread->cell.is_woken = true;
-    pthread_cond_signal(&thread->cell.condition);
-    pthread_mutex_unlock(&thread->cell.lock);
+    if (atomic_exchange(&thread->cell, PL_CELL_WOKEN) == PL_CELL_ASLEEP)
+        pl_os->wake(&thread->cell);
 }
 
 /* ---- fork */
@@ -101,8 +101,7 @@ static void renew_cell(void *element, void *unused)
     struct pl_thread *thread = element;
 
     (void)unused;
-    prepare(thread);
-    thread->cell.is_woken = false;
+    atomic_store(&thread->cell, PL_CELL_AWAKE);
 }
 
 void pl_thread_orphan(void)

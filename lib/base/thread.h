@@ -27,13 +27,11 @@ struct pl_recent {
     char text[PL_RECENT_TEXT];      /* the address as this thread last spelled it; empty: unknown */
 };
 
+enum pl_cell { PL_CELL_AWAKE, PL_CELL_ASLEEP, PL_CELL_WOKEN };
+
 struct pl_thread {
     struct pl_arena_node node;
-    struct {                            /* the cell: anybody may wake it */
-        pthread_mutex_t lock;
-        pthread_cond_t condition;
-        bool is_woken;
-    } cell;
+    _Atomic uint32_t cell;              /* enum pl_cell; anybody may wake it */
     /* the thread's own */
     uint64_t id;                        /* never 0, never used again */
     uint64_t stamp_ns;

@@ -68,6 +68,8 @@ static void wake(struct pool_mux *mux)
     pl_os->eventfd_add(mux->wake_fd);
 }
 
+/* Whoever runs the post may end the mux with it, and must take the lock before: so we wake under
+ * it. */
 void pl_mux_post(struct pool_mux *mux, struct pl_post *post)
 {
     bool is_first;
@@ -77,9 +79,9 @@ void pl_mux_post(struct pool_mux *mux, struct pl_post *post)
     pthread_mutex_lock(&mux->shared.lock);
     is_first = pl_list_is_empty(&mux->shared.posts);
     pl_list_push_back(&mux->shared.posts, &post->link);
-    pthread_mutex_unlock(&mux->shared.lock);
     if (is_first && !pl_mux_is_dispatching(mux))
         wake(mux);
+    pthread_mutex_unlock(&mux->shared.lock);
 }
 
 /* Those of one owner and nobody's, or (NULL) all of them. */
@@ -126,6 +128,14 @@ void pl_mux_post_here(struct pool_mux *mux, struct pl_post *post)
 {
     pl_assert(pl_mux_is_dispatching(mux));
     pl_list_push_back(&mux->on_mux.posts, &post->link);
+}
+
+void pl_mux_post_soonest(struct pool_mux *mux, struct pl_post *post)
+{
+    if (pl_mux_is_dispatching(mux))
+        pl_mux_post_here(mux, post);
+    else
+        pl_mux_post(mux, post);
 }
 
 bool pl_mux_run_posted_here(struct pool_mux *mux, const void *owner)
@@ -443,6 +453,7 @@ enum pool_status pl_mux_open(struct pool_mux **opened, bool has_thread)
     if (!mux)
         return POOL_E_MEMORY;
     mux->has_thread = has_thread;
+    mux->slack_ns = 2 * pl_os->coarse_step_ns();
     atomic_init(&mux->refs, 1);
     pthread_mutex_init(&mux->shared.lock, NULL);
     pthread_cond_init(&mux->shared.changed, NULL);
@@ -513,8 +524,10 @@ void pool_mux_stop(struct pool_mux *mux)
 {
     if (!mux || mux->is_forked)
         return;
+    pl_mux_ref(mux);                    /* whoever it stops may end the mux before we wake */
     atomic_store(&mux->is_stopped, true);
     wake(mux);
+    pl_mux_unref(mux);
 }
 
 void pool_mux_destroy(struct pool_mux *mux)

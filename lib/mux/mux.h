@@ -47,6 +47,7 @@ struct pl_post {
 struct pool_mux {
     int epoll_fd, wake_fd, timer_fd;                    /* fixed after open */
     bool has_thread;                                    /* fixed: runs on a thread of its own */
+    uint64_t slack_ns;                  /* fixed: by which the coarse clock may be behind */
     bool is_forked;                     /* the parent's; this is the child, where it stays so */
     pthread_t thread;
     pl_watch_fn *_Atomic on_watch[PL_WATCH_KINDS];      /* each set once */
@@ -98,6 +99,8 @@ void pl_mux_post(struct pool_mux *mux, struct pl_post *post);
 /* The same for the thread that runs a batch: no lock, no wake-up, and still in this batch, unless
  * it has been long already. */
 void pl_mux_post_here(struct pool_mux *mux, struct pl_post *post);
+/* Whichever of the two this thread may use. */
+void pl_mux_post_soonest(struct pool_mux *mux, struct pl_post *post);
 /* Runs what was posted here until now, for one owner or (NULL) for all; false: nothing was. */
 bool pl_mux_run_posted_here(struct pool_mux *mux, const void *owner);
 

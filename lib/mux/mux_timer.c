@@ -25,8 +25,7 @@ static void timers_changed_locked(struct pool_mux *mux)
 static void take_back_locked(struct pool_mux *mux, struct pl_timer *timer)
 {
     pl_timers_disarm(&mux->shared.timers, timer);
-    if (pl_list_is_linked(&timer->due_link))
-        pl_list_unlink(&timer->due_link);
+    pl_list_drop(&timer->due_link);
 }
 
 bool pl_mux_timer_open(struct pool_mux *mux, struct pl_timer *timer, pl_timer_fn *fire, void *user)
@@ -59,8 +58,7 @@ void pl_mux_timer_arm(struct pool_mux *mux, struct pl_timer *timer, uint64_t dea
     if (mux->is_forked)
         return;
     pthread_mutex_lock(&mux->shared.lock);
-    if (pl_list_is_linked(&timer->due_link))
-        pl_list_unlink(&timer->due_link);
+    pl_list_drop(&timer->due_link);
     pl_timers_arm(&mux->shared.timers, timer, deadline_ns);
     timers_changed_locked(mux);
     pthread_mutex_unlock(&mux->shared.lock);

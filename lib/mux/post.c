@@ -6,6 +6,8 @@
 #include "commpool/mux.h"
 #include "mux/mux.h"
 
+#define LONG_MS 1000u
+
 struct public_post {
     struct pl_post post;
     pool_post_fn *run;
@@ -43,9 +45,15 @@ enum pool_status pool_mux_post(struct pool_mux *mux, pool_post_fn *run, void *us
     return POOL_OK;
 }
 
-static uint64_t deadline_in(uint32_t ms)
+/* The exact clock waits until all that the processor has begun is done, which is most of what
+ * moving a timer costs; a long one may be late by as much as the cheap clock may be behind. */
+static uint64_t deadline_in(const struct pool_mux *mux, uint32_t ms)
 {
-    return ms == POOL_NONE ? PL_NEVER : pl_after(pl_os->now_ns(), ms == POOL_ZERO ? 0 : ms * PL_MS);
+    if (ms == POOL_NONE)
+        return PL_NEVER;
+    if (ms != POOL_ZERO && ms >= LONG_MS)
+        return pl_after(pl_os->coarse_ns() + mux->slack_ns, ms * PL_MS);
+    return pl_after(pl_os->now_ns(), ms == POOL_ZERO ? 0 : ms * PL_MS);
 }
 
 enum pool_status pool_mux_after(struct pool_mux *mux, uint32_t ms, pool_post_fn *fire, void *user,
@@ -68,7 +76,7 @@ enum pool_status pool_mux_after(struct pool_mux *mux, uint32_t ms, pool_post_fn 
     }
     pl_mux_ref(mux);
     *opened = timer;
-    pl_mux_timer_arm(mux, &timer->timer, deadline_in(ms));
+    pl_mux_timer_arm(mux, &timer->timer, deadline_in(mux, ms));
     return POOL_OK;
 }
 
@@ -78,7 +86,7 @@ enum pool_status pool_timer_again(struct pool_timer *timer, uint32_t ms)
         return POOL_E_ARGUMENT;
     if (timer->mux->is_forked)
         return POOL_E_FORKED;
-    pl_mux_timer_arm(timer->mux, &timer->timer, deadline_in(ms));
+    pl_mux_timer_arm(timer->mux, &timer->timer, deadline_in(timer->mux, ms));
     return POOL_OK;
 }
 

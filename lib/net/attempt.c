@@ -33,6 +33,16 @@ static void set_comforts(const struct pl_dial *dial, int fd)
     set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
     if (dial->user_timeout_ms)
         set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)dial->user_timeout_ms);
+    if (dial->unsent_most)
+        set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, (int)dial->unsent_most);
+}
+
+/* A socket of IPv6 sends to an address of IPv4 that is mapped into it as one of IPv4. */
+static int mark_packets(int fd, int family, int mark)
+{
+    int error = set_int(fd, IPPROTO_IP, IP_TOS, mark);
+
+    return family == AF_INET6 ? set_int(fd, IPPROTO_IPV6, IPV6_TCLASS, mark) : error;
 }
 
 /* What the address asks for must be had. */
@@ -48,8 +58,7 @@ static int set_demands(const struct pl_dial *dial, struct pl_dial_attempt *attem
         error = pl_os->setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface,
                                   (socklen_t)strlen(interface) + 1);
     if (error == 0 && dscp != PL_DSCP_NONE)
-        error = family == AF_INET6 ? set_int(fd, IPPROTO_IPV6, IPV6_TCLASS, dscp << 2)
-                                   : set_int(fd, IPPROTO_IP, IP_TOS, dscp << 2);
+        error = mark_packets(fd, family, dscp << 2);
     if (error == 0)
         error = pl_address_bind_sockaddr(dial->address, family, &local, &size);
     if (error == 0 && size && family != AF_UNIX) {

@@ -49,10 +49,14 @@ struct pl_connection *pl_connection_take(void)
     connection->lease.start_ns = connection->lease.lent_ns = 0;
     connection->lease.timeout_ms = 0;
     pl_set(connection->lease.deadline_ns, 0);
+    pl_set(connection->user, NULL);
+    connection->free_user = NULL;
+    connection->address = NULL;
     memset((char *)connection + offsetof(struct pl_connection, mux), 0,
            sizeof(*connection) - offsetof(struct pl_connection, mux));
     atomic_fetch_add(&connection->birth, 1);
     connection->fd = -1;
+    connection->next_key = 1;
     pl_set(connection->each_ms, POOL_NONE);
     pl_word_move(&connection->word, pl_word_handed(atomic_load(&connection->word), PL_OPENING));
     return connection;
@@ -95,10 +99,12 @@ void pl_connection_lose_socket(struct pl_connection *connection)
 static int open_socket(struct pl_connection *connection, int family)
 {
     int fd = pl_os->socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0), error;
+    uint32_t stolen = PL_DOOM_STOLEN;
 
     if (fd < 0)
         return -fd;
     connection->fd = fd;
+    atomic_compare_exchange_strong(&connection->doom, &stolen, PL_DOOM_NONE); /* an earlier one */
     error = -pl_connection_remember(connection);
     if (!error && !pl_fd_table_set(fd, connection))
         error = ENOMEM;
@@ -117,22 +123,6 @@ int pl_connection_open_socket(struct pl_connection *connection, int family)
     error = open_socket(connection, family);
     pthread_mutex_unlock(&births);
     return error;
-}
-
-void pl_connection_move_socket(struct pl_connection *to, struct pl_connection *from)
-{
-    bool has_entry;
-
-    pthread_mutex_lock(&births);
-    to->fd = from->fd;
-    pl_set(to->cookie, pl_get(from->cookie));
-    has_entry = pl_fd_table_set(to->fd, to);
-    pl_assert(has_entry);               /* its chunk is there since the number was `from`'s */
-    pl_connection_lose_socket(from);
-    to->tls = from->tls;
-    pl_set(to->secured_by, pl_get(from->secured_by));
-    from->tls = NULL;
-    pthread_mutex_unlock(&births);
 }
 
 int pl_connection_remember(struct pl_connection *connection)
@@ -159,18 +149,35 @@ void pl_connection_unwatch(struct pl_connection *connection, struct pool_mux *mu
     connection->mux = NULL;
 }
 
+/* Is the number still our socket? What the program says of it does not count. */
+static bool has_its_socket(const struct pl_connection *connection)
+{
+    uint64_t cookie;
+    socklen_t size = sizeof(cookie);
+
+    return pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 &&
+           cookie == pl_get(connection->cookie);
+}
+
+/* The program is believed when it says that the number is not ours. But of one that another had
+ * before it may have meant that other, and nobody else would ever close it. */
+static bool is_left_open(const struct pl_connection *connection)
+{
+    return atomic_load(&connection->doom) == PL_DOOM_STOLEN && !connection->robbed;
+}
+
 void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux)
 {
     if (connection->fd < 0)
         return;
     pl_fd_table_clear(connection->fd, connection);
-    if (pl_connection_is_ours(connection)) {
+    if (!is_left_open(connection) && has_its_socket(connection)) {
         if (mux)
             unwatch_ours(connection, mux);
         if (connection->tls && atomic_load(&connection->doom) != PL_DOOM_STOLEN)
             pl_tls_shutdown(connection->tls, connection->fd);
-        if (atomic_load(&connection->doom) != PL_DOOM_STOLEN)
-            pl_os->close(connection->fd); /* else the program said that it is not ours */
+        if (!is_left_open(connection))  /* it may be said meanwhile */
+            pl_os->close(connection->fd);
     }
     pl_connection_lose_socket(connection);
     pl_tls_free(connection->tls);
@@ -218,6 +225,28 @@ static _Atomic uint32_t *fd_entry(int fd, bool make)
     return chunk ? &chunk[(unsigned)fd % FD_CHUNK] : NULL;
 }
 
+void pl_connection_move_socket(struct pl_connection *to, struct pl_connection *from)
+{
+    uint32_t index = from->node.index + 1, stolen = PL_DOOM_STOLEN;
+    _Atomic uint32_t *entry;
+
+    pthread_mutex_lock(&births);
+    atomic_compare_exchange_strong(&to->doom, &stolen, PL_DOOM_NONE); /* an earlier socket was */
+    to->fd = from->fd;
+    pl_set(to->cookie, pl_get(from->cookie));
+    entry = fd_entry(to->fd, false);
+    if (entry && !atomic_compare_exchange_strong(entry, &index, to->node.index + 1))
+        pl_connection_doom(to, PL_DOOM_STOLEN); /* `from` had lost the number */
+    pl_connection_lose_socket(from);
+    if (from->robbed)
+        to->robbed = from->robbed;
+    to->next_key = from->next_key;
+    to->tls = from->tls;
+    pl_set(to->secured_by, pl_get(from->secured_by));
+    from->tls = NULL;
+    pthread_mutex_unlock(&births);
+}
+
 /* Was the number not given to a later connection of ours? That one may be watched by the same mux:
  * a MOD would be answered as if it were us, and take over its watch. */
 static bool is_last_of_its_number(const struct pl_connection *connection)
@@ -254,6 +283,15 @@ void pl_connection_let_go(void)
     pl_arena_let_go(&connections);
 }
 
+static void clear_entry(int fd, const struct pl_connection *connection)
+{
+    _Atomic uint32_t *entry = fd_entry(fd, false);
+    uint32_t index = connection->node.index + 1;
+
+    if (entry)
+        atomic_compare_exchange_strong(entry, &index, 0);
+}
+
 /* A handle that was good keeps its serial, so that it is known again. */
 static void orphan(void *slot, void *unused)
 {
@@ -266,7 +304,7 @@ static void orphan(void *slot, void *unused)
     pl_word_move(&connection->word, pl_word_is_held(seen) ? pl_word_with(seen, PL_FORKED)
                                                           : pl_word_handed(seen, PL_FORKED));
     if (connection->fd >= 0) {
-        pl_fd_table_clear(connection->fd, connection);
+        clear_entry(connection->fd, connection);
         connection->fd = pl_get(connection->doom) == PL_DOOM_STOLEN ? -1 : PARENTS(connection->fd);
     }
     pl_set(connection->doom, PL_DOOM_FORKED);
@@ -311,20 +349,25 @@ enum pool_status pl_connection_refusal(const struct pool_conn *conn)
 bool pl_fd_table_set(int fd, struct pl_connection *connection)
 {
     _Atomic uint32_t *entry = fd_entry(fd, true);
+    struct pl_connection *earlier;
+    uint32_t index;
 
     if (!entry)
         return (unsigned)fd / FD_CHUNK >= FD_CHUNKS; /* one beyond is noticed at its next use */
-    atomic_store(entry, connection->node.index + 1);
+    index = atomic_exchange(entry, connection->node.index + 1);
+    earlier = index ? pl_connection_at(index - 1) : NULL;
+    if (!earlier || earlier == connection || earlier->fd != fd)
+        return true;
+    pl_connection_doom(earlier, PL_DOOM_STOLEN);
+    connection->robbed = index;
     return true;
 }
 
 void pl_fd_table_clear(int fd, const struct pl_connection *connection)
 {
-    _Atomic uint32_t *entry = fd_entry(fd, false);
-    uint32_t index = connection->node.index + 1;
-
-    if (entry)
-        atomic_compare_exchange_strong(entry, &index, 0);
+    pthread_mutex_lock(&births);        /* whoever is in the table has not ended */
+    clear_entry(fd, connection);
+    pthread_mutex_unlock(&births);
 }
 
 struct pl_connection *pl_fd_table_get(int fd)

@@ -28,12 +28,16 @@ struct pl_channel;
 struct pl_input;
 struct pl_tls;
 struct pl_loan_note;
+struct pl_line;
+struct pl_asker;
 struct pool_address;
+struct pool_codec;
 
-/* Bounds that the pool sets on what one connection does, in milliseconds and bytes. POOL_NONE: no
- * bound. */
+/* What the pool lays down for each connection: bounds in milliseconds and bytes (POOL_NONE: no
+ * bound), and how its bytes are cut into messages. */
 struct pl_limits {
-    uint32_t read_ms, write_ms, max_line;
+    uint32_t read_ms, write_ms, max_line, max_message;
+    const struct pool_codec *codec;     /* NULL: none */
 };
 
 /* Why operations on a held connection fail from now on, whoever said so. The first one stays. */
@@ -65,8 +69,10 @@ enum {
                    PL_MARK_EXPECTS
 };
 
-/* In a lease's flags, beside those of the call: lent to event-driven code. */
+/* In a lease's flags, beside those of the call: lent to event-driven code; or to queries, and then
+ * nobody drives or ends the loan but they. */
 #define PL_LEASE_BY_EVENTS UINT32_C(0x80000000)
+#define PL_LEASE_SHARED UINT32_C(0x40000000)
 
 /* One loan: from borrow to return. Its fields are atomic because a program may misuse two copies of
  * a handle at once. */
@@ -85,6 +91,11 @@ struct pl_lease {
 
 struct pl_connection {
     struct pl_arena_node node;
+    /* Seldom looked at, and its owner's alone, or pinned: here they take room that `word`, which
+     * has a cache line's start, would leave empty. */
+    void *_Atomic user;                 /* the program's own; set under the peer lock */
+    void (*free_user)(void *user);
+    struct pool_address *address;       /* detached: its own reference; else NULL */
     _Alignas(PL_LINE) _Atomic uint64_t word;
     /* Whoever returns a loan that a copy of the handle has ended already may look at these, down to
      * the lease's marks, while the slot has its next life: they are atomic, and
@@ -115,8 +126,13 @@ struct pl_connection {
     struct pl_limits limits;            /* its pool's; fixed */
     _Atomic uint32_t each_ms;           /* detached: bounds an operation that has no bound of its
                                          * own; else POOL_NONE */
+    uint32_t robbed;                    /* the slot, plus one, of one of ours that had its number
+                                         * before and had not closed it; 0: none. Fixed once it is
+                                         * open */
     uint64_t id;                        /* in its pool, from 1 */
     uint64_t opened_ns;
+    uint64_t next_key;                  /* of requests, for whoever uses it next: a second reply to
+                                         * an earlier one must not meet its key again */
     uint32_t took_us[POOL_PHASE_SETUP + 1];     /* its opening, by enum pool_phase */
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
     _Atomic bool has_actor;             /* what comes while it is idle is its actor's to hear */
@@ -136,12 +152,11 @@ struct pl_connection {
     struct pl_list lru_link;            /* in its pool's list of parked ones, oldest first (room
                                          * lock), or in a sweep's */
     struct pl_dial *dial;               /* while it is being opened */
-    struct pl_input *input;             /* bytes read ahead by recv_until; NULL until needed */
+    struct pl_input *input;             /* bytes read ahead of a message; NULL until needed */
+    struct pl_asker *asker;             /* of pool_ask(); NULL until needed */
     struct pl_channel *_Atomic channel; /* event-driven use and actor; NULL until needed */
+    struct pl_line *_Atomic line;       /* which carries queries over it; NULL: none */
     struct pl_loan_note *note;          /* where leaks are looked for, else NULL; peer lock */
-    void *_Atomic user;                 /* the program's own; set under the peer lock */
-    void (*free_user)(void *user);
-    struct pool_address *address;       /* detached: its own reference; else NULL */
 };
 
 struct pl_connection *pl_connection_take(void); /* FREE, owned by the caller; NULL: no memory */
@@ -192,8 +207,9 @@ void pl_connection_visit(void (*visit)(void *connection, void *argument), void *
  * at the fork, else POOL_E_ARGUMENT. */
 PL_COLD enum pool_status pl_connection_refusal(const struct pool_conn *conn);
 
-/* Which connection a number belongs to, process-wide, from birth. Setting is false without
- * memory. */
+/* Which connection a number belongs to, process-wide, from birth. Setting is false without memory.
+ * Who is still there under the number has lost it, and is STOLEN: the kernel gives none away that
+ * is open. */
 bool pl_fd_table_set(int fd, struct pl_connection *connection) PL_MUST_USE;
 void pl_fd_table_clear(int fd, const struct pl_connection *connection);
 struct pl_connection *pl_fd_table_get(int fd);
@@ -201,13 +217,14 @@ struct pl_connection *pl_fd_table_get(int fd);
 /* The two looks of every borrow. Inline: after a system call each function that is returned from
  * costs some 10 ns. */
 
-/* Is the number still our socket? */
+/* Is the number still our socket, and did the program not take it over? */
 PL_INLINE bool pl_connection_is_ours(const struct pl_connection *connection)
 {
     uint64_t cookie;
     socklen_t size = sizeof(cookie);
 
     return connection->fd >= 0 &&
+           atomic_load_explicit(&connection->doom, memory_order_relaxed) != PL_DOOM_STOLEN &&
            pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 &&
            cookie == atomic_load_explicit(&connection->cookie, memory_order_relaxed);
 }

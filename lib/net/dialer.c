@@ -69,6 +69,8 @@ static void end_attempt(struct pl_dial *dial, struct pl_dial_attempt *attempt, b
 
     if (!keeps_own || slot != dial->connection)
         pl_connection_close_fd(slot, dial->mux);
+    if (slot->robbed && !dial->connection->robbed)
+        dial->connection->robbed = slot->robbed;        /* who lost his number is told by the dial */
     attempt->connection = NULL;
     dial->live--;
     give_slot(dial, slot);

@@ -66,6 +66,7 @@ struct pl_dial {
     uint64_t deadline_ns;                       /* for being connected */
     bool asks_places, shows_sockets;
     uint32_t user_timeout_ms;                   /* TCP_USER_TIMEOUT; 0: the system's */
+    uint32_t unsent_most;                       /* TCP_NOTSENT_LOWAT; likewise */
     struct pl_timer timer;              /* free for the caller after the end */
     uint64_t ended_ns;                  /* the caller's to keep */
     bool is_begun;                   /* for the caller: under way, and nothing of it on the stack */

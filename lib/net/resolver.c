@@ -184,18 +184,12 @@ static void begin(struct pl_resolver *resolver, struct pl_lookup *lookup)
     pl_list_push_back(&resolver->lookups, &lookup->all_link);
 }
 
-static void unlink_if_linked(struct pl_list *link)
-{
-    if (pl_list_is_linked(link))
-        pl_list_unlink(link);
-}
-
 /* Nothing of the resolver's points to it any more. */
 static void end(struct pl_lookup *lookup)
 {
     for (int family = 0; family < PL_FAMILIES; family++)
-        unlink_if_linked(&lookup->parts[family].link);
-    unlink_if_linked(&lookup->turn_link);
+        pl_list_drop(&lookup->parts[family].link);
+    pl_list_drop(&lookup->turn_link);
     pl_list_unlink(&lookup->all_link);
     drop_answers(lookup);
     lookup->resolver = NULL;
@@ -304,7 +298,7 @@ static void tell(struct pl_lookup *lookup)
 
 static void make_ready(struct pl_lookup *lookup)
 {
-    unlink_if_linked(&lookup->turn_link);
+    pl_list_drop(&lookup->turn_link);
     pl_list_push_back(&lookup->resolver->ready, &lookup->turn_link);
 }
 

@@ -172,6 +172,8 @@ static ares_ssize_t send_parts(int fd, const struct iovec *parts, int count, voi
 
     if (is_ours(slot_of(user, fd)))
         sent = pl_os->sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent == -ECONNREFUSED)          /* what was sent before was: sent again, it is told to all */
+        sent = pl_os->sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     return sent < 0 ? fail((int)-sent) : sent;
 }
 

@@ -66,13 +66,15 @@ static uint64_t call_deadline(struct pl_connection *connection, uint32_t own_ms,
 }
 
 /* A detached connection knows no mux, but a batch of any must not be held up. */
-static bool may_wait_here(const struct pl_connection *connection)
+bool pl_stream_may_wait(const struct pl_connection *connection)
 {
     if (connection->mux)
         return !pl_mux_is_here(connection->mux);
     return !pl_thread_current || !pl_thread_current->dispatching;
 }
 
+/* While somebody waits the number may be closed and become another socket's: the wait goes on with
+ * ours, and what comes after it would take that one's bytes, or send it some. */
 static ssize_t wait_for(struct pl_connection *connection, short events, uint64_t deadline_ns)
 {
     struct pollfd polled = { .fd = connection->fd, .events = events };
@@ -80,7 +82,9 @@ static ssize_t wait_for(struct pl_connection *connection, short events, uint64_t
 
     if (ready == 0)
         return OUT_OF_TIME;
-    return ready == -EINTR ? 0 : ready;
+    if (ready < 0 && ready != -EINTR)
+        return ready;
+    return pl_connection_is_ours(connection) ? 0 : -EBADF;
 }
 
 /* False: the number is not ours any more, and nothing was set. */
@@ -101,10 +105,11 @@ static bool set_receive_timeout(struct pl_connection *connection, uint64_t left_
 }
 
 /* The socket of a secured connection is waited for without anything being taken from it. 0: it is
- * worth another look. */
+ * worth another look. Whose the number is need not be looked at after a wait within one step of the
+ * coarse clock, as at a borrow. */
 static ssize_t wait_secured(struct pl_connection *connection, short wants, uint64_t deadline_ns)
 {
-    uint64_t now_ns = pl_os->now_ns();
+    uint64_t now_ns = pl_os->now_ns(), start_ns = pl_os->coarse_ns();
     ssize_t got;
     char byte;
 
@@ -115,7 +120,11 @@ static ssize_t wait_secured(struct pl_connection *connection, short wants, uint6
     if (!pl_get(connection->armed_ms))
         return wait_for(connection, wants, deadline_ns);
     got = pl_os->recv(connection->fd, &byte, 1, MSG_PEEK);
-    return got >= 0 || got == -EAGAIN || got == -EINTR ? 0 : got;
+    if (got < 0 && got != -EAGAIN && got != -EINTR)
+        return got;
+    if (pl_os->coarse_ns() == start_ns && !pl_stream_doom(connection))
+        return 0;
+    return pl_connection_is_ours(connection) ? 0 : -EBADF;
 }
 
 /* One moment at which bytes are waited for. */
@@ -157,6 +166,8 @@ static ssize_t receive_plain(struct pl_connection *connection, void *buffer, siz
             return -EBADF;
         if (pl_get(connection->armed_ms))
             got = pl_os->recv(connection->fd, buffer, size, 0);
+        if ((got == -EAGAIN || got == -EINTR) && !pl_connection_is_ours(connection))
+            return -EBADF;
     }
     while (got == -EAGAIN || got == -EINTR) {
         got = pl_os->recv(connection->fd, buffer, size, MSG_DONTWAIT);
@@ -181,10 +192,13 @@ static ssize_t receive(struct pl_connection *connection, void *buffer, size_t si
     struct patience patience = {
         .now_ns = now_ns,
         .deadline_ns = call_deadline(connection, connection->limits.read_ms, now_ns, own_ns),
-        .may_wait = may_wait_here(connection),
+        .may_wait = pl_stream_may_wait(connection),
     };
     ssize_t got;
 
+    /* The receive that brought a part may have slept while the number became another socket's. */
+    if (!is_first && (pl_stream_doom(connection) || !pl_connection_is_ours(connection)))
+        return -EBADF;
     if (!is_first && patience.deadline_ns <= now_ns)
         return OUT_OF_TIME;
     got = PL_UNLIKELY(connection->tls) ? receive_secured(connection, buffer, size, &patience)
@@ -192,6 +206,18 @@ static ssize_t receive(struct pl_connection *connection, void *buffer, size_t si
     if (got > 0)
         pl_stream_note_received(connection, (size_t)got, now_ns);
     return got;
+}
+
+ssize_t pl_stream_take(struct pl_connection *connection, void *buffer, size_t size,
+                       uint64_t deadline_ns)
+{
+    struct patience patience = { .now_ns = pl_os->now_ns(),
+                                 .deadline_ns = deadline_ns,
+                                 .may_wait = true };
+
+    if (PL_UNLIKELY(connection->tls))
+        return receive_secured(connection, buffer, size, &patience);
+    return receive_plain(connection, buffer, size, &patience);
 }
 
 /* ---- sending */
@@ -213,7 +239,7 @@ static enum pool_status send_pieces(struct pl_connection *connection, struct iov
                                     int count, uint64_t *own_ns)
 {
     uint64_t now_ns = pl_os->now_ns();
-    bool is_first = !*own_ns, may_wait = may_wait_here(connection), has_sent = false;
+    bool is_first = !*own_ns, may_wait = pl_stream_may_wait(connection), has_sent = false;
     uint64_t deadline_ns = call_deadline(connection, connection->limits.write_ms, now_ns, own_ns);
     ssize_t sent;
     short wants;
@@ -310,7 +336,8 @@ enum pool_status pl_stream_secure(struct pl_connection *connection, uint64_t unt
         error = -pl_tls_handshake(connection->tls, connection->fd, &wants);
         if (error != EAGAIN)
             break;
-        ready = may_wait_here(connection) ? wait_for(connection, wants, deadline_ns) : -EDEADLK;
+        ready =
+            pl_stream_may_wait(connection) ? wait_for(connection, wants, deadline_ns) : -EDEADLK;
         if (ready >= 0 && pl_os->now_ns() >= deadline_ns)
             ready = OUT_OF_TIME;
         if (ready < 0)
@@ -326,7 +353,7 @@ enum pool_status pl_stream_secure(struct pl_connection *connection, uint64_t unt
 /* ---- receiving; one operation at a time reads a connection, or what was read ahead would be
  * torn */
 
-static enum pool_status begin_reading(struct pl_connection *connection)
+enum pool_status pl_stream_begin_reading(struct pl_connection *connection)
 {
     if (atomic_fetch_or(&connection->lease.marks, PL_MARK_READING) & PL_MARK_READING)
         return POOL_E_ARGUMENT;
@@ -342,7 +369,8 @@ static void stop_reading(struct pl_connection *connection, uint32_t set, uint32_
          clear | PL_MARK_READING | (is_unread ? 0 : PL_MARK_UNREAD));
 }
 
-static enum pool_status end_reading(struct pl_connection *connection, enum pool_status status)
+enum pool_status pl_stream_end_reading(struct pl_connection *connection,
+                                       enum pool_status status)
 {
     stop_reading(connection, status == POOL_E_WOULD_BLOCK ? PL_MARK_EXPECTS : 0,
                  status ? 0 : PL_MARK_EXPECTS);
@@ -372,10 +400,32 @@ size_t pl_stream_take_ahead(struct pl_connection *connection, void *buffer, size
     return size;
 }
 
+bool pl_stream_put_ahead(struct pl_connection *connection, const void *data, size_t size)
+{
+    struct pl_input *input;
+
+    if (!size)
+        return true;
+    input = pl_os->malloc(sizeof(*input) + size);
+    if (!input)
+        return false;
+    *input = (struct pl_input){ .end = size, .capacity = size };
+    memcpy(input->data, data, size);
+    pl_os->free(connection->input);
+    connection->input = input;
+    return true;
+}
+
+ssize_t pl_stream_receive(struct pl_connection *connection, void *buffer, size_t size,
+                          uint64_t *own_ns)
+{
+    return receive(connection, buffer, size, own_ns);
+}
+
 enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, size_t size,
                                 size_t *got)
 {
-    enum pool_status status = begin_reading(connection);
+    enum pool_status status = pl_stream_begin_reading(connection);
     uint64_t own_ns = 0;
     ssize_t received;
 
@@ -391,7 +441,7 @@ enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, 
             status = received ? pl_stream_fail_errno(connection, (int)-received)
                               : pl_stream_fail_at_end(connection, false);
     }
-    return end_reading(connection, status);
+    return pl_stream_end_reading(connection, status);
 }
 
 /* What is there, without waiting, behind what was read ahead. */
@@ -418,7 +468,7 @@ static enum pool_status try_receive(struct pl_connection *connection, void *buff
 enum pool_status pl_stream_try_recv(struct pl_connection *connection, void *buffer, size_t size,
                                     size_t *got)
 {
-    enum pool_status status = begin_reading(connection);
+    enum pool_status status = pl_stream_begin_reading(connection);
 
     *got = 0;
     if (status == POOL_E_ARGUMENT)
@@ -430,7 +480,7 @@ enum pool_status pl_stream_try_recv(struct pl_connection *connection, void *buff
 
 enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *buffer, size_t size)
 {
-    enum pool_status status = begin_reading(connection);
+    enum pool_status status = pl_stream_begin_reading(connection);
     uint64_t own_ns = 0;
     ssize_t received;
     size_t have;
@@ -448,7 +498,7 @@ enum pool_status pl_stream_recv_exact(struct pl_connection *connection, void *bu
             status = received ? pl_stream_fail_errno(connection, (int)-received)
                               : pl_stream_fail_at_end(connection, have > 0);
     }
-    return end_reading(connection, status);
+    return pl_stream_end_reading(connection, status);
 }
 
 /* Room behind the unread bytes for at least one more; false: no memory. */
@@ -505,7 +555,7 @@ static size_t find(const struct pl_input *input, struct pool_bytes delimiter, si
 enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct pool_bytes delimiter,
                                       struct pool_bytes *bytes)
 {
-    enum pool_status status = begin_reading(connection);
+    enum pool_status status = pl_stream_begin_reading(connection);
     size_t seen = 0, length = 0, max_line = connection->limits.max_line;
     uint64_t own_ns = 0;
     struct pl_input *input;
@@ -516,7 +566,7 @@ enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct p
         input = connection->input;
         length = input ? find(input, delimiter, seen) : 0;
         seen = input ? input->end - input->start : 0;
-        if (length || seen > max_line)
+        if (length || seen >= max_line)
             break;
         status = read_ahead(connection, &own_ns);
     }
@@ -527,7 +577,7 @@ enum pool_status pl_stream_recv_until(struct pl_connection *connection, struct p
         *bytes = (struct pool_bytes){ input->data + input->start, length };
         input->start += length;
     }
-    return end_reading(connection, status);
+    return pl_stream_end_reading(connection, status);
 }
 
 void pl_stream_drop_input(struct pl_connection *connection)

@@ -23,6 +23,11 @@ enum pool_status pl_stream_send(struct pl_connection *connection, const struct i
 enum pool_status pl_stream_recv(struct pl_connection *connection, void *buffer, size_t size,
                                 size_t *got) PL_MUST_USE;
 
+/* Receives for whoever keeps the accounts himself, waiting until the deadline: bytes, 0 at the end
+ * of the stream, or a negative errno (-ETIME: time is over). */
+ssize_t pl_stream_take(struct pl_connection *connection, void *buffer, size_t size,
+                       uint64_t deadline_ns) PL_MUST_USE;
+
 /* Neither waits. POOL_E_WOULD_BLOCK is no failure of the connection, and leaves no mark on it. */
 enum pool_status pl_stream_try_send(struct pl_connection *connection, const void *data, size_t size,
                                     size_t *sent) PL_MUST_USE;
@@ -61,9 +66,27 @@ void pl_stream_note_received(struct pl_connection *connection, size_t size, uint
 void pl_stream_note_sent(struct pl_connection *connection, size_t size, uint64_t now_ns);
 /* Takes what was read ahead; answers how much. */
 size_t pl_stream_take_ahead(struct pl_connection *connection, void *buffer, size_t size);
+/* What was taken, and more, counts as read ahead again, where nothing else is. False: no memory. */
+bool pl_stream_put_ahead(struct pl_connection *connection, const void *data,
+                         size_t size) PL_MUST_USE;
+
+/* May this thread wait for the connection? The mux's may not. */
+bool pl_stream_may_wait(const struct pl_connection *connection);
+
+/* Around a receiving operation of several steps. Beginning answers POOL_E_ARGUMENT when another one
+ * is under way: then there is nothing to end. */
+enum pool_status pl_stream_begin_reading(struct pl_connection *connection) PL_MUST_USE;
+enum pool_status pl_stream_end_reading(struct pl_connection *connection,
+                                       enum pool_status status) PL_MUST_USE;
+/* One step: bytes, 0 at the end of the stream, or a negative errno for pl_stream_fail_errno().
+ * *own_ns is 0 at the first step and belongs to them all. */
+ssize_t pl_stream_receive(struct pl_connection *connection, void *buffer, size_t size,
+                          uint64_t *own_ns) PL_MUST_USE;
 
 /* The status that the connection's doom stands for; POOL_OK: none. */
 enum pool_status pl_stream_doom(const struct pl_connection *connection);
+/* The errno that stands for it; 0: none does. */
+int pl_stream_doom_cause(const struct pl_connection *connection);
 
 /* The moment this loan must end. */
 uint64_t pl_stream_deadline(struct pl_connection *connection, uint64_t now_ns);

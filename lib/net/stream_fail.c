@@ -84,8 +84,7 @@ static enum pool_status fail_too_late(struct pl_connection *connection)
     return pl_stream_fail_with(connection, failure);
 }
 
-/* The errno that stands for the connection's doom; 0: none does. */
-static int doom_cause(const struct pl_connection *connection)
+int pl_stream_doom_cause(const struct pl_connection *connection)
 {
     switch ((enum pl_doom)atomic_load(&connection->doom)) {
     case PL_DOOM_STOLEN:
@@ -101,7 +100,7 @@ static int doom_cause(const struct pl_connection *connection)
 
 static enum pool_status fail_doomed(struct pl_connection *connection, enum pool_status doom)
 {
-    int cause = doom_cause(connection);
+    int cause = pl_stream_doom_cause(connection);
 
     return cause == ETIMEDOUT ? fail_too_late(connection)
                               : pl_stream_fail(connection, doom, cause);
@@ -124,7 +123,7 @@ enum pool_status pl_stream_fail_errno(struct pl_connection *connection, int erro
 enum pool_status pl_stream_fail_securing(struct pl_connection *connection, int error)
 {
     enum pool_status doom = pl_stream_doom(connection);
-    bool is_late = doom ? doom_cause(connection) == ETIMEDOUT : error == ETIME;
+    bool is_late = doom ? pl_stream_doom_cause(connection) == ETIMEDOUT : error == ETIME;
     struct pl_failure failure = pl_failure_because(PL_REASON_DEADLINE, POOL_PHASE_TLS, ETIMEDOUT);
 
     if (doom && !is_late)

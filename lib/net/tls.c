@@ -94,7 +94,7 @@ static int fail(struct pl_tls *tls, struct pl_failure fault)
     if (fault.reason == PL_REASON_CERTIFICATE && !subject)
         subject = pl_tls_subject_of(tls->ssl, fault.cause, tls->settings->name);
     tls->fault = fault;
-    tls->fault.subject = subject & 0x7ff;
+    tls->fault.subject = subject & 0x3ff;
     return -pl_tls_fault_errno(&fault);
 }
 
@@ -571,7 +571,7 @@ int pl_tls_on_verify(int is_good, X509_STORE_CTX *verification)
     struct pl_tls *tls = SSL_get_app_data(ssl);
 
     if (!is_good)
-        tls->fault.subject = 0x7ff & pl_tls_subject_in(verification, tls->settings->name);
+        tls->fault.subject = 0x3ff & pl_tls_subject_in(verification, tls->settings->name);
     return is_good;
 }
 

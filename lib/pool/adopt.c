@@ -10,6 +10,8 @@
 #include "base/os.h"
 #include "net/address.h"
 #include "pool/events.h"
+#include "pool/exchange.h"
+#include "pool/identity.h"
 #include "pool/open.h"
 #include "pool/orders.h"
 #include "pool/pool.h"
@@ -167,7 +169,10 @@ static void join(struct pl_peer *peer, struct pl_connection *connection)
     pl_pool_count(pool, &pool->books.opened);
     pl_event_created(pool, connection);
     pl_event_ready(pool, connection);
-    pl_peer_give_back(peer, connection);
+    if (pool->settings.options.on_request)
+        pl_exchange_serve(connection);
+    else
+        pl_peer_give_back(peer, connection);
 }
 
 static enum pool_status adopt(struct pl_peer *peer, int fd)
@@ -175,6 +180,7 @@ static enum pool_status adopt(struct pl_peer *peer, int fd)
     struct pool *pool = peer->pool;
     struct pl_connection *connection;
     enum pool_status status;
+    uint32_t robbed;
 
     if (!is_fit(peer->address, fd))
         return POOL_E_ARGUMENT;
@@ -193,7 +199,9 @@ static enum pool_status adopt(struct pl_peer *peer, int fd)
         goto not_ours;
     if (connection->fd != fd)
         pl_os->close(fd);
+    robbed = connection->robbed;
     join(peer, connection);
+    pl_identity_forget_robbed(pool, robbed);
     return POOL_OK;
 
 not_ours:

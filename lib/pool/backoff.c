@@ -105,6 +105,15 @@ void pl_backoff_blame(const struct pl_peer *peer, struct pl_failure *failure)
         failure->cause = errno_of(&peer->shared.last_failure);
 }
 
+bool pl_backoff_has_failed(const struct pl_peer *peer, struct pl_failure *failure)
+{
+    if (!peer->shared.backoff.failures || peer->shared.count > peer->shared.opening)
+        return false;
+    *failure = peer->shared.last_failure;
+    failure->outcome = POOL_NOT_SENT;
+    return true;
+}
+
 uint64_t pl_backoff_tend(struct pl_peer *peer, uint64_t now_ns)
 {
     struct pl_backoff *backoff = &peer->shared.backoff;

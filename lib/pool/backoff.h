@@ -21,6 +21,9 @@ bool pl_backoff_refuses(const struct pl_peer *peer, struct pl_failure *failure);
 /* The deadline of a caller came in the pause: `failure` gets the cause of the pause. */
 void pl_backoff_blame(const struct pl_peer *peer, struct pl_failure *failure);
 
+/* Does it back off, with no connection? `failure` is then what its last attempt came to. */
+bool pl_backoff_has_failed(const struct pl_peer *peer, struct pl_failure *failure);
+
 /* Forgets failures that are long past. Answers when to tend the peer again; PL_NEVER: there is
  * nothing to tend. */
 uint64_t pl_backoff_tend(struct pl_peer *peer, uint64_t now_ns);

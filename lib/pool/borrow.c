@@ -202,8 +202,8 @@ static void account_handshake(struct pl_borrow *borrow, const struct pl_connecti
     borrow->spent.ns[POOL_PHASE_SETUP] -= tls_ns;
 }
 
-bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
-                         struct pool_conn *conn)
+static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
+                      struct pool_conn *conn)
 {
     uint64_t begin_ns, took_ns;
     int answer;
@@ -253,13 +253,25 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
     return false;
 }
 
+bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connection,
+                         struct pool_conn *conn)
+{
+    if (settle_in(borrow, connection, conn))
+        return true;
+    (void)!pl_ticket_let_go(borrow->ticket); /* canceling would take the old handle for the end */
+    return false;
+}
+
 enum pool_status pl_borrow_begin(struct pl_borrow *borrow)
 {
     uint32_t timeout_ms = timeout_of(borrow->pool, &borrow->call), wait_ms = borrow->call.wait_ms;
 
     borrow->self = pl_thread_self();
     borrow->start_ns = pl_os->now_ns();
+    borrow->queued_ns = 0;
     borrow->is_told = false;
+    if (borrow->call.target)
+        borrow->has_waited = borrow->is_for_line = borrow->call.target->is_for_queries;
     borrow->deadline_ns =
         timeout_ms == POOL_NONE ? PL_NEVER : pl_after(borrow->start_ns, timeout_ms * PL_MS);
     if (borrow->call.deadline_ns)
@@ -365,7 +377,7 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
         return status;
     }
     pl_event_borrow_started(pool, pl_borrow_text(borrow));
-    status = pl_pool_refusal(pool);
+    status = pl_pool_admission(pool, borrow->has_waited);
     if (!status && borrow->call.ticket && !borrow->ticket)
         status = pl_ticket_make(&borrow->ticket, borrow->call.ticket);
     if (!status)

@@ -17,7 +17,9 @@ struct pl_borrow {
     struct pl_failure failure;
     uint64_t tried_ns; /* what failed was begun then; 0: with the call */
     struct pool_ticket *ticket; /* counted; NULL: the call cannot be canceled */
-    bool has_waited; /* in the queue: a pool that closes still serves it */
+    uint64_t queued_ns; /* when it joined the queue: the place it keeps; 0: not yet */
+    bool has_waited; /* in the queue, or for those who did: a pool that closes still serves it */
+    bool is_for_line; /* what is lent is to carry queries */
     char tag[PL_TAG]; /* the call's, where leaks are looked for */
     bool holds_pool; /* its thread itself has every connection that there may be */
     bool must_look; /* look at the connection closely, whatever the pool's option says */
@@ -70,6 +72,9 @@ bool pl_give_back_claim(struct pl_connection *connection, uint64_t serial) PL_MU
 /* Why a connection that comes back may not be lent again (enum pool_close_reason); below 0: it
  * may. */
 int pl_give_back_unfitness(struct pl_connection *connection, uint64_t now_ns);
+
+/* The same as pool_return() or pool_discard(), for what queries share. */
+void pl_give_back_shared(struct pool_conn conn, bool is_good);
 
 /* A call with a ticket is over, and can be canceled no more: answers its status, or that it was
  * canceled after all. */

@@ -207,6 +207,8 @@ void pl_channel_end_of_stream(struct pl_channel *channel, struct pool_conn handl
         if (atomic_load(&channel->is_ready_told) && told)
             failure.status = (int8_t)told;
         pl_open_finish(connection, &failure);
+    } else if (error == EBADF) {
+        pl_peer_close(connection, POOL_CLOSE_STOLEN);
     } else {
         pl_peer_close(connection, error ? POOL_CLOSE_ERROR : POOL_CLOSE_PEER);
     }
@@ -244,7 +246,10 @@ static void unhear(struct pl_connection *connection)
         pl_peer_close(connection, pl_peer_reason_of_age(connection));
         return;
     }
-    pl_room_park_one(channel->pool->room, connection);
+    if (seen & PL_LISTED)
+        pl_room_park_one(channel->pool->room, connection);
+    else                                        /* it was put aside by one who had taken it */
+        pl_peer_give_back(connection->peer, connection);
 }
 
 bool pl_channel_carry_out_ready(struct pl_connection *connection)

@@ -40,6 +40,7 @@ struct pl_channel {
     struct pl_post ready_post, hear_post, end_post, let_go_post;
     int let_go_reason;                  /* of the last one: why the connection is closed, or -1 */
     _Atomic uint32_t posted;            /* which of the first two are on their way */
+    _Atomic size_t untold;              /* bytes that pushes on their way to the actor take */
     uint64_t id;                        /* of the connection, for the actor's last call */
     struct pl_failure failure;          /* why it is gone */
 };

@@ -15,8 +15,10 @@
 
 static bool may_drive(const struct pl_connection *connection, enum pl_state state)
 {
+    const uint32_t asked = PL_LEASE_BY_EVENTS | PL_LEASE_SHARED;
+
     return state == PL_SETUP || state == PL_HEARD ||
-           (pl_get(connection->lease.flags) & PL_LEASE_BY_EVENTS);
+           (pl_get(connection->lease.flags) & asked) == PL_LEASE_BY_EVENTS;
 }
 
 /* A loan that has failed got its last event, and no deadline would end what began after that. The
@@ -120,7 +122,6 @@ static enum pool_status queue(struct pl_channel *channel, const char *data, size
     }
     if (sent)
         pl_stream_note_sent(connection, (size_t)sent, pl_os->coarse_ns());
-    channel->owes_written = true; /* even when all of it left: told by the next event, not here */
     if (!pl_buffer_append(&channel->out, data + sent, size - (size_t)sent)) {
         if (sent) {                     /* half a message is on the wire: the connection must end */
             pl_channel_fail(connection, POOL_E_MEMORY, ENOMEM);
@@ -128,6 +129,7 @@ static enum pool_status queue(struct pl_channel *channel, const char *data, size
         }
         return POOL_E_MEMORY;
     }
+    channel->owes_written = true; /* even when all of it left: told by the next event, not here */
     if (pl_buffer_size(&channel->out) > channel->high)
         channel->is_over_high = true;
     pl_channel_arm_silence(channel, POOL_WRITE);

@@ -3,6 +3,7 @@
  */
 #include "net/address.h"
 #include "pool/events.h"
+#include "pool/exchange.h"
 #include "pool/orders.h"
 #include "pool/round.h"
 
@@ -51,6 +52,7 @@ static enum pool_status clear(struct pool *pool, const struct pool_address *addr
     else
         pl_errand_drop(errand);
     pl_round_finish(&round);
+    pl_exchange_look(pool);
     return POOL_OK;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/os.h"
 #include "pool/events.h"
+#include "pool/exchange.h"
 #include "pool/orders.h"
 #include "pool/round.h"
 
@@ -55,6 +56,7 @@ static bool is_empty(struct pool *pool)
     PL_LIST_EACH(link, &pool->all_peers) {
         struct pl_peer *peer = pl_container(link, struct pl_peer, pool_link);
 
+        is_empty = is_empty && !pl_exchange_owes(peer);
         pthread_mutex_lock(&peer->lock);
         is_empty = is_empty && !peer->shared.count && !peer->shared.waiting;
         pthread_mutex_unlock(&peer->lock);
@@ -91,6 +93,7 @@ static void drain(struct pool *pool)
     pl_round_begin(&round);
     pl_round_of_pool(&round, pool);
     pl_round_finish(&round);
+    pl_exchange_look(pool);
 }
 
 /* As pool_destroy() does it; with an errand for what only the mux may end, unless this is there. */
@@ -109,6 +112,7 @@ static void force(struct pool *pool, struct pl_errand *errand)
     if (errand)
         pl_errand_run(errand, true);
     pl_round_finish(&round);
+    pl_exchange_look(pool);
 }
 
 static void on_drained(void *user)

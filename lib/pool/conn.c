@@ -7,20 +7,23 @@
 #include "net/stream.h"
 #include "pool/lent.h"
 
-/* For blocking I/O: only on a loan, for what the mux thread holds must not wait. */
-static enum pool_status enter_loan(const struct pool_conn *conn, struct pl_connection **entered)
+enum pool_status pl_conn_enter_loan(const struct pool_conn *conn,
+                                    struct pl_connection **entered)
 {
     struct pl_connection *connection = pl_conn_enter(conn);
-    bool has_ended;
+    enum pl_state state;
 
     *entered = connection;
     if (!connection)
         return pl_connection_refusal(conn);
     if (PL_LIKELY(pl_word_state(atomic_load_explicit(&connection->word, memory_order_relaxed)) ==
-                  PL_LENT))
+                      PL_LENT &&
+                  !(pl_get(connection->lease.flags) & PL_LEASE_SHARED)))
         return POOL_OK;
-    has_ended = pl_word_state(atomic_load(&connection->word)) == PL_ENDING;
-    return pl_conn_leave(connection) || has_ended ? POOL_E_ARGUMENT : POOL_E_WOULD_BLOCK;
+    state = pl_word_state(atomic_load(&connection->word));
+    if (pl_conn_leave(connection) || state == PL_ENDING || state == PL_LENT)
+        return POOL_E_ARGUMENT;         /* it has ended, or queries have it */
+    return POOL_E_WOULD_BLOCK;
 }
 
 static bool is_readable(const struct iovec *pieces, int count)
@@ -46,7 +49,7 @@ enum pool_status pool_sendv(struct pool_conn *conn, const struct iovec *iov, int
 
     if (!is_readable(iov, count))
         return POOL_E_ARGUMENT;
-    status = enter_loan(conn, &connection);
+    status = pl_conn_enter_loan(conn, &connection);
     if (status)
         return status;
     status = pl_stream_send(connection, iov, count);
@@ -69,7 +72,7 @@ PL_INLINE enum pool_status recv_by(recv_fn *receive, struct pool_conn *conn, str
     *got = 0;
     if (!into.iov_base && into.iov_len)
         return POOL_E_ARGUMENT;
-    status = enter_loan(conn, &connection);
+    status = pl_conn_enter_loan(conn, &connection);
     if (status)
         return status;
     status = receive(connection, into.iov_base, into.iov_len, got);
@@ -89,7 +92,7 @@ enum pool_status pool_recv_exact(struct pool_conn *conn, void *buffer, size_t si
 
     if (!buffer && size)
         return POOL_E_ARGUMENT;
-    status = enter_loan(conn, &connection);
+    status = pl_conn_enter_loan(conn, &connection);
     if (status)
         return status;
     status = pl_stream_recv_exact(connection, buffer, size);
@@ -108,7 +111,7 @@ enum pool_status pool_recv_until(struct pool_conn *conn, const void *delimiter, 
     *bytes = (struct pool_bytes){ 0 };
     if (!delimiter || !size)
         return POOL_E_ARGUMENT;
-    status = enter_loan(conn, &connection);
+    status = pl_conn_enter_loan(conn, &connection);
     if (status)
         return status;
     status = pl_stream_recv_until(connection, (struct pool_bytes){ delimiter, size }, bytes);
@@ -129,7 +132,7 @@ enum pool_status pool_try_send(struct pool_conn *conn, const void *data, size_t 
     *sent = 0;
     if (!data && size)
         return POOL_E_ARGUMENT;
-    status = enter_loan(conn, &connection);
+    status = pl_conn_enter_loan(conn, &connection);
     if (status)
         return status;
     status = pl_stream_try_send(connection, data, size, sent);
@@ -156,7 +159,7 @@ enum pool_status pool_conn_deadline(struct pool_conn *conn, uint32_t ms)
 {
     struct pl_connection *connection;
     uint64_t deadline_ns = PL_NEVER;
-    enum pool_status status = enter_loan(conn, &connection);
+    enum pool_status status = pl_conn_enter_loan(conn, &connection);
 
     if (status)
         return status == POOL_E_WOULD_BLOCK ? POOL_E_ARGUMENT : status;

@@ -16,6 +16,10 @@ static inline struct pl_connection *pl_conn_enter(const struct pool_conn *conn)
     return connection && pl_word_pin(&connection->word, conn->serial) ? connection : NULL;
 }
 
+/* Pins for blocking I/O: only a loan, for what the mux thread holds must not wait. */
+enum pool_status pl_conn_enter_loan(const struct pool_conn *conn,
+                                    struct pl_connection **entered) PL_MUST_USE;
+
 /* True: the loan had been ended by another copy of the handle, and the connection is closed now. */
 static inline bool pl_conn_leave(struct pl_connection *connection)
 {

@@ -142,10 +142,13 @@ static void leave_pool(struct pl_peer *peer)
     pl_pool_leave(pool);
 }
 
-/* Only what was borrowed can leave: not while it is being prepared. */
+/* Only what was borrowed can leave: not while it is being prepared, nor what queries share. */
 static enum pool_status may_leave(const struct pl_connection *connection)
 {
-    return pl_get(connection->is_prepared) ? POOL_OK : POOL_E_ARGUMENT;
+    bool is_borrowed = pl_get(connection->is_prepared) &&
+                       !(pl_get(connection->lease.flags) & PL_LEASE_SHARED);
+
+    return is_borrowed ? POOL_OK : POOL_E_ARGUMENT;
 }
 
 enum pool_status pool_detach(struct pool_conn *conn)

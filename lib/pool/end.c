@@ -6,6 +6,7 @@
 #include "pool/channel.h"
 #include "pool/close.h"
 #include "pool/events.h"
+#include "pool/exchange.h"
 #include "pool/fork.h"
 #include "pool/hooks.h"
 #include "pool/names.h"
@@ -223,7 +224,7 @@ static void end_stragglers(struct pool *pool)
     }
 }
 
-/* Asynchronous calls and channels that were not told their end, hooks that run. */
+/* Asynchronous calls, queries and channels that were not told their end, hooks that run. */
 static bool has_last_calls(struct pool *pool)
 {
     return atomic_load(&pool->undelivered) || atomic_load(&pool->channels) ||
@@ -270,6 +271,7 @@ void pool_destroy(struct pool *pool)
     pl_retry_wake_all(pool);
     while (!pl_pool_is_forked(pool) && (peer = next_peer(pool))) {
         pl_peer_fail_waiters(peer, &failure, 0, true);
+        pl_exchange_end(peer);
         end_connections(peer);
         pl_peer_leave(peer);
     }

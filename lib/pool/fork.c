@@ -12,6 +12,8 @@
 #include "net/resolver.h"
 #include "net/tls_gate.h"
 #include "net/tls_settings.h"
+#include "pool/exchange.h"
+#include "pool/line.h"
 #include "pool/pool.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -21,6 +23,8 @@ static void before_fork(void)
 {
     pl_pools_hold();
     pl_peers_hold();
+    pl_exchanges_hold();
+    pl_lines_hold();
     pl_connection_hold();
     pl_resolver_hold();
     pl_tls_settings_hold();
@@ -33,6 +37,8 @@ static void in_parent(void)
     pl_tls_settings_let_go();
     pl_resolver_let_go();
     pl_connection_let_go();
+    pl_lines_let_go();
+    pl_exchanges_let_go();
     pl_peers_let_go();
     pl_pools_let_go();
 }
@@ -42,6 +48,7 @@ static void in_child(void)
     pl_connection_orphan();
     pl_resolver_orphan();
     pl_peers_orphan();
+    pl_exchanges_orphan();
     pl_pools_orphan();
     pl_tls_gate_orphan();
     atomic_store(&pl_room_wanted, 0);

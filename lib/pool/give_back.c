@@ -186,22 +186,22 @@ static bool return_warm(struct pl_connection *connection, struct pl_peer *peer,
     return true;
 }
 
-enum pool_status pool_return(struct pool_conn *conn)
+/* What queries share is theirs to end, whoever was shown its handle. */
+static bool is_shared(const struct pl_connection *connection)
 {
-    struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
+    return PL_UNLIKELY(pl_get(connection->lease.flags) & PL_LEASE_SHARED);
+}
+
+/* A loan whose word is that. */
+PL_INLINE enum pool_status give_back(struct pl_connection *connection, uint64_t word)
+{
     struct pl_thread *self = pl_thread_current;
     struct pl_recent *recent;
     struct pl_peer *peer;
-    uint64_t word, now_ns;
+    uint64_t now_ns;
     bool has_holder;
     int reason;
 
-    if (!connection)
-        return POOL_E_ARGUMENT;
-    word = atomic_load(&connection->word);
-    if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
-        return pl_connection_refusal(conn);
-    *conn = (struct pool_conn){ 0 };
     has_holder = pl_get(connection->lease.holder);
     if (PL_UNLIKELY(has_holder))
         pl_set(connection->lease.holder, 0);
@@ -221,6 +221,35 @@ enum pool_status pool_return(struct pool_conn *conn)
     return return_cold(connection, pl_word_serial(word), false, has_holder);
 }
 
+enum pool_status pool_return(struct pool_conn *conn)
+{
+    struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
+    uint64_t word;
+
+    if (!connection)
+        return POOL_E_ARGUMENT;
+    word = atomic_load(&connection->word);
+    if (pl_word_serial(word) != conn->serial || pl_word_state(word) != PL_LENT)
+        return pl_connection_refusal(conn);
+    if (is_shared(connection))
+        return POOL_E_ARGUMENT;
+    *conn = (struct pool_conn){ 0 };
+    return give_back(connection, word);
+}
+
+void pl_give_back_shared(struct pool_conn conn, bool is_good)
+{
+    struct pl_connection *connection = pl_connection_of(conn.slot);
+    uint64_t word = atomic_load(&connection->word);
+
+    if (pl_word_serial(word) != conn.serial || pl_word_state(word) != PL_LENT)
+        return;
+    if (is_good)
+        (void)!give_back(connection, word);
+    else
+        (void)!return_cold(connection, conn.serial, true, false);
+}
+
 enum pool_status pool_discard(struct pool_conn *conn)
 {
     struct pl_connection *connection = conn ? pl_connection_of(conn->slot) : NULL;
@@ -236,6 +265,8 @@ enum pool_status pool_discard(struct pool_conn *conn)
         pl_connection_close_copy(connection);
         return POOL_E_FORKED;
     }
+    if (is_shared(connection))
+        return POOL_E_ARGUMENT;
     status = return_cold(connection, conn->serial, true, pl_get(connection->lease.holder));
     if (!status)
         *conn = (struct pool_conn){ 0 };

@@ -42,14 +42,16 @@ static void report(const struct pl_connection *connection, const struct pl_loan_
            has_tag ? "\"" : "", (unsigned long long)((now_ns - note->lent_ns) / PL_MS));
 }
 
-/* Peer lock held. Answers when this one will be due; PL_NEVER: it is not lent, or reported. */
+/* Peer lock held. Answers when this one will be due; PL_NEVER: it is not lent, or reported; or
+ * queries have it, which no program can forget to return. */
 static uint64_t look_at(struct pl_connection *connection, uint64_t leak_ns, uint64_t now_ns)
 {
     struct pl_loan_note *note = connection->note;
     uint64_t word = atomic_load(&connection->word), due_ns;
 
     if (!note || note->is_reported || pl_word_state(word) != PL_LENT ||
-        pl_word_serial(word) != note->serial)
+        pl_word_serial(word) != note->serial ||
+        (pl_get(connection->lease.flags) & PL_LEASE_SHARED))
         return PL_NEVER;
     due_ns = pl_after(note->lent_ns, leak_ns);
     if (due_ns > now_ns)

@@ -76,6 +76,10 @@ static void on_deadline(void *user)
     if (!connection || !enter(&handle))
         return;
     deadline_ns = pl_stream_deadline(connection, now_ns);
+    if (pl_stream_doom(connection)) {
+        leave_and_end(channel, handle, EBADF);
+        return;
+    }
     if (deadline_ns > now_ns) { /* it was moved */
         if (deadline_ns != PL_NEVER)
             pl_mux_timer_arm(channel->pool->mux, &channel->deadline, deadline_ns);
@@ -107,6 +111,14 @@ bool pl_lent_begin(struct pl_channel *channel, uint64_t serial)
     atomic_fetch_or(&connection->lease.marks, PL_MARK_EVENTS);
     arm_deadline(channel, connection);
     return true;
+}
+
+void pl_lent_look(struct pl_connection *connection)
+{
+    struct pl_channel *channel = pl_channel_of(connection);
+
+    if (channel && (pl_get(connection->lease.marks) & PL_MARK_EVENTS))
+        pl_mux_timer_arm(channel->pool->mux, &channel->deadline, 0);
 }
 
 void pl_lent_deadline_moved(struct pl_connection *connection)

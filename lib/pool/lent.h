@@ -19,6 +19,8 @@ void pl_lent_on_silence(struct pl_channel *channel, enum pool_direction directio
 
 /* The loan of this handle is driven by events from now on; it is pinned. False: no memory. */
 bool pl_lent_begin(struct pl_channel *channel, uint64_t serial) PL_MUST_USE;
+/* It was doomed, and no event need come of that: the mux looks at it. Any thread; pinned. */
+void pl_lent_look(struct pl_connection *connection);
 /* Its deadline may be another one now. Any thread; pinned. */
 void pl_lent_deadline_moved(struct pl_connection *connection);
 

@@ -12,11 +12,15 @@
 #include "pool/channel.h"
 #include "pool/decide.h"
 #include "pool/events.h"
+#include "pool/identity.h"
 #include "pool/names.h"
 #include "pool/pool.h"
 #include "pool/secure.h"
 #include "pool/spare.h"
 #include "pool/waiter.h"
+
+#define UNSENT_MOST 131072u             /* bytes of queries that a socket takes and cannot send yet:
+                                         * what the kernel has cannot be withdrawn */
 
 static struct pool *pool_of(const struct pl_connection *connection)
 {
@@ -50,7 +54,7 @@ static void drop_dial(struct pl_connection *connection)
 
 /* ---- the end of an attempt */
 
-static void note_outcome(struct pl_peer *peer, const struct pl_failure *failure, bool is_ready)
+static void note_result(struct pl_peer *peer, const struct pl_failure *failure, bool is_ready)
 {
     pthread_mutex_lock(&peer->lock);
     peer->shared.was_asked = peer->shared.was_asked && (failure->status || peer->shared.is_wanting);
@@ -109,7 +113,7 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
 
     drop_dial(connection);
     pl_set(connection->failure, pl_failure_pack(told));
-    note_outcome(peer, &told, false);
+    note_result(peer, &told, false);
     hold_supply(peer);
     if (is_closing(peer))
         pl_peer_close(connection, POOL_CLOSE_POOL);
@@ -144,7 +148,7 @@ static bool may_go_on(struct pl_connection *connection)
     return false;
 }
 
-bool pl_open_may_wait_for_room(struct pl_peer *peer)
+bool pl_open_may_wait_for_room(struct pl_peer *peer, bool *was_told)
 {
     const struct pool_options *options = &peer->pool->settings.options;
     bool was_asked, may_wait;
@@ -153,6 +157,7 @@ bool pl_open_may_wait_for_room(struct pl_peer *peer)
     was_asked = peer->shared.was_asked;
     peer->shared.was_asked = true;
     pthread_mutex_unlock(&peer->lock);
+    *was_told = !was_asked && options->on_none_removable;
     may_wait = was_asked || pl_room_ask(peer->pool, options->on_none_removable) == POOL_CONTINUE;
     if (may_wait || pl_pool_is_forked(peer->pool))
         return true;
@@ -190,7 +195,7 @@ static void give_up_for_room(struct pl_connection *connection, int error)
     struct pl_peer *peer = connection->peer;
     struct pool *pool = peer->pool;
     struct pl_failure failure = pl_failure_of_errno(error, POOL_PHASE_CONNECT), none = { 0 };
-    bool may_wait;
+    bool may_wait, was_told;
 
     failure.status = POOL_E_RESOURCE;
     if (pl_pool_is_forked(pool))
@@ -206,7 +211,7 @@ static void give_up_for_room(struct pl_connection *connection, int error)
     note_short(connection, error);
     pl_peer_fail_hasty(peer, &failure);
     connection->dial->is_begun = false;         /* the program is asked, and may end the pool */
-    may_wait = pl_open_may_wait_for_room(peer);
+    may_wait = pl_open_may_wait_for_room(peer, &was_told);
     if (pl_pool_is_forked(pool))
         return;
     if (is_closing(peer))
@@ -215,7 +220,8 @@ static void give_up_for_room(struct pl_connection *connection, int error)
         pl_open_give_up(connection, &failure);
         return;
     }
-    pl_room_want(pool->room, peer, true, error);
+    if (!was_told)                      /* else the next dial, at once, sees what it freed */
+        pl_room_want(pool->room, peer, true, error);
     end_attempt(connection, &failure, false);
 }
 
@@ -273,7 +279,7 @@ static void become_ready(struct pl_connection *connection)
             us_between(connection->dial->ended_ns, pl_os->now_ns());
     drop_dial(connection);
     pl_os->set_nonblocking(connection->fd, false);
-    note_outcome(peer, &none, true);
+    note_result(peer, &none, true);
     pl_backoff_succeed(peer);
     pl_spare_begin(peer);
     pl_pool_count(pool, &pool->books.opened);
@@ -399,7 +405,7 @@ void pl_open_give_time(struct pl_connection *connection, uint32_t ms)
         pl_mux_timer_arm(dial->mux, &dial->timer, pl_after(pl_os->now_ns(), ms * PL_MS));
 }
 
-static void on_dialed(struct pl_dial *dial, int error)
+static void finish_dial(struct pl_dial *dial, int error)
 {
     struct pl_connection *connection = dial->connection;
     struct pool *pool = pool_of(connection);
@@ -427,6 +433,21 @@ static void on_dialed(struct pl_dial *dial, int error)
     dial->timer.user = dial;
     pl_open_give_time(connection, pool->settings.options.connect_ms);
     set_up(connection);
+}
+
+static void on_dialed(struct pl_dial *dial, int error)
+{
+    struct pool *pool = pool_of(dial->connection);
+    uint32_t robbed = dial->connection->robbed;
+
+    if (!robbed) {
+        finish_dial(dial, error);
+        return;
+    }
+    pl_pool_ref(pool);
+    finish_dial(dial, error);
+    pl_identity_forget_robbed(pool, robbed);
+    pl_pool_leave(pool);
 }
 
 /* Is it to be there although nobody waits? */
@@ -506,6 +527,8 @@ static struct pl_dial *make_dial(struct pool *pool, struct pl_peer *peer)
         dial->deadline_ns = pl_after(pl_os->now_ns(), options->connect_ms * PL_MS);
     if (options->timeout_ms != POOL_NONE && options->timeout_ms <= INT32_MAX)
         dial->user_timeout_ms = options->timeout_ms;
+    if (options->codec)
+        dial->unsent_most = UNSENT_MOST;
     if (!pl_dial_open(dial))
         goto no_timer;
     return dial;

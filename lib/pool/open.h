@@ -40,8 +40,9 @@ bool pl_open_has_unready(struct pl_peer *peer, bool is_ordered); /* is there any
 bool pl_open_begin(struct pl_peer *peer) PL_MUST_USE;
 
 /* Asks the program once for each time that nothing could be removed for this peer; it says whether
- * to wait for room. */
-bool pl_open_may_wait_for_room(struct pl_peer *peer) PL_MUST_USE;
+ * to wait for room. *was_told: it was asked just now, and may have made some: one more try is worth
+ * while. */
+bool pl_open_may_wait_for_room(struct pl_peer *peer, bool *was_told) PL_MUST_USE;
 
 /* The phase that a caller who waits at this peer is in, and since when it is tried what he waits
  * for (0: it is not). */

@@ -5,6 +5,7 @@
 
 #include "base/os.h"
 #include "pool/events.h"
+#include "pool/exchange.h"
 #include "pool/round.h"
 
 enum pool_status pl_orders_refusal(const struct pool *pool)
@@ -135,6 +136,7 @@ bool pool_kill(struct pool *pool, uint64_t id)
     errand = pl_errand_make(pool);
     round.spares_unready = errand == NULL;
     was_there = order_one(pool, id, &round, errand);
+    pl_exchange_look(pool);
     pl_pool_leave(pool);
     return was_there;
 }
@@ -149,6 +151,7 @@ bool pool_force_timeout(struct pool *pool, uint64_t id)
     if (!pool || pl_pool_enter(pool))
         return false;
     was_there = order_one(pool, id, &round, NULL);
+    pl_exchange_look(pool);
     pl_pool_leave(pool);
     return was_there;
 }

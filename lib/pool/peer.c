@@ -4,12 +4,13 @@
 
 #include "base/os.h"
 #include "commpool/address.h"
-#include "net/stream.h"
 #include "net/tls_sessions.h"
+#include "pool/ask.h"
 #include "pool/channel.h"
 #include "pool/close.h"
 #include "pool/decide.h"
 #include "pool/events.h"
+#include "pool/exchange.h"
 #include "pool/names.h"
 #include "pool/open.h"
 #include "pool/pool.h"
@@ -135,6 +136,7 @@ static void reclaim(struct pl_peer *peer, struct pool *pool)
         !pl_room_peer_is_listed(pool->room, peer)) {
         pl_table_remove(&pool->peers, &peer->table_node);
         pl_list_unlink(&peer->pool_link);
+        pl_exchange_keep_books(peer);
         atomic_fetch_add(&peer->generation, 1);
         address = peer->address;
         names = peer->names;
@@ -408,6 +410,7 @@ void pl_peer_give_back(struct pl_peer *peer, struct pl_connection *connection)
 
     if (pl_pool_is_forked(peer->pool))
         return;
+    connection->is_fresh = connection->is_fresh && is_new; /* whoever is next looks at it */
     pthread_mutex_lock(&peer->lock);
     reason = why_not_kept(peer, connection, is_new);
     peer->shared.opening -= connection->is_opening;
@@ -507,7 +510,7 @@ static void finish_detached(struct pl_connection *connection)
 {
     struct pool_address *address = connection->address;
 
-    pl_stream_drop_input(connection);
+    pl_ask_forget(connection);
     pl_connection_close_fd(connection, NULL);
     connection->address = NULL;
     pl_connection_give(connection);
@@ -523,7 +526,7 @@ static void close_in_pool(struct pl_connection *connection)
     if (pl_word_state(atomic_load(&connection->word)) == PL_FORKED)
         return;
     pl_room_unpark(pool->room, connection);
-    pl_stream_drop_input(connection);
+    pl_ask_forget(connection);
     pthread_mutex_lock(&pool->room->close_lock);
     pl_connection_close_fd(connection, pool->mux);
     pthread_mutex_unlock(&pool->room->close_lock);

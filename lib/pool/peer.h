@@ -5,8 +5,9 @@
  * connection and owns nothing any more. All else is under the lock, or fixed while the peer is
  * live; it is live as long as it has users, connections, or stands in one of the room's lists.
  *
- * Lock order: the room's sweep lock, pool->lock, peer lock, room lock; below them only those of
- * lower layers. Nobody is called, and nothing waits, under any of them.
+ * Lock order: the room's sweep lock, pool->lock, the exchange's (exchange.h), peer lock, room lock;
+ * below them only those of lower layers. Nobody is called, and nothing waits, under any of them.
+ * Two more that come before pool->lock are the room's close lock and the pool's round lock.
  */
 #ifndef PL_POOL_PEER_H
 #define PL_POOL_PEER_H
@@ -27,6 +28,7 @@
 struct pool;
 struct pl_names;
 struct pl_tls_sessions;
+struct pl_exchange;
 
 /* What a thread must know right after it has let go of a connection. */
 enum {
@@ -40,17 +42,18 @@ enum {
 enum pl_waiter_state { PL_WAITER_QUEUED, PL_WAITER_SERVED, PL_WAITER_FAILED };
 
 /* A caller who waits; lives on its stack, or in its request (request.c). Under the peer lock while
- * it is queued; whoever takes it off the list fills in the outcome in the same step, and then wakes
+ * it is queued; whoever takes it off the list fills in the result in the same step, and then wakes
  * the thread or posts. */
 struct pl_waiter {
     struct pl_list link;
     struct pl_thread *thread; /* NULL: an asynchronous one */
-    struct pl_post *post; /* what then brings the outcome to the mux */
+    struct pl_post *post; /* what then brings the result to the mux */
     uint64_t queued_ns;
     enum pl_waiter_state state;
     bool is_woken;                      /* told to look for itself, and did not yet */
     bool wants_fresh;                   /* takes no connection that has served before */
     bool is_hasty;                      /* waits for one that is opened, not for what others have */
+    bool is_for_line;                   /* it is to carry queries */
     struct pl_connection *connection;   /* SERVED: lent to it */
     struct pl_failure failure;          /* FAILED */
     uint64_t tried_ns;                  /* the attempt that failed began then; 0: none did */
@@ -72,6 +75,8 @@ struct pl_peer {
     struct pl_names *names;             /* mux thread: of a host name; NULL until needed */
     struct pl_tls_sessions *_Atomic sessions;   /* to be continued; NULL until needed; set under
                                          * the lock */
+    struct pl_exchange *_Atomic exchange;       /* its queries; once made, it stays with the
+                                         * memory, whoever's peer that is */
     _Atomic uint64_t sessions_ns;       /* kept until then without connections; anybody notes it */
     pthread_mutex_t lock;
     struct {
@@ -80,10 +85,13 @@ struct pl_peer {
         struct pl_list waiters;         /* who waited longest in front */
         uint32_t count, opening;     /* births minus deaths; those of them that are not yet ready */
         uint32_t waiting;
+        uint32_t waiting_lines;         /* those of them whom queries wait for */
         _Atomic uint32_t waiting_fresh; /* those of them who want a fresh connection */
         uint32_t users;                 /* targets, and calls under way */
         uint32_t holds;                 /* while there are any, nothing is opened */
         bool was_asked;                 /* on_none_removable ran, and nothing was opened since */
+        bool is_yielded_to;             /* a line leaves for those who wait; with it the exchange is
+                                         * active */
         bool is_wanting;              /* waits for room: nothing is opened until the room says so */
         bool is_short;                  /* there was no room, and none was found since; also while
                                          * it is tried again */

@@ -6,7 +6,9 @@
 #include "net/address.h"
 #include "net/tls_settings.h"
 #include "pool/events.h"
+#include "pool/exchange.h"
 #include "pool/fork.h"
+#include "pool/line.h"
 #include "pool/secure.h"
 #include "pool/watch.h"
 
@@ -115,11 +117,11 @@ void pl_pool_ref(struct pool *pool)
 
 bool pl_pool_try_ref(struct pool *pool)
 {
-    uint32_t refs = atomic_load(&pool->refs);
+    uint64_t refs = atomic_load(&pool->refs);
 
-    while (refs && !atomic_compare_exchange_weak(&pool->refs, &refs, refs + 1))
+    while ((uint32_t)refs && !atomic_compare_exchange_weak(&pool->refs, &refs, refs + 1))
         continue;
-    return refs;
+    return (uint32_t)refs;
 }
 
 /* Every connection, peer and call is gone. */
@@ -136,13 +138,18 @@ static void free_pool(struct pool *pool)
     pl_mux_unref(mux);
 }
 
+/* Of those who find that nobody is left one frees, of the life that he left: a call that came too
+ * late may have been the last one meanwhile, and another pool may stand here by now. */
 void pl_pool_leave(struct pool *pool)
 {
-    uint32_t destroyed = PL_POOL_DESTROYED;
+    uint64_t left = atomic_fetch_sub(&pool->refs, 1) - 1;
 
-    if (atomic_fetch_sub(&pool->refs, 1) == 1 &&
-        atomic_compare_exchange_strong(&pool->state, &destroyed, PL_POOL_NONE))
-        free_pool(pool);
+    if ((uint32_t)left || !(left & PL_POOL_LIFE) ||
+        atomic_load(&pool->state) != PL_POOL_DESTROYED ||
+        !atomic_compare_exchange_strong(&pool->refs, &left, left + PL_POOL_LIFE))
+        return;
+    atomic_store(&pool->state, PL_POOL_NONE);
+    free_pool(pool);
 }
 
 void pl_pool_count(struct pool *pool, uint64_t *counter)
@@ -308,7 +315,7 @@ enum pool_status pool_create(const struct pool_options *options, struct pool **c
     atomic_store(&pool->total, 0);
     atomic_store(&pool->last_id, 0);
     pl_room_add_pool(pool->room, pool);
-    atomic_fetch_add(&pool->refs, 1);
+    atomic_fetch_add(&pool->refs, PL_POOL_LIFE + 1);
     atomic_store(&pool->state, settings.options.start_paused ? PL_POOL_PAUSED : PL_POOL_LIVE);
     *created = pool;
     pl_pool_ref(pool);                  /* an observer may end it at once */
@@ -337,6 +344,8 @@ __attribute__((destructor)) static void library_end(void)
         return;                         /* the process exits, and threads still use them */
     pl_connection_library_end();
     pl_resolver_library_end();
+    pl_exchange_library_end();
+    pl_lines_library_end();
     pl_peer_library_end();
     pl_arena_release(&pools);
     pl_thread_library_end();

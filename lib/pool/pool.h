@@ -23,19 +23,23 @@ enum pl_pool_state {
 /* Counters of connections that are gone, and of what happened to no connection. */
 struct pl_books {
     uint64_t borrowed, reused, opened, closed[16], stolen, borrow_failed, timeouts, retries,
-        bytes_in, bytes_out;
+        bytes_in, bytes_out, queries, late_replies, orphans;
 };
 
 struct pl_event_queue;
 
+#define PL_POOL_LIFE (UINT64_C(1) << 32)
+
 struct pool {
     struct pl_arena_node node;
     _Atomic uint32_t state;             /* enum pl_pool_state */
-    _Atomic uint32_t refs;              /* the user's, each connection's, channel's and target's,
-                                         * each slow call's */
+    _Atomic uint64_t refs;              /* the user's, each connection's, channel's and target's,
+                                         * each active exchange's, each slow call's; above them
+                                         * PL_POOL_LIFE for each beginning and end of a pool here */
     _Atomic uint32_t total;             /* connections, births minus deaths */
     _Atomic uint64_t last_id;
-    _Atomic uint32_t undelivered;       /* asynchronous calls whose on_lent has not come back */
+    _Atomic uint32_t undelivered;       /* asynchronous calls whose on_lent has not come back, and
+                                         * active exchanges */
     _Atomic uint32_t channels;          /* whose last calls have not been made */
     struct pl_workers workers;
     pthread_mutex_t round_lock;         /* one round at a time (round.h); before the next one */
@@ -66,6 +70,8 @@ struct pool {
 struct pool_target {
     struct pool *pool;
     struct pl_peer *peer;
+    bool is_for_queries;                /* that were accepted: a pool that closes still serves
+                                         * them */
 };
 
 /* A slow call is inside, whose pool is live, paused or closing. Else the answer says why it is not:

@@ -5,6 +5,7 @@
 #include "commpool/tls.h"
 #include "net/tls_settings.h"
 #include "pool/drain.h"
+#include "pool/exchange.h"
 #include "pool/pool.h"
 #include "pool/secure.h"
 #include "pool/tend.h"
@@ -58,6 +59,7 @@ static void on_reload(struct pl_post *post)
     PL_LIST_EACH(link, &pool->all_peers)
         drain_peer(pl_container(link, struct pl_peer, pool_link), now_ns);
     pthread_mutex_unlock(&pool->lock);
+    pl_exchange_look(pool);
     pl_pool_leave(pool);
 }
 

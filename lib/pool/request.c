@@ -190,8 +190,8 @@ static void arm_wait(struct pl_request *request)
                      pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns));
 }
 
-/* In front of all who wait; peer lock held. */
-static void queue_first(struct pl_request *request)
+/* Peer lock held. */
+static void queue_anew(struct pl_request *request)
 {
     struct pl_peer *peer = request->borrow.peer;
     struct pl_waiter *waiter = &request->waiter;
@@ -216,8 +216,8 @@ static void fail_waiting(struct pl_request *request, enum pool_status status)
     finish(request);
 }
 
-/* What it got turned out to be no good: it goes back to the place it had, the first. False: it
- * waits again, or is told that it cannot. */
+/* What it got turned out to be no good: it goes back to the place it had. False: it waits
+ * again, or is told that it cannot. */
 static bool queue_again(struct pl_request *request)
 {
     struct pool_ticket *ticket = request->borrow.ticket;
@@ -238,7 +238,7 @@ static bool queue_again(struct pl_request *request)
         refusal = POOL_E_CLOSING;
     waiter->connection = refusal || waiter->wants_fresh ? NULL : pl_peer_take_idle(peer, false);
     if (!waiter->connection && !refusal)
-        queue_first(request);
+        queue_anew(request);
     has_one = waiter->connection != NULL; /* once it is queued, others write that */
     pthread_mutex_unlock(&peer->lock);
     pl_ticket_release(ticket);
@@ -291,7 +291,7 @@ static void begin_loan(struct pl_request *request)
 }
 
 /* The wait is over: served, or failed. */
-static void on_outcome(struct pl_post *post)
+static void on_result(struct pl_post *post)
 {
     struct pl_request *request = pl_container(post, struct pl_request, post);
     struct pl_waiter *waiter = &request->waiter;
@@ -348,7 +348,7 @@ static enum pool_status make_request(struct pool *pool, const char *address,
         return POOL_E_MEMORY;
     request->borrow.pool = pool;
     request->borrow.address = address;
-    request->post.run = on_outcome;
+    request->post.run = on_result;
     request->post.owner = pool;
     request->waiter.post = &request->post;
     status = pl_call_read(call, &request->borrow.call);
@@ -366,7 +366,7 @@ static enum pool_status make_request(struct pool *pool, const char *address,
 static enum pool_status equip(struct pl_request *request, struct pool_ticket **ticket)
 {
     struct pl_borrow *borrow = &request->borrow;
-    enum pool_status status = pl_pool_refusal(borrow->pool);
+    enum pool_status status = pl_pool_admission(borrow->pool, borrow->has_waited);
     struct pl_peer *peer;
 
     if (!status)

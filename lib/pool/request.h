@@ -1,6 +1,6 @@
 /* request.h: an asynchronous borrow, from pool_communicate_async() to its on_lent.
  *
- * It waits in the same queue as threads do. Its outcome is brought to the mux by a post, exactly
+ * It waits in the same queue as threads do. Its result is brought to the mux by a post, exactly
  * once; only there is it told.
  */
 #ifndef PL_POOL_REQUEST_H

@@ -22,14 +22,16 @@ static uint64_t bound(const struct pl_room *room)
 /* A birth; false: no more may be born on this mux. */
 static bool take_share(struct pl_room *room)
 {
-    uint64_t most = bound(room);
     uint32_t shares = atomic_load(&room->shares);
 
     do {
-        if (shares >= most)
+        if (shares >= bound(room))
             return false;
     } while (!atomic_compare_exchange_weak(&room->shares, &shares, shares + 1));
-    return true;
+    if (PL_LIKELY(shares < bound(room)))
+        return true;
+    atomic_fetch_sub(&room->shares, 1);         /* it was set in between, without this share */
+    return false;
 }
 
 bool pl_pool_try_share(struct pool *pool, bool *is_reserved)
@@ -60,23 +62,6 @@ void pl_pool_give_share(struct pool *pool)
 }
 
 /* ---- counting */
-
-/* The pool behind `pool` in the room, counted; NULL: there is none. `pool` NULL: the first. */
-static struct pool *next_pool(struct pl_room *room, struct pool *pool)
-{
-    struct pl_list *link;
-    struct pool *next = NULL;
-
-    pthread_mutex_lock(&room->lock);
-    for (link = pool ? pool->room_link.next : room->pools.next; !next && link != &room->pools;
-         link = link->next) {
-        next = pl_container(link, struct pool, room_link);
-        if (!pl_pool_try_ref(next))
-            next = NULL; /* about to be freed */
-    }
-    pthread_mutex_unlock(&room->lock);
-    return next;
-}
 
 /* Connections that surely have a socket. Peer lock held. */
 static uint64_t count_at(struct pl_peer *peer)
@@ -110,12 +95,12 @@ static uint64_t count_of(struct pool *pool)
 
 static uint64_t count_sockets(struct pl_room *room)
 {
-    struct pool *pool = next_pool(room, NULL), *next;
+    struct pool *pool = pl_room_next_pool(room, NULL), *next;
     uint64_t count = 0;
 
     while (pool) {
         count += count_of(pool);
-        next = next_pool(room, pool);
+        next = pl_room_next_pool(room, pool);
         pl_pool_leave(pool);
         pool = next;
     }
@@ -178,9 +163,9 @@ static int64_t work_out(struct pl_room *room, int *error)
     *error = free < 0 ? (int)free : 0;
     if (free < 0)
         return 0;
-    shares = atomic_load(&room->shares);
-    unborn = shares > sockets ? shares - sockets : 0;
     wanted = set_left(room, limit - free - sockets);
+    shares = atomic_load(&room->shares);        /* whoever takes one from now on sees the bound */
+    unborn = shares > sockets ? shares - sockets : 0;
     return wanted ? (int64_t)wanted + unborn - free : 0;
 }
 

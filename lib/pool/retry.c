@@ -22,6 +22,8 @@ bool pl_retry_is_asked(const struct pool *pool, const struct pool_call *call)
 
     if (call && call->size >= needed && call->on_error)
         return true;
+    if (call && call->size >= needed && call->target && call->target->is_for_queries)
+        return false;                   /* of queries it is not asked */
     return pool && pool->settings.options.on_error;
 }
 

@@ -1,22 +1,21 @@
 /* room.c: parking, eviction, and the queue of those who wait for room.
  *
- * A connection in the list of parked ones may long be lent again: the list is lazy, and whoever
- * meets such an entry drops it. Only the swap of the word decides. The list of each pool is in
- * order of last use, because what is parked later was used later: a sweep takes all that is due,
- * sorted, and a forced sweep takes all there is.
+ * The list of parked ones is lazy: what was lent since is dropped when met, and only the swap of
+ * the word decides. It is in order of last use: a sweep takes all that is due, sorted.
  */
 #include "pool/room.h"
 
 #include "base/os.h"
 #include "net/resolver.h"
-#include "net/stream.h"
 #include "net/transport.h"
+#include "pool/ask.h"
 #include "pool/channel.h"
 #include "pool/events.h"
 #include "pool/hooks.h"
 #include "pool/leak.h"
 #include "pool/parked.h"
 #include "pool/pool.h"
+#include "pool/reply.h"
 #include "pool/request.h"
 #include "pool/tend.h"
 
@@ -132,7 +131,7 @@ static enum park_end park(struct pl_room *room, struct pl_connection *connection
         events |= EPOLLOUT;             /* the socket will not tell of it again */
     if (pl_get(connection->expires_ns) <= now_ns)
         return TOO_OLD;
-    pl_stream_drop_input(connection);
+    pl_ask_forget(connection);
     pl_channel_drop_unused(connection);
     for (;;) {
         atomic_store(&connection->missed_event, false);
@@ -179,18 +178,23 @@ static void park_all(struct pl_room *room, struct pl_list *taken, struct pl_list
     }
 }
 
-static void tend_rest(struct pl_list *rest)
+/* Answers whether one of `pool` was closed; NULL: of any. */
+static bool tend_rest(struct pl_list *rest, const struct pool *pool)
 {
     struct pl_list *link;
+    bool has_closed = false;
 
     while ((link = pl_list_pop_front(rest))) {
         struct pl_connection *connection = from_lru(link);
+        bool ends = connection->close_reason != TO_GIVE_BACK;
 
-        if (connection->close_reason == TO_GIVE_BACK)
-            pl_peer_give_back(connection->peer, connection);
-        else
+        has_closed = has_closed || (ends && (!pool || connection->peer->pool == pool));
+        if (ends)
             pl_peer_close(connection, (enum pool_close_reason)connection->close_reason);
+        else
+            pl_peer_give_back(connection->peer, connection);
     }
+    return has_closed;
 }
 
 /* The sweep lock is held. */
@@ -221,7 +225,7 @@ void pl_room_park_one(struct pl_room *room, struct pl_connection *connection)
     pthread_mutex_lock(&room->sweep_lock);
     park_all(room, &taken, &rest);
     pthread_mutex_unlock(&room->sweep_lock);
-    tend_rest(&rest);
+    tend_rest(&rest, NULL);
 }
 
 void pl_room_sweep(struct pl_room *room, bool all)
@@ -232,7 +236,7 @@ void pl_room_sweep(struct pl_room *room, bool all)
     pthread_mutex_lock(&room->sweep_lock);
     sweep_locked(room, all, &rest);
     pthread_mutex_unlock(&room->sweep_lock);
-    tend_rest(&rest);
+    tend_rest(&rest, NULL);
 }
 
 /* ---- taking out of the parked ones */
@@ -278,7 +282,7 @@ static bool is_parking_even(struct pl_room *room)
     return is_even;
 }
 
-bool pl_room_evict(struct pl_room *room, struct pool *pool)
+bool pl_room_evict_idle(struct pl_room *room, struct pool *pool)
 {
     struct pl_connection *connection = NULL;
     struct pl_list rest;
@@ -294,17 +298,15 @@ bool pl_room_evict(struct pl_room *room, struct pool *pool)
         connection = pop_oldest(room, pool);
     }
     pthread_mutex_unlock(&room->sweep_lock);
-    tend_rest(&rest);
     if (connection)
         pl_peer_finish_close(connection);
-    return connection != NULL;
+    return tend_rest(&rest, pool) || connection;
 }
 
 void pl_room_unpark(struct pl_room *room, struct pl_connection *connection)
 {
     pthread_mutex_lock(&room->lock);
-    if (pl_list_is_linked(&connection->lru_link))
-        pl_list_unlink(&connection->lru_link);
+    pl_list_drop(&connection->lru_link);
     pthread_mutex_unlock(&room->lock);
 }
 
@@ -323,10 +325,8 @@ void pl_room_note_hot(struct pl_room *room, struct pl_peer *peer)
 void pl_room_forget_peer(struct pl_room *room, struct pl_peer *peer)
 {
     pthread_mutex_lock(&room->lock);
-    if (pl_list_is_linked(&peer->room.hot_link))
-        pl_list_unlink(&peer->room.hot_link);
-    if (pl_list_is_linked(&peer->room.tend_link))
-        pl_list_unlink(&peer->room.tend_link);
+    pl_list_drop(&peer->room.hot_link);
+    pl_list_drop(&peer->room.tend_link);
     atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_HOT);
     pthread_mutex_unlock(&room->lock);
     pl_room_stop_wanting(room, peer);
@@ -518,14 +518,12 @@ static void on_sweep(void *user)
 static void on_retry(void *user)
 {
     struct pl_room *room = user;
-    bool is_more;
 
     pl_room_serve(room, NULL, true);
     if (room->mux->is_forked)
         return;
     pthread_mutex_lock(&room->lock);
-    is_more = !pl_list_is_empty(&room->wanting);
-    if (is_more)
+    if (!pl_list_is_empty(&room->wanting))
         pl_mux_timer_arm(room->mux, &room->retry_timer, pl_after(pl_os->now_ns(), RETRY_NS));
     pthread_mutex_unlock(&room->lock);
 }
@@ -540,6 +538,7 @@ static void close_room(struct pool_mux *mux)
     pl_mux_timer_close(mux, &room->retry_timer);
     pl_mux_timer_close(mux, &room->tend_timer);
     pl_request_drop_spares(&room->on_mux.spares);
+    pl_reply_drop_spares(&room->on_mux.replies);
     pl_resolver_close(room->on_mux.resolver);
     pthread_mutex_destroy(&room->close_lock);
     pthread_mutex_destroy(&room->sweep_lock);
@@ -561,6 +560,7 @@ enum pool_status pl_room_open(struct pool_mux *mux, struct pl_room **opened)
     pl_list_init(&room->hot);
     pl_list_init(&room->wanting);
     pl_list_init(&room->on_mux.spares);
+    pl_list_init(&room->on_mux.replies);
     if (!pl_mux_timer_open(mux, &room->sweep_timer, on_sweep, room))
         goto no_sweep;
     if (!pl_mux_timer_open(mux, &room->retry_timer, on_retry, room))

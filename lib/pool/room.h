@@ -1,5 +1,6 @@
 /* room.h: what all pools on one mux share: which connections are parked, in order of last use;
- * which peers have hot ones; and who waits for a descriptor. One lock, held for list work only.
+ * which peers have hot ones, wait for a descriptor, or are to be tended. Its lock is held for list
+ * work only; two others keep sweeps, and closing and counting, apart.
  */
 #ifndef PL_POOL_ROOM_H
 #define PL_POOL_ROOM_H
@@ -31,6 +32,8 @@ struct pl_room {
         struct pl_list spares; /* request.c's */
         uint32_t spare_count;
         struct pl_resolver *resolver;   /* NULL: no name was looked up yet */
+        struct pl_list replies;         /* spare ones (reply.c) */
+        uint32_t reply_count;
     } on_mux; /* mux thread only */
     _Atomic uint32_t shares;            /* connections of all its pools, births minus deaths */
     uint32_t reserved;                  /* descriptors that its pools were asked to leave free */
@@ -58,8 +61,14 @@ void pl_room_forget_peer(struct pl_room *room, struct pl_peer *peer); /* out of 
 bool pl_room_peer_is_listed(struct pl_room *room, struct pl_peer *peer);
 
 /* Closes the least recently used idle connection, hot ones included; of `pool`, or of any if NULL.
- * False: none. */
+ * What turned out to be no good on the way there was closed, too, and will do. False: none. */
+bool pl_room_evict_idle(struct pl_room *room, struct pool *pool);
+/* The same; where nothing is idle, what queries share and carries nothing counts as idle, too. No
+ * lock is held. */
 bool pl_room_evict(struct pl_room *room, struct pool *pool);
+
+/* The pool behind `pool` in the room, counted; NULL: there is none. `pool` NULL: the first. */
+struct pool *pl_room_next_pool(struct pl_room *room, struct pool *pool);
 
 /* Asks the program what to do when nothing could be removed; inside its own answer the question is
  * not asked again. */

@@ -6,6 +6,7 @@
 #include "pool/round.h"
 
 #include "pool/channel.h"
+#include "pool/exchange.h"
 #include "pool/pool.h"
 #include "pool/waiter.h"
 
@@ -114,8 +115,10 @@ static void meet(struct pl_round *round, struct pl_connection *connection)
 void pl_round_of_peer(struct pl_round *round, struct pl_peer *peer)
 {
     atomic_fetch_or(&peer->hints, round->hints);
-    if (round->failure.status)
+    if (round->failure.status) {
+        pl_exchange_fail_queued(peer, round->failure);
         pl_peer_fail_waiters(peer, &round->failure, 0, true);
+    }
     pthread_mutex_lock(&peer->lock);
     if (round->is_new_epoch)
         atomic_fetch_add(&peer->epoch, 1);

@@ -34,8 +34,8 @@ enum pool_status pl_secure_begin_clear(struct pl_connection *connection);
 /* starttls=1, and it is in the clear yet. */
 bool pl_secure_is_missing(const struct pl_connection *connection);
 
-/* The settings were changed since it was secured: it is not to be lent again. It is
- * secured, and the caller's, or the peer lock is held. */
+/* The settings were changed since it was secured: it is not to be lent again. It is secured, and
+ * the caller's, or the peer lock is held. */
 bool pl_secure_is_outdated(const struct pl_connection *connection);
 
 /* A peer without connections is kept for its sessions for a while. Peer lock held. */

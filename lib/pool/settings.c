@@ -5,13 +5,17 @@
 
 #include "base/options.h"
 #include "base/os.h"
+#include "commpool/codec.h"
 
 #define DESCRIPTORS_SPARED 64u       /* left to the program when the pool takes its default share */
 #define CONNECTIONS_AT_LEAST 8u
 #define WRITE_LOW (256u << 10)
+#define WOKEN_PER_PROCESSOR 4u
 #define SMALLEST_OPTIONS offsetof(struct pool_options, codec)
 #define SMALLEST_CALL offsetof(struct pool_call, wait_ms)
-#define FLAGS (POOL_SAFE_TO_REPEAT | POOL_FRESH | POOL_DONT_WAIT | POOL_ONE_WAY)
+#define BORROW_FLAGS (POOL_SAFE_TO_REPEAT | POOL_FRESH | POOL_DONT_WAIT | POOL_ONE_WAY)
+#define QUERY_FLAGS (POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_SHOT | POOL_ORDERED | \
+                     POOL_WAIT_FOR_PEER)
 
 /* 0 becomes `value`, POOL_ZERO becomes 0. */
 static void fill(uint32_t *field, uint32_t value)
@@ -71,6 +75,7 @@ static bool is_possible(const struct pool_options *options)
 {
     return options->max_connections && options->max_per_address && options->max_connecting &&
            options->max_uses && options->max_line && options->write_high &&
+           options->max_inflight && options->max_message &&
            options->write_low <= options->write_high && options->check >= POOL_CHECK_ALWAYS &&
            options->check <= POOL_CHECK_NEVER && options->order >= POOL_LIFO &&
            options->order <= POOL_FIFO;
@@ -91,9 +96,20 @@ static struct pl_backoff_rules backoff_of(const struct pool_options *options)
     };
 }
 
-static bool is_offered(const struct pool_options *options)
+/* The size first: what lies behind it is not there. */
+static bool is_whole(const struct pool_codec *codec)
 {
-    return !options->codec && !options->on_request && !options->on_orphan;
+    return codec->size >= sizeof(*codec) && codec->next && codec->encode &&
+           (!codec->keyed || codec->key_limit) &&
+           !codec->sentinel.size == !codec->sentinel_reply.size;
+}
+
+/* Without a codec nothing that came could be told apart. */
+static bool has_what_it_needs(const struct pool_options *options)
+{
+    if (options->codec)
+        return is_whole(options->codec);
+    return !options->on_request && !options->on_orphan;
 }
 
 enum pool_status pl_settings_make(const struct pool_options *given, struct pl_settings *settings)
@@ -104,15 +120,17 @@ enum pool_status pl_settings_make(const struct pool_options *given, struct pl_se
     if (given && !pl_options_copy(options, sizeof(*options), given, SMALLEST_OPTIONS))
         return POOL_E_ARGUMENT;
     options->size = sizeof(*options);
-    if (!is_offered(options))
+    if (!has_what_it_needs(options))
         return POOL_E_ARGUMENT;
     fill_counts(options);
     fill_times(options);
     if (!is_possible(options))
         return POOL_E_ARGUMENT;
-    settings->limits = (struct pl_limits){ options->read_ms, options->write_ms, options->max_line };
+    settings->limits = (struct pl_limits){ options->read_ms, options->write_ms, options->max_line,
+                                           options->max_message, options->codec };
     settings->backoff = backoff_of(options);
     settings->park_ns = options->park_ms * PL_MS;
+    settings->woken_most = WOKEN_PER_PROCESSOR * pl_os->processors();
     settings->barge_ns = options->barge_ms == POOL_NONE ? PL_NEVER : options->barge_ms * PL_MS;
     settings->leak_ns = !options->leak_ms || options->leak_ms == POOL_NONE
                             ? PL_NEVER
@@ -135,7 +153,8 @@ static bool is_blank(const struct pool_call *call)
     return true;
 }
 
-enum pool_status pl_call_read(const struct pool_call *call, struct pool_call *copy)
+static enum pool_status read_call(const struct pool_call *call, uint32_t flags,
+                                  struct pool_call *copy)
 {
     memset(copy, 0, sizeof(*copy));
     if (!call)
@@ -144,7 +163,17 @@ enum pool_status pl_call_read(const struct pool_call *call, struct pool_call *co
         return is_blank(call) ? POOL_OK : POOL_E_ARGUMENT;
     if (!pl_options_copy(copy, sizeof(*copy), call, SMALLEST_CALL))
         return POOL_E_ARGUMENT;
-    if ((copy->flags & ~(uint32_t)FLAGS) || copy->on_part)
-        return POOL_E_ARGUMENT;
-    return POOL_OK;
+    return copy->flags & ~flags ? POOL_E_ARGUMENT : POOL_OK;
+}
+
+enum pool_status pl_call_read(const struct pool_call *call, struct pool_call *copy)
+{
+    enum pool_status status = read_call(call, BORROW_FLAGS, copy);
+
+    return copy->on_part ? POOL_E_ARGUMENT : status;
+}
+
+enum pool_status pl_call_read_query(const struct pool_call *call, struct pool_call *copy)
+{
+    return read_call(call, QUERY_FLAGS, copy);
 }

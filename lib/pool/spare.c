@@ -94,6 +94,8 @@ uint64_t pl_spare_tend(struct pl_peer *peer, uint64_t now_ns)
     pthread_mutex_unlock(&peer->lock);
     if (is_time)
         pl_peer_supply_spares(peer);
+    if (pl_pool_is_forked(peer->pool))
+        return PL_NEVER;
     pthread_mutex_lock(&peer->lock);
     is_short = peer->shared.keeps_spares && peer->shared.count < pl_spare_least(peer);
     pthread_mutex_unlock(&peer->lock);

@@ -2,7 +2,7 @@
  * connections. */
 #include <string.h>
 
-#include "pool/pool.h"
+#include "pool/exchange.h"
 
 #define LARGEST 65536u /* no release's struct is that large: the size was never set */
 
@@ -22,7 +22,10 @@ static void add_connection(struct pool_stats *stats, struct pl_connection *conne
         stats->idle++;
         break;
     case PL_LENT:
-        stats->lent++;
+        if (atomic_load(&connection->line))
+            stats->shared++;
+        else
+            stats->lent++;
         break;
     default:
         stats->closing++;
@@ -36,11 +39,14 @@ static void add_connection(struct pool_stats *stats, struct pl_connection *conne
 
 static void add_peer(struct pool_stats *stats, struct pl_peer *peer)
 {
+    uint64_t waiting;
+
     pthread_mutex_lock(&peer->lock);
-    stats->waiting += peer->shared.waiting;
+    waiting = peer->shared.waiting;
     PL_LIST_EACH(link, &peer->shared.all)
         add_connection(stats, pl_container(link, struct pl_connection, all_link));
     pthread_mutex_unlock(&peer->lock);
+    stats->waiting += pl_exchange_count(peer, waiting, stats);
 }
 
 static void add_books(struct pool_stats *stats, const struct pl_books *books)
@@ -56,6 +62,9 @@ static void add_books(struct pool_stats *stats, const struct pl_books *books)
     stats->retries = books->retries;
     stats->bytes_in = books->bytes_in;
     stats->bytes_out = books->bytes_out;
+    stats->queries = books->queries;
+    stats->late_replies = books->late_replies;
+    stats->orphans = books->orphans;
 }
 
 enum pool_status pool_stats(struct pool *pool, struct pool_stats *told)

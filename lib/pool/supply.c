@@ -6,6 +6,7 @@
 #include "base/os.h"
 #include "pool/backoff.h"
 #include "pool/decide.h"
+#include "pool/exchange.h"
 #include "pool/open.h"
 #include "pool/pool.h"
 #include "pool/spare.h"
@@ -44,7 +45,7 @@ static bool has_patient_left(struct pl_peer *peer, const struct pl_failure *fail
 static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
 {
     struct pl_failure failure = pl_failure_because(PL_REASON_CAP, POOL_PHASE_WAIT, 0);
-    bool is_reserved;
+    bool is_reserved, was_told;
 
     if (!pl_open_take_share(pool, &is_reserved)) {
         if (pl_pool_is_forked(pool))
@@ -53,7 +54,9 @@ static bool open_one(struct pool *pool, struct pl_peer *peer, bool *has_begun)
         failure.cause = is_reserved ? EMFILE : 0;
         if (!has_patient_left(peer, &failure))
             return false;
-        if (pl_open_may_wait_for_room(peer)) {
+        if (pl_open_may_wait_for_room(peer, &was_told)) {
+            if (was_told)
+                return true;
             pl_room_want(pool->room, peer, is_reserved, failure.cause);
             return false;
         }
@@ -141,12 +144,31 @@ static bool make_place(struct pl_peer *peer, const struct pool_options *options)
     return true;
 }
 
+/* A line that carried nothing was given back, and nobody needs more than that: who still waits is
+ * alone, takes what is idle, and finds it there. */
+static bool is_served_by_queries(struct pl_peer *peer)
+{
+    bool is_enough;
+
+    if (pl_pool_is_forked(peer->pool) || !(atomic_load(&peer->hints) & PL_HINT_WAITERS) ||
+        !pl_exchange_yield(peer))
+        return false;
+    pthread_mutex_lock(&peer->lock);
+    is_enough = !peer->shared.waiting ||
+                (peer->shared.waiting == 1 && !pl_get(peer->shared.waiting_fresh) &&
+                 pl_peer_count_idle(peer));
+    pthread_mutex_unlock(&peer->lock);
+    return is_enough;
+}
+
 bool pl_peer_supply(struct pl_peer *peer)
 {
     struct pool *pool = peer->pool;
     const struct pool_options *options = &pool->settings.options;
     bool has_begun = false, may_go_on = true;
 
+    if (is_served_by_queries(peer))
+        return false;
     while (may_go_on && !pl_pool_is_forked(pool)) {
         if (plan_one(peer, options, false))
             may_go_on = open_one(pool, peer, &has_begun);
@@ -156,19 +178,18 @@ bool pl_peer_supply(struct pl_peer *peer)
     return has_begun;
 }
 
-/* Spares take what is free, and nothing from others. */
+/* Spares take what is free, and nothing from others. Who queued since one was planned has counted
+ * on it. */
 static bool open_spare(struct pool *pool, struct pl_peer *peer)
 {
-    bool is_reserved;
+    bool is_reserved, has_share = pl_pool_try_share(pool, &is_reserved);
 
-    if (!pl_pool_try_share(pool, &is_reserved)) {
-        take_back_plan(peer);
-        return false;
-    }
-    if (pl_open_begin(peer))
+    if (has_share && pl_open_begin(peer))
         return true;
     take_back_plan(peer);
-    pl_pool_give_share(pool);
+    if (has_share)
+        pl_pool_give_share(pool);
+    pl_peer_supply(peer);
     return false;
 }
 

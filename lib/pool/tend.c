@@ -70,6 +70,8 @@ static void tend(struct pl_room *room, struct pl_peer *peer, uint64_t now_ns)
     if (pl_pool_is_forked(peer->pool))
         return;
     spare_ns = pl_spare_tend(peer, now_ns);
+    if (pl_pool_is_forked(peer->pool))
+        return;
     pthread_mutex_lock(&peer->lock);
     next_ns = pl_backoff_tend(peer, now_ns);
     pthread_mutex_unlock(&peer->lock);

@@ -1,5 +1,5 @@
 /* tend.h: peers that need something done at a certain time, on the mux: a dial after a pause,
- * failures forgotten, spares. */
+ * failures and sessions forgotten, spares opened, a name read again, connections drained. */
 #ifndef PL_POOL_TEND_H
 #define PL_POOL_TEND_H
 

@@ -5,6 +5,7 @@
 
 #include "base/os.h"
 #include "pool/conn.h"
+#include "pool/exchange.h"
 #include "pool/waiter.h"
 
 void pl_ticket_show(struct pool_ticket **given, struct pool_ticket *ticket)
@@ -32,6 +33,12 @@ static bool is_parents(const struct pool_ticket *ticket)
     return ticket->forks != pl_get(pl_forks);
 }
 
+void pl_ticket_ref(struct pool_ticket *ticket)
+{
+    if (ticket)
+        atomic_fetch_add(&ticket->refs, 1);
+}
+
 void pl_ticket_unref(struct pool_ticket *ticket)
 {
     if (!ticket || atomic_fetch_sub(&ticket->refs, 1) != 1)
@@ -52,6 +59,11 @@ bool pl_ticket_hold(struct pool_ticket *ticket, struct pl_peer *peer, struct pl_
     ticket->peer = peer;
     ticket->waiter = waiter;
     return true;
+}
+
+bool pl_ticket_hold_query(struct pool_ticket *ticket)
+{
+    return pl_ticket_hold(ticket, NULL, NULL);
 }
 
 void pl_ticket_release(struct pool_ticket *ticket)
@@ -157,7 +169,7 @@ bool pool_ticket_cancel(struct pool_ticket *ticket)
     if (!ticket || is_parents(ticket))
         return false;
     pthread_mutex_lock(&ticket->lock);
-    is_in_time = !ticket->is_over;
+    is_in_time = !ticket->is_over && (!ticket->exchange || pl_exchange_cancel(ticket));
     if (is_in_time && ticket->conn.slot) {
         pinned = end_loan(&ticket->conn);
         is_in_time = pinned && atomic_load(&pinned->doom) == PL_DOOM_CANCELED;

@@ -1,12 +1,15 @@
 /* ticket.h: by what a call can be canceled while it waits, is being set up, or uses its connection.
  * A ticket belongs to the program and to the call; whichever lets go of it last frees it.
  *
- * Lock order: a ticket's lock, then the peer's.
+ * Lock order: a ticket's lock, then those of peer.h.
  */
 #ifndef PL_POOL_TICKET_H
 #define PL_POOL_TICKET_H
 
 #include "pool/peer.h"
+
+struct pl_exchange;
+struct pl_query;
 
 struct pool_ticket {
     _Atomic uint32_t refs; /* the program's, the call's */
@@ -18,6 +21,8 @@ struct pool_ticket {
     struct pl_thread *pausing; /* the call's thread, between two attempts */
     struct pool_mux *mux; /* while the call waits for a worker, as the next one */
     struct pl_timer *alarm; /* what fires takes it out of their queue */
+    struct pl_exchange *exchange; /* of a query: set once, before anybody may cancel it */
+    struct pl_query *query; /* under the exchange's lock; NULL: its result stands */
     struct pool_conn conn; /* while the call has it; it may be stale */
 };
 
@@ -25,6 +30,9 @@ struct pool_ticket {
 
 /* The program's variable, which other threads may read meanwhile. */
 void pl_ticket_show(struct pool_ticket **given, struct pool_ticket *ticket);
+
+/* For the call or the program that has a share of it already. */
+void pl_ticket_ref(struct pool_ticket *ticket);
 
 /* Makes one for a call, and hands the program its share of it. */
 enum pool_status pl_ticket_make(struct pool_ticket **ticket,
@@ -36,6 +44,8 @@ void pl_ticket_unref(struct pool_ticket *ticket);
 bool pl_ticket_hold(struct pool_ticket *ticket, struct pl_peer *peer,
                     struct pl_waiter *waiter) PL_MUST_USE;
 void pl_ticket_release(struct pool_ticket *ticket);
+/* The same for a query, which is about to be accepted. */
+bool pl_ticket_hold_query(struct pool_ticket *ticket) PL_MUST_USE;
 /* The call waits for a worker: canceling makes the timer fire. False: it was canceled. */
 bool pl_ticket_set_alarm(struct pool_ticket *ticket, struct pool_mux *mux,
                          struct pl_timer *alarm) PL_MUST_USE;

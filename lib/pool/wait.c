@@ -7,6 +7,7 @@
 
 #include "base/os.h"
 #include "pool/backoff.h"
+#include "pool/exchange.h"
 #include "pool/nested.h"
 #include "pool/open.h"
 #include "pool/ticket.h"
@@ -87,14 +88,15 @@ static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
     struct pl_peer *peer = borrow->peer;
     uint64_t deadline_ns = pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns),
              until_ns = deadline_ns;
-    bool is_over = false, has_ended;
+    bool is_over = false, has_ended = false, must_supply = true;
 
-    pl_peer_supply(peer);
-    if (pl_pool_is_forked(borrow->pool))
-        return;                         /* on_none_removable did; pl_borrow_any() sees it, too */
-    if (was_told(peer, waiter))
-        until_ns = 0; /* on_none_removable may have waited for something, and used up our wake-up */
     do {
+        if (must_supply)
+            pl_peer_supply(peer);
+        if (pl_pool_is_forked(borrow->pool))
+            return;                     /* on_none_removable did; pl_borrow_any() sees it, too */
+        if (must_supply && was_told(peer, waiter))
+            until_ns = 0;               /* the hook may have waited, and used up our wake-up */
         if (!pl_thread_wait(borrow->self, until_ns))
             is_over = pl_is_past(deadline_ns);
         until_ns = deadline_ns;
@@ -106,21 +108,24 @@ static void wait_in_queue(struct pl_borrow *borrow, struct pl_waiter *waiter)
         if (has_ended)
             pl_wait_calm_down(peer);
         pthread_mutex_unlock(&peer->lock);
+        /* Nothing was opened for whom a line was to serve, which another may have taken. */
+        must_supply = atomic_load(&peer->exchange);
     } while (!has_ended);
     /* What was left for us while we were called may now make place for a fresh one. */
     if (pl_get(peer->shared.waiting_fresh))
         pl_peer_supply(peer);
 }
 
-/* May this caller take what is idle? Where nobody waits for it, nobody is passed. Peer lock
- * held. */
-static bool may_take_idle(const struct pl_borrow *borrow, uint64_t now_ns)
+/* May this caller take what is idle? Where nobody waits for it, or came before, nobody is passed.
+ * Peer lock held. */
+static bool may_take_idle(const struct pl_borrow *borrow, const struct pl_waiter *waiter)
 {
     const struct pl_waiter *first = pl_waiter_first(borrow->peer, false);
 
     if ((borrow->call.flags & POOL_FRESH) || pl_pool_admission(borrow->pool, borrow->has_waited))
         return false;
-    return !first || pl_waiter_may_be_passed(borrow->peer, first, now_ns);
+    return !first || first->queued_ns > waiter->queued_ns ||
+           pl_waiter_may_be_passed(borrow->peer, first, pl_os->now_ns());
 }
 
 /* A blocking caller must not stop the mux that it waits for; an asynchronous one does not. */
@@ -130,22 +135,11 @@ static bool would_block(const struct pl_borrow *borrow, const struct pl_waiter *
 }
 
 /* Where nobody may wait for what others have, one may still be opened. Peer lock held. */
-static bool waits_for_opening_only(const struct pl_peer *peer, const struct pool_options *options)
+static bool waits_for_opening_only(const struct pl_peer *peer, const struct pool_options *options,
+                                   uint32_t before)
 {
     return !options->max_waiters && peer->shared.count < options->max_per_address &&
-           peer->shared.waiting < options->max_connecting;
-}
-
-/* Is one on its way, or may one be opened, that nobody waits for yet? Peer lock held. */
-static bool is_place_left(struct pl_peer *peer, const struct pool_options *options, bool is_fresh)
-{
-    uint32_t coming = peer->shared.opening;
-
-    if (peer->shared.count < options->max_per_address)
-        coming += options->max_per_address - peer->shared.count;
-    if (is_fresh)
-        coming += pl_peer_count_idle(peer);
-    return !peer->shared.is_wanting && peer->shared.waiting < coming;
+           before < options->max_connecting;
 }
 
 /* May this caller queue? Where a refusal is more than its status, borrow->failure says it. Peer
@@ -155,6 +149,7 @@ static enum pool_status may_queue(struct pl_borrow *borrow, const struct pl_wait
     struct pl_peer *peer = borrow->peer;
     const struct pool_options *options = &borrow->pool->settings.options;
     enum pool_status refusal = pl_pool_admission(borrow->pool, borrow->has_waited);
+    uint32_t before = borrow->queued_ns ? 0 : peer->shared.waiting; /* who has a place keeps it */
 
     if (refusal)
         return refusal; /* paused or closed since the call began */
@@ -165,9 +160,9 @@ static enum pool_status may_queue(struct pl_borrow *borrow, const struct pl_wait
         return POOL_E_SUSPENDED;
     if (pl_is_past(pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns)))
         return POOL_E_TIMEOUT; /* no time at all was given: only what is idle could be had */
-    if (peer->shared.waiting >= options->max_waiters && !waits_for_opening_only(peer, options))
+    if (before >= options->max_waiters && !waits_for_opening_only(peer, options, before))
         return POOL_E_FULL;
-    if (waiter->is_hasty && !is_place_left(peer, options, waiter->wants_fresh))
+    if (waiter->is_hasty && before >= pl_waiter_coming(peer, waiter->wants_fresh))
         return POOL_E_FULL;
     if (waiter->thread && (borrow->holds_pool || pl_nested_holds_peer(peer, waiter->thread))) {
         borrow->failure = pl_failure_make(POOL_E_FULL, POOL_PHASE_WAIT, EDEADLK);
@@ -182,9 +177,10 @@ static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_wait
 {
     struct pl_peer *peer = borrow->peer;
     struct pl_connection *connection;
-    bool may_take = may_take_idle(borrow, waiter->queued_ns);
+    bool may_take = may_take_idle(borrow, waiter);
 
-    pl_waiter_link(peer, waiter, false);
+    pl_waiter_link(peer, waiter, borrow->queued_ns != 0);
+    borrow->queued_ns = waiter->queued_ns;
     borrow->has_waited = true;
     /* Whoever returns a connection looks at the hint after its swap; we look at the idle ones after
      * the hint. */
@@ -200,10 +196,11 @@ struct pl_connection *pl_wait_join(struct pl_borrow *borrow, struct pl_waiter *w
     struct pl_connection *connection = NULL;
 
     *status = POOL_OK;
-    waiter->queued_ns = pl_os->now_ns();
+    waiter->queued_ns = borrow->queued_ns ? borrow->queued_ns : pl_os->now_ns();
     waiter->wants_fresh = borrow->call.flags & POOL_FRESH;
     waiter->is_hasty = borrow->call.flags & POOL_DONT_WAIT;
-    if (may_take_idle(borrow, waiter->queued_ns))
+    waiter->is_for_line = borrow->is_for_line;
+    if (may_take_idle(borrow, waiter))
         connection = pl_peer_take_idle(borrow->peer, would_block(borrow, waiter));
     if (connection)
         return connection;
@@ -237,6 +234,8 @@ struct pl_connection *pl_wait_for_some(struct pl_borrow *borrow)
         pthread_mutex_unlock(&peer->lock);
         pl_ticket_release(borrow->ticket);
     }
+    if (is_queued && waiter.is_for_line)
+        pl_exchange_note_wait(peer);
     if (status && !borrow->failure.status)
         borrow->failure = pl_wait_refusal(status);
     else if (is_queued)

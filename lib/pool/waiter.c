@@ -3,6 +3,7 @@
 
 #include "base/os.h"
 #include "pool/decide.h"
+#include "pool/exchange.h"
 #include "pool/pool.h"
 
 static struct pl_waiter *from_link(struct pl_list *link)
@@ -10,13 +11,15 @@ static struct pl_waiter *from_link(struct pl_list *link)
     return pl_container(link, struct pl_waiter, link);
 }
 
-void pl_waiter_link(struct pl_peer *peer, struct pl_waiter *waiter, bool is_first)
+void pl_waiter_link(struct pl_peer *peer, struct pl_waiter *waiter, bool is_again)
 {
-    if (is_first)
-        pl_list_push_front(&peer->shared.waiters, &waiter->link);
-    else
-        pl_list_push_back(&peer->shared.waiters, &waiter->link);
+    struct pl_list *waiters = &peer->shared.waiters, *place = is_again ? waiters->next : waiters;
+
+    while (place != waiters && from_link(place)->queued_ns < waiter->queued_ns)
+        place = place->next;
+    pl_list_link_before(place, &waiter->link);
     peer->shared.waiting++;
+    peer->shared.waiting_lines += waiter->is_for_line;
     pl_add(peer->shared.waiting_fresh, waiter->wants_fresh);
     atomic_fetch_or(&peer->hints, PL_HINT_WAITERS);
 }
@@ -25,15 +28,27 @@ void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter)
 {
     pl_list_unlink(&waiter->link);
     peer->shared.waiting--;
+    peer->shared.waiting_lines -= waiter->is_for_line;
     pl_add(peer->shared.waiting_fresh, -(uint32_t)waiter->wants_fresh);
     if (pl_list_is_empty(&peer->shared.waiters))
         atomic_fetch_and(&peer->hints, ~(uint32_t)PL_HINT_WAITERS);
+    if (PL_UNLIKELY(peer->shared.is_yielded_to))
+        pl_exchange_note_served(peer);
 }
 
 struct pl_waiter *pl_waiter_first(struct pl_peer *peer, bool is_new)
 {
     PL_LIST_EACH(link, &peer->shared.waiters) {
         if (is_new || !from_link(link)->wants_fresh)
+            return from_link(link);
+    }
+    return NULL;
+}
+
+struct pl_waiter *pl_waiter_at(struct pl_peer *peer, uint32_t nth)
+{
+    PL_LIST_EACH(link, &peer->shared.waiters) {
+        if (!nth--)
             return from_link(link);
     }
     return NULL;
@@ -57,7 +72,7 @@ bool pl_waiter_may_be_passed(const struct pl_peer *peer, const struct pl_waiter 
                                peer->pool->settings.barge_ns);
 }
 
-/* The outcome of a wait stands. The peer lock keeps a blocking waiter's stack there. */
+/* The result of a wait stands. The peer lock keeps a blocking waiter's stack there. */
 static void tell_waiter(struct pl_peer *peer, struct pl_waiter *waiter)
 {
     if (waiter->thread)
@@ -109,6 +124,15 @@ void pl_waiter_fail(struct pl_peer *peer, struct pl_waiter *waiter,
     tell_waiter(peer, waiter);
 }
 
+/* Whoever came while a dial was under way has time left when the dial has none, and another one is
+ * begun for him; but not where the peer is suspended now. Peer lock held. */
+static bool concerns(const struct pl_peer *peer, const struct pl_waiter *waiter,
+                     const struct pl_failure *failure, uint64_t tried_ns)
+{
+    return failure->reason != PL_REASON_DEADLINE || !tried_ns || waiter->queued_ns <= tried_ns ||
+           peer->shared.backoff.is_suspended;
+}
+
 void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure, uint64_t tried_ns,
                           bool all)
 {
@@ -119,7 +143,7 @@ void pl_peer_fail_waiters(struct pl_peer *peer, const struct pl_failure *failure
     pthread_mutex_lock(&peer->lock);
     do {
         waiter = pl_waiter_first(peer, true);
-        if (!waiter)
+        if (!waiter || !concerns(peer, waiter, failure, tried_ns))
             break;
         waiter->tried_ns = tried_ns;
         pl_waiter_fail(peer, waiter, failure);
@@ -167,6 +191,17 @@ bool pl_peer_has_waiters(struct pl_peer *peer)
     has_waiters = !pl_list_is_empty(&peer->shared.waiters);
     pthread_mutex_unlock(&peer->lock);
     return has_waiters;
+}
+
+uint32_t pl_waiter_coming(struct pl_peer *peer, bool with_idle)
+{
+    uint32_t most = peer->pool->settings.options.max_per_address, coming = peer->shared.opening;
+
+    if (peer->shared.is_wanting)
+        return 0;
+    if (peer->shared.count < most)
+        coming += most - peer->shared.count;
+    return with_idle ? coming + pl_peer_count_idle(peer) : coming;
 }
 
 /* Those who take what comes back go first, until who wants a fresh one stands in front of them and

@@ -8,12 +8,14 @@
 
 #include "pool/peer.h"
 
-/* Into the queue: behind all others, or again at the place it had, the first. */
-void pl_waiter_link(struct pl_peer *peer, struct pl_waiter *waiter, bool is_first);
+/* Into the queue: behind all others, or again at the place it had. */
+void pl_waiter_link(struct pl_peer *peer, struct pl_waiter *waiter, bool is_again);
 void pl_waiter_unlink(struct pl_peer *peer, struct pl_waiter *waiter);
 
 /* Who comes first, for a new connection, or for one that comes back; NULL: nobody. */
 struct pl_waiter *pl_waiter_first(struct pl_peer *peer, bool is_new);
+/* The one with that many in front of him; NULL: fewer wait. */
+struct pl_waiter *pl_waiter_at(struct pl_peer *peer, uint32_t nth);
 
 /* The first one whom a connection that came back could serve, and who was not yet told to look for
  * itself; NULL: all were. */
@@ -43,6 +45,9 @@ void pl_peer_fail_hasty(struct pl_peer *peer, const struct pl_failure *failure);
 /* Waits anybody, or anybody who is not hasty? No lock held. */
 bool pl_peer_has_waiters(struct pl_peer *peer);
 bool pl_peer_has_patient(struct pl_peer *peer);
+
+/* How many are on their way, or may be opened at once, also in the place of idle ones. */
+uint32_t pl_waiter_coming(struct pl_peer *peer, bool with_idle);
 
 /* Is a connection to be closed, so that one can be opened in its place? Somebody wants a fresh one,
  * the peer may have no more, and none is on its way. `taker` would else get it, or nobody

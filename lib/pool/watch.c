@@ -3,6 +3,8 @@
 
 #include "net/connection.h"
 #include "pool/channel.h"
+#include "pool/exchange.h"
+#include "pool/line.h"
 #include "pool/lent.h"
 #include "pool/open.h"
 #include "pool/pool.h"
@@ -25,6 +27,9 @@ static void on_parked_event(struct pl_connection *connection)
     health = pl_connection_peek(connection);
     if (health == PL_HEALTHY || health == PL_HALF_DATA) {
         pl_room_park_one(room, connection);
+    } else if (health == PL_UNASKED_DATA &&
+               connection->peer->pool->settings.options.on_request) {
+        pl_exchange_serve(connection);
     } else {
         pl_peer_close(connection, POOL_CLOSE_PEER); /* its end, or bytes that nobody asked for */
     }
@@ -33,6 +38,8 @@ static void on_parked_event(struct pl_connection *connection)
 /* True: dealt with, or nobody's business; false: the word changed meanwhile, look again. */
 static bool hand_to_owner(struct pl_connection *connection, uint64_t word, uint32_t events)
 {
+    struct pl_line *line;
+
     switch (pl_word_state(word)) {
     case PL_OPENING:
         pl_open_on_event(connection);
@@ -42,7 +49,11 @@ static bool hand_to_owner(struct pl_connection *connection, uint64_t word, uint3
         pl_channel_on_event(connection, word, events);
         return true;
     case PL_LENT:
-        pl_lent_on_event(connection, word, events);
+        line = atomic_load(&connection->line);
+        if (line)
+            pl_line_on_event(line, connection, events);
+        else
+            pl_lent_on_event(connection, word, events);
         return true;
     case PL_PARKED:
         if (!pl_word_become_state(&connection->word, word, PL_MUX))

@@ -172,7 +172,7 @@ void loop_test_borrow(const struct loop_verbs *verbs)
         verbs->run(bench.loop, &bench.is_done);
         cr_expect_not(talk.has_failed);
     }
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 1);
+    cr_expect_eq(peer_accepted(peer, 1), 1);
     pool_destroy(talk.pool);
     end(&bench);
     peer_stop(peer);

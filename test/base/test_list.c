@@ -57,6 +57,16 @@ Test(list, a_node_is_linked_from_push_to_unlink)
     cr_expect(holds(&list, "10"));
 }
 
+Test(list, drop_unlinks_what_is_linked_and_nothing_else)
+{
+    push_back(&list, "012");
+    pl_list_drop(&nodes[1]);
+    cr_expect(holds(&list, "02"));
+    pl_list_drop(&nodes[1]);
+    cr_expect(holds(&list, "02"));
+    cr_expect_not(pl_list_is_linked(&nodes[1]));
+}
+
 Test(list, pop_takes_the_front_until_nothing_is_left)
 {
     push_back(&list, "012");

@@ -217,6 +217,7 @@ Test(os, memory_threads_and_time_leave_errno_alone)
 {
     pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
+    _Atomic uint32_t word = 7;
     pthread_t thread;
     void *memory;
 
@@ -234,6 +235,9 @@ Test(os, memory_threads_and_time_leave_errno_alone)
     KEEPS(pl_os->descriptor_limit());
     pthread_mutex_lock(&lock);
     FAILS(ETIMEDOUT, pl_os->wait_until(&condition, &lock, 0));
+    FAILS(ETIMEDOUT, pl_os->sleep_until(&word, 7, 0));
+    FAILS(EAGAIN, pl_os->sleep_until(&word, 8, PL_NEVER));
+    KEEPS(pl_os->wake(&word));
 }
 
 Test(os, where_no_descriptor_is_allowed_all_that_needs_one_says_so)

@@ -34,11 +34,11 @@ Test(thread, a_wait_ends_at_its_deadline_and_never_before)
 
 static int idle_wakes;
 
-static int wake_for_nothing(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
+static int wake_for_nothing(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
 {
     if (idle_wakes++ < 100)
         return 0;
-    return pl_os_real.wait_until(condition, mutex, deadline_ns);
+    return pl_os_real.sleep_until(word, expected, deadline_ns);
 }
 
 Test(thread, a_spurious_wake_up_of_the_system_ends_no_wait)
@@ -46,7 +46,7 @@ Test(thread, a_spurious_wake_up_of_the_system_ends_no_wait)
     struct pl_os os = pl_os_real;
     uint64_t deadline_ns = pl_os->now_ns() + 5 * PL_MS;
 
-    os.wait_until = wake_for_nothing;
+    os.sleep_until = wake_for_nothing;
     pl_os_replace(&os);
     cr_expect_not(pl_thread_wait(pl_thread_self(), deadline_ns));
     pl_os_replace(NULL);
@@ -104,7 +104,7 @@ static void live(unsigned index, void *argument)
     life->id = self->id;
     life->is_clean = !self->recent[0].pool && !self->recent[PL_RECENT - 1].text[0] &&
                      !self->stamp_ns && !self->dispatching && !self->callback &&
-                     !self->next_recent && !self->cell.is_woken && pl_thread_self() == self;
+                     !self->next_recent && self->cell == PL_CELL_AWAKE && pl_thread_self() == self;
     memset(self->recent, 0x5a, sizeof(self->recent));
     self->next_recent = 3;
     self->dispatching = self->callback = life;

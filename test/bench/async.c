@@ -216,10 +216,10 @@ struct crowd {
 static __thread unsigned own_waits; /* of this thread, that have ended */
 static atomic_ullong wakes, grants; /* in all; and borrows that had to wait at all */
 
-static int counting_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
+static int counting_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
 {
     own_waits++;
-    return pl_os_real.wait_until(condition, mutex, deadline_ns);
+    return pl_os_real.sleep_until(word, expected, deadline_ns);
 }
 
 static void *be_one_of_many(void *argument)
@@ -330,7 +330,7 @@ void figure_waiters_wakes(const char *name)
     struct pl_os door = pl_os_real;
     pthread_t threads[WAITERS];
 
-    door.wait_until = counting_wait;
+    door.sleep_until = counting_wait;
     pl_os_replace(&door);
     crowd_open(&crowd, threads, wait_in_turn, POOL_ZERO);
     pthread_barrier_wait(&crowd.begin);

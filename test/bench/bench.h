@@ -64,6 +64,11 @@ static inline void need_ok(enum pool_status status, const char *what)
 void report(const char *name, double ours, double limit);
 void report_comparison(const char *name, struct comparison comparison, double limit);
 
+/* The same from times, as operations a second, where more is better; or "-" instead of them, as
+ * something that is needed is missing here. */
+void report_rates(const char *name, struct comparison times, double least);
+void report_no_rates(const char *name, const char *why, double least);
+
 /* From now on the library allocates by the three functions below, which others may use as well,
  * and heap_bytes() is what of it is alive. */
 void heap_begin(void);
@@ -96,6 +101,14 @@ void figure_tls_roundtrip(const char *name);
 void figure_tls_resume(const char *name);
 void figure_tls_resume_missed(const char *name);
 void figure_tls_idle_bytes(const char *name);
+void figure_query_lone(const char *name);
+void figure_query_threads(const char *name);
+void figure_query_async(const char *name);
+void figure_query_async_256(const char *name);
+void figure_query_redis(const char *name);
+void figure_query_redis_threads(const char *name);
+void figure_query_memory(const char *name);
+void figure_query_memory_1000(const char *name);
 
 /* `count` round trips and nothing else, for figure_roundtrip_syscalls to look at from outside. */
 void make_round_trips(const char *address, const char *check, const char *count);

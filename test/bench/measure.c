@@ -27,15 +27,26 @@ static void print_number(double number, int decimals)
         printf("\t%.*f", decimals, number);
 }
 
-static void print_line(const char *name, struct comparison comparison, double limit)
+static void print_start(const char *name, struct comparison comparison, int decimals)
 {
     printf("%s", name);
-    print_number(comparison.ours, 2);
-    print_number(comparison.reference, 2);
+    print_number(comparison.ours, decimals);
+    print_number(comparison.reference, decimals);
     print_number(comparison.ratio, 3);
+}
+
+static void print_line(const char *name, struct comparison comparison, double limit)
+{
+    print_start(name, comparison, 2);
     print_number(limit, 2);
     printf("\n");
     fflush(stdout);
+}
+
+/* Of operations that take so many nanoseconds. */
+static double rate(double ns)
+{
+    return ns > 0 ? 1e9 / ns : BENCH_NONE;
 }
 
 uint64_t now_ns(void)
@@ -120,4 +131,20 @@ void report(const char *name, double ours, double limit)
 void report_comparison(const char *name, struct comparison comparison, double limit)
 {
     print_line(name, comparison, limit);
+}
+
+void report_rates(const char *name, struct comparison times, double least)
+{
+    struct comparison rates = { rate(times.ours), rate(times.reference),
+                                times.ratio > 0 ? 1 / times.ratio : BENCH_NONE };
+
+    print_start(name, rates, 0);
+    printf("\t>=%.2f\n", least);
+    fflush(stdout);
+}
+
+void report_no_rates(const char *name, const char *why, double least)
+{
+    fprintf(stderr, "bench: %s is left out: %s\n", name, why);
+    report_rates(name, (struct comparison){ BENCH_NONE, BENCH_NONE, BENCH_NONE }, least);
 }

@@ -1,4 +1,4 @@
-/* peer.c: the echo server, and bare connections to it. */
+/* peer.c: the server, and bare connections to it. */
 #include "peer.h"
 
 #include <arpa/inet.h>
@@ -75,7 +75,7 @@ static void accept_all(int epoll_fd, int listener)
     need(errno == EAGAIN || errno == ECONNABORTED || errno == EINTR, "the peer's accept");
 }
 
-static void answer(int fd)
+static void answer_same(int fd)
 {
     static char buffer[65536];
     ssize_t got = recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT);
@@ -88,7 +88,7 @@ static void answer(int fd)
         close(fd);
 }
 
-static void serve(const int *listeners)
+static void serve(const int *listeners, answer_fn *answer)
 {
     struct epoll_event events[BATCH];
     int epoll_fd = epoll_create1(EPOLL_CLOEXEC), count;
@@ -109,7 +109,7 @@ static void serve(const int *listeners)
     }
 }
 
-void echo_start(struct echo *echo, int core)
+void echo_start_as(struct echo *echo, int core, answer_fn *answer)
 {
     int listeners[ECHO_ADDRESSES];
     pid_t parent = getpid();
@@ -124,10 +124,15 @@ void echo_start(struct echo *echo, int core)
             exit(1);
         if (core >= 0)
             pin_to_core((unsigned)core);
-        serve(listeners);
+        serve(listeners, answer);
     }
     for (unsigned nth = 0; nth < ECHO_ADDRESSES; nth++)
         close(listeners[nth]);
+}
+
+void echo_start(struct echo *echo, int core)
+{
+    echo_start_as(echo, core, answer_same);
 }
 
 void echo_stop(struct echo *echo)

@@ -1,17 +1,14 @@
 /* fuzz_address.c: any bytes as an address. What parses must give a canonical text that parses to an
  * equal address with the same text, key and hash; what does not must say where it is wrong.
  *
- * Built for libFuzzer, or with FUZZ_MAIN as a plain program:
- *     fuzz_address                        a fixed seed and number of rounds over the corpus
- *     fuzz_address SEED ROUNDS            others; a seed is not 0
- *     fuzz_address FILE...                replays files
- */
+ * Built for libFuzzer, or with FUZZ_MAIN as a plain program: see plain.h. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/os.h"
+#include "fuzz/plain.h"
 #include "net/address.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -98,134 +95,26 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef FUZZ_MAIN
-#define CORPUS COMMPOOL_SOURCE "/test/fuzz/corpus/address/"
-#define LONGEST 5000
-
-static const char *const seeds[] = {
-    CORPUS "tcp_ipv4", CORPUS "tcp_ipv6_zone", CORPUS "tcp_mapped", CORPUS "tcp_name",
-    CORPUS "tls_all",  CORPUS "tls_good",      CORPUS "unix",       CORPUS "abstract",
-    CORPUS "several",  CORPUS "bad_ipv4",
-};
-#define SEED_COUNT (sizeof(seeds) / sizeof(seeds[0]))
-
-struct input {
-    uint8_t bytes[LONGEST];
-    size_t size;
+static const char *const words[] = {
+    "://",      "?",     "&",     "=",     "%",         "%25",  "[",     "]",
+    ":",        "::",    ".",     ",",     "+",         "0",    "65535", "65536",
+    "family=",  "bind=", "rely=", "dscp=", "starttls=", "sni=", "alpn=", "tenant=",
+    "reliable", "lo",    "%00",   "a.b",   "1.2.3.4",   NULL
 };
 
-static struct input corpus[SEED_COUNT];
-static uint64_t state;
-
-/* splitmix64 */
-static size_t any(size_t count)
+static const char *const *all_words(const uint8_t *data, size_t size)
 {
-    uint64_t mixed = state += UINT64_C(0x9e3779b97f4a7c15);
-
-    mixed = (mixed ^ mixed >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    mixed = (mixed ^ mixed >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (size_t)((mixed ^ mixed >> 31) % count);
-}
-
-static void load(const char *path, struct input *input)
-{
-    FILE *file = fopen(path, "rb");
-
-    if (!file) {
-        fprintf(stderr, "cannot open %s\n", path);
-        exit(1);
-    }
-    input->size = fread(input->bytes, 1, sizeof(input->bytes), file);
-    fclose(file);
-}
-
-/* Replaces `removed` bytes at `at` by `size` others, as far as there is room. */
-static void replace(struct input *input, size_t at, size_t removed, const void *bytes, size_t size)
-{
-    uint8_t copy[LONGEST];
-    size_t rest = input->size - at - removed;
-
-    if (input->size - removed + size > LONGEST)
-        return;
-    memcpy(copy, bytes, size);
-    memmove(input->bytes + at + size, input->bytes + at + removed, rest);
-    memcpy(input->bytes + at, copy, size);
-    input->size = at + size + rest;
-}
-
-static void mutate(struct input *input)
-{
-    static const char *const words[] = {
-        "://",      "?",     "&",     "=",     "%",         "%25",  "[",     "]",
-        ":",        "::",    ".",     ",",     "+",         "0",    "65535", "65536",
-        "family=",  "bind=", "rely=", "dscp=", "starttls=", "sni=", "alpn=", "tenant=",
-        "reliable", "lo",    "%00",   "a.b",   "1.2.3.4"
-    };
-    size_t at = any(input->size + 1), rest = input->size - at, size;
-    const struct input *other = &corpus[any(SEED_COUNT)];
-    const char *word = words[any(sizeof(words) / sizeof(words[0]))];
-    uint8_t byte = (uint8_t)any(256);
-
-    switch (any(6)) {
-    case 0:
-        replace(input, at, 0, word, strlen(word));
-        break;
-    case 1:
-        replace(input, at, rest ? 1 : 0, &byte, 1);
-        break;
-    case 2:
-        replace(input, at, any(rest + 1), "", 0);
-        break;
-    case 3:
-        size = any(other->size + 1);
-        replace(input, at, any(rest + 1), other->bytes + other->size - size, size);
-        break;
-    case 4:
-        replace(input, at, 0, input->bytes + at, any(rest + 1));
-        break;
-    default:
-        replace(input, at, rest ? 1 : 0, word, strlen(word));
-    }
-}
-
-static void run(uint64_t seed, unsigned long rounds)
-{
-    static struct input input;
-
-    state = seed;
-    for (unsigned long i = 0; i < rounds; i++) {
-        if (i % 16 == 0)
-            input = corpus[any(SEED_COUNT)];
-        mutate(&input);
-        LLVMFuzzerTestOneInput(input.bytes, input.size);
-    }
-    printf("address: %zu files, %lu mutations of seed %llu\n", SEED_COUNT, rounds,
-           (unsigned long long)seed);
-}
-
-static void replay(int count, char **paths)
-{
-    static struct input input;
-
-    for (int i = 0; i < count; i++) {
-        load(paths[i], &input);
-        LLVMFuzzerTestOneInput(input.bytes, input.size);
-    }
+    (void)data;
+    (void)size;
+    return words;
 }
 
 int main(int argc, char **argv)
 {
-    unsigned long rounds = argc > 2 ? strtoul(argv[2], NULL, 10) : 300000;
-    uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+    static const struct plain plain = {
+        .name = "address", .rounds = 300000, .words = all_words, .run = LLVMFuzzerTestOneInput
+    };
 
-    if (argc > 1 && !seed) {
-        replay(argc - 1, argv + 1);
-        return 0;
-    }
-    for (size_t i = 0; i < SEED_COUNT; i++) {
-        load(seeds[i], &corpus[i]);
-        LLVMFuzzerTestOneInput(corpus[i].bytes, corpus[i].size);
-    }
-    run(seed, rounds);
-    return 0;
+    return plain_main(&plain, argc, argv);
 }
 #endif

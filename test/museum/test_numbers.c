@@ -15,19 +15,6 @@
 #include "support/tests.h"
 #include "support/verbs.h"
 
-/* One parked connection; answers its descriptor. */
-static int park_one(struct pool *pool, struct peer *peer)
-{
-    struct pool_conn conn;
-    int fd;
-
-    cr_assert(borrow(pool, peer_address(peer), &conn));
-    fd = pool_conn_fd(&conn);
-    cr_assert_eq(pool_return(&conn), POOL_OK);
-    cr_assert(wait_parked(fd));
-    return fd;
-}
-
 /* A child that holds copies of all descriptors until it is killed. */
 static pid_t hold_all(void)
 {
@@ -63,12 +50,12 @@ Test(museum_numbers, manticore_4057_fork_keeps_the_epoll_entry)
 {
     struct peer *first = PEER(.own_process = true), *second = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL(.park_ms = 1);
-    int fd = park_one(pool, first);
+    int fd = leave_parked(pool, peer_address(first));
     uint64_t wakeups;
     pid_t child = hold_all();
 
     cr_assert_eq(pool_remove_some_connection(pool), 1);
-    cr_assert_eq(park_one(pool, second), fd, "the test needs the number again");
+    cr_assert_eq(leave_parked(pool, peer_address(second)), fd, "the test needs the number again");
     cr_expect_eq(listen_to(fd, 50), HEARD_NOTHING); /* until the sweep has nothing more to do */
     wakeups = STAT(pool, wakeups);
     cr_expect_eq(peer_push(first, 0, "to whom?", 8), 1);
@@ -89,7 +76,7 @@ Test(museum_numbers, an_epoll_entry_that_cannot_be_removed_does_no_harm)
 {
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL(.park_ms = 1);
-    int fd = park_one(pool, peer), pair[2];
+    int fd = leave_parked(pool, peer_address(peer)), pair[2];
     uint64_t wakeups;
     char byte;
     pid_t child = hold_all();
@@ -123,7 +110,7 @@ Test(museum_numbers, curl_21779_number_reused_under_a_live_registration)
     struct pool *pool = MAKE_POOL(.park_ms = 1);
 
     for (int i = 0; i < 50; i++) {
-        int fd = park_one(pool, i % 2 ? other : peer);
+        int fd = leave_parked(pool, peer_address(i % 2 ? other : peer));
 
         if (i % 3 == 0)
             close(fd); /* by somebody else */

@@ -571,7 +571,7 @@ Test(mux, several_pools_share_one_and_leave_one_by_one)
     cr_assert(run_threads(2, use_pools, &shared));
     cr_expect_eq(shared.failed, 0);
     cr_expect(peer_wait_open(peer, 0, SOON));
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), POOLS, "pools share no connection");
+    cr_expect_eq(peer_accepted(peer, POOLS), POOLS, "pools share no connection");
     pool_mux_destroy(mux);
     peer_stop(peer);
 }

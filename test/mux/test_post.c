@@ -1,5 +1,6 @@
 /* test_post.c: what other threads ask of the mux thread, through mux.h: posts and timers. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -340,4 +341,81 @@ Test(post, a_timer_keeps_its_mux_until_it_is_cancelled)
     pool_mux_destroy(other);
     pool_timer_cancel(timer);
     cr_expect_eq(calls, 0);
+}
+
+/* ---- the end of a mux beside whoever wakes it */
+
+struct last {
+    struct pool_mux *mux;
+    bool is_stopped_by_hand;
+    _Atomic bool is_in_batch, is_waking, is_destroyed, was_open;
+};
+
+static struct last last;
+static struct pl_os slow_door;
+static _Thread_local bool wakes_late;
+
+/* Long enough for the other thread to end the mux, if it can. */
+static int wake_late(int fd)
+{
+    if (wakes_late) {
+        atomic_store(&last.is_waking, true);
+        wait_until(is_true, &last.is_destroyed, 100);
+        atomic_store(&last.was_open, fcntl(fd, F_GETFD) >= 0);
+        wakes_late = false;
+    }
+    return pl_os_real.eventfd_add(fd);
+}
+
+static void stay_in_batch(void *user)
+{
+    (void)user;
+    atomic_store(&last.is_in_batch, true);
+    wait_until(is_true, &last.is_waking, SOON);
+}
+
+static void quit(void *user)
+{
+    (void)user;
+    pool_mux_stop(last.mux);
+}
+
+static void end_beside(unsigned index, void *unused)
+{
+    (void)unused;
+    if (index) {
+        wait_until(is_true, &last.is_in_batch, SOON);
+        wakes_late = true;
+        if (last.is_stopped_by_hand)
+            pool_mux_stop(last.mux);
+        else
+            pool_mux_post(last.mux, quit, NULL);
+        return;
+    }
+    pool_mux_run(last.mux);
+    pool_mux_destroy(last.mux);
+    atomic_store(&last.is_destroyed, true);
+}
+
+static void end_while_woken(bool is_stopped_by_hand)
+{
+    last = (struct last){ .is_stopped_by_hand = is_stopped_by_hand };
+    slow_door = pl_os_real;
+    slow_door.eventfd_add = wake_late;
+    cr_assert_eq(pool_mux_create(&last.mux), POOL_OK);
+    cr_assert_eq(pool_mux_post(last.mux, stay_in_batch, NULL), POOL_OK);
+    pl_os_replace(&slow_door);
+    cr_assert(run_threads(2, end_beside, NULL));
+    pl_os_replace(NULL);
+    cr_expect(atomic_load(&last.was_open), "it woke a number that was closed");
+}
+
+Test(post, a_mux_that_ends_by_a_post_ends_after_whoever_wakes_it)
+{
+    end_while_woken(false);
+}
+
+Test(post, a_mux_that_was_stopped_ends_after_whoever_wakes_it)
+{
+    end_while_woken(true);
 }

@@ -374,6 +374,38 @@ Test(mux_timer, a_deadline_that_never_comes_never_fires)
     close_bells(1);
 }
 
+static void do_nothing(void *user)
+{
+    (void)user;
+}
+
+static uint64_t behind_ns;
+
+static uint64_t read_coarse(void)
+{
+    return now - behind_ns;
+}
+
+Test(mux_timer, a_programs_long_timer_is_never_early_however_far_the_coarse_clock_is_behind)
+{
+    uint64_t slack_ns = 2 * pl_os->coarse_step_ns(), ms[] = { 1, 999, 1000, 60000 };
+
+    scripted.coarse_ns = read_coarse;
+    for (size_t i = 0; i < PL_COUNT(ms); i++) {
+        for (behind_ns = 0; behind_ns <= slack_ns; behind_ns += slack_ns) {
+            struct pool_timer *timer;
+
+            now = 3600 * 1000 * PL_MS;
+            cr_assert_eq(pool_mux_after(mux, (uint32_t)ms[i], do_nothing, NULL, &timer), POOL_OK);
+            cr_expect_geq(armed, now + ms[i] * PL_MS);
+            cr_expect_leq(armed, now + ms[i] * PL_MS + (ms[i] < 1000 ? 0 : slack_ns));
+            cr_assert_eq(pool_timer_again(timer, (uint32_t)ms[i] + 1), POOL_OK);
+            cr_expect_geq(armed, now + (ms[i] + 1) * PL_MS);
+            pool_timer_cancel(timer);
+        }
+    }
+}
+
 Test(mux_timer, without_memory_it_is_not_opened)
 {
     scripted.realloc = no_memory;

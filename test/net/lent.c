@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-struct pl_limits lent_limits = { POOL_NONE, POOL_NONE, 65536 };
+struct pl_limits lent_limits = { .read_ms = POOL_NONE, .write_ms = POOL_NONE, .max_line = 65536 };
 
 void lend_again(struct pl_connection *connection, uint32_t timeout_ms)
 {

@@ -335,6 +335,53 @@ Test(connection, clearing_a_number_leaves_its_next_owner_in_the_table)
     cr_expect_eq(pl_fd_table_get(connection->fd), later);
 }
 
+Test(connection, who_is_still_there_when_its_number_is_given_away_has_lost_it)
+{
+    struct pl_connection *later;
+    int other_far;
+
+    close(connection->fd);
+    later = connected(&other_far);
+    cr_assert_eq(later->fd, connection->fd);
+    cr_expect_eq(connection->doom, PL_DOOM_STOLEN);
+    cr_expect_eq(later->robbed, connection->node.index + 1);
+    cr_expect_eq(later->doom, PL_DOOM_NONE);
+    pl_connection_close_fd(connection, mux);
+    cr_expect(pl_connection_is_ours(later));
+    cr_expect_eq(pl_fd_table_get(later->fd), later);
+}
+
+Test(connection, a_number_that_was_closed_robs_nobody)
+{
+    struct pl_connection *later;
+    int other_far, fd = connection->fd;
+
+    pl_connection_close_fd(connection, mux);
+    later = connected(&other_far);
+    cr_assert_eq(later->fd, fd);
+    cr_expect_eq(connection->doom, PL_DOOM_NONE);
+    cr_expect_eq(later->robbed, 0);
+}
+
+Test(connection, a_socket_that_moves_was_not_lost_and_one_that_was_lost_robs_nobody_by_moving)
+{
+    struct pl_connection *to = pl_connection_take(), *later, *last = pl_connection_take();
+    int other_far, fd = connection->fd;
+
+    pl_connection_move_socket(to, connection);
+    cr_expect_eq(connection->doom, PL_DOOM_NONE);
+    cr_expect_eq(to->doom, PL_DOOM_NONE);
+    cr_expect_eq(to->robbed, 0);
+    cr_expect_eq(pl_fd_table_get(fd), to);
+    close(fd);
+    later = connected(&other_far);
+    cr_assert_eq(later->fd, fd);
+    pl_connection_move_socket(last, to);
+    cr_expect_eq(last->doom, PL_DOOM_STOLEN);
+    cr_expect_eq(later->doom, PL_DOOM_NONE);
+    cr_expect_eq(pl_fd_table_get(fd), later);
+}
+
 static void *no_map(size_t size)
 {
     (void)size;

@@ -164,6 +164,7 @@ Test(dialer, a_socket_is_ours_alone_close_on_exec_and_comfortable)
 
     prepare(peer_address(peer), SOON);
     dial.user_timeout_ms = 12345;
+    dial.unsent_most = 54321;
     pl_dial_start(&dial);
     cr_assert_eq(ends, 0);
     fd = dial.connection->fd;
@@ -176,6 +177,7 @@ Test(dialer, a_socket_is_ours_alone_close_on_exec_and_comfortable)
     cr_expect_eq(option(IPPROTO_TCP, TCP_NODELAY), 1);
     cr_expect_eq(option(SOL_SOCKET, SO_KEEPALIVE), 1);
     cr_expect_eq(option(IPPROTO_TCP, TCP_USER_TIMEOUT), 12345);
+    cr_expect_eq(option(IPPROTO_TCP, TCP_NOTSENT_LOWAT), 54321);
     drop();
     peer_stop(peer);
 }

@@ -335,11 +335,11 @@ Test(race, when_all_fail_the_most_telling_error_is_told)
 Test(race, the_deadline_ends_all_attempts)
 {
     fates[1] = fates[2] = fates[3] = IS_SILENT;
-    start("1 2 3", STAGGER_MS * 2 + 100);
+    start("1 2 3", STAGGER_MS * 2 + 300);
     cr_expect_eq(outcome(), ETIMEDOUT);
     cr_expect_eq(dial.reason, PL_REASON_DEADLINE);
     cr_expect_str_eq(tried, "1 2 3");
-    expect_spent(STAGGER_MS * 2 + 100, 20);
+    expect_spent(STAGGER_MS * 2 + 300, 20);
     cr_expect_eq(dial.connection->fd, -1);
     drop();
 }
@@ -407,8 +407,8 @@ Test(race, the_deadline_for_connecting_ends_no_handshake_and_begins_nothing)
     begin_secure();
     fates[1] = STALLS;
     fates[2] = IS_SILENT;
-    tls_ms = STAGGER_MS + 150;
-    start("1 2 3", STAGGER_MS + 50);
+    tls_ms = STAGGER_MS + 400;
+    start("1 2 3", STAGGER_MS + 200);
     cr_expect_eq(outcome(), ETIMEDOUT);
     cr_expect_eq(dial.phase, POOL_PHASE_TLS);
     cr_expect_str_eq(tried, "1 2");

@@ -231,6 +231,20 @@ Test(resolver_system, a_server_that_is_not_there_is_no_lack_of_room)
               asked.failure.reason == PL_REASON_DNS_SILENT);
 }
 
+/* Both questions go out by one socket, and what the first one met is told once. */
+Test(resolver_system, a_server_that_is_not_there_is_noticed_at_once)
+{
+    struct pl_resolver_options options = { .servers = "127.0.0.1:1", .hosts = "/dev/null",
+                                           .timeout_ms = 20000, .tries = 1 };
+
+    pl_resolver_close(resolver);
+    cr_assert_eq(pl_resolver_open(mux, &options, &resolver), POOL_OK);
+    for (unsigned i = 0; i < 10; i++) {
+        look_up(&asked, "db.example");
+        expect_reason(PL_REASON_DNS_UNREACHED);
+    }
+}
+
 Test(resolver_system, an_idle_resolver_has_no_descriptor)
 {
     DNS_SAY(dns, "db.example", .addresses = { "10.0.0.1" }, .ttl = 60);

@@ -3,7 +3,7 @@
  *
  * A row makes its call on what the props hold and puts nothing right afterwards but what is its
  * own. No call waits for bytes for longer than WAITS_MS. The rows stand in calls_conn.c,
- * calls_pool.c and calls_mux.c, by what their functions are about. */
+ * calls_pool.c, calls_mux.c and calls_query.c, by what their functions are about. */
 #ifndef TEST_POOL_CALLS_H
 #define TEST_POOL_CALLS_H
 
@@ -76,6 +76,14 @@ struct call {
 
 extern const struct call calls_of_conn[], calls_of_pool[], calls_of_mux[], calls_of_none[];
 extern const unsigned count_of_conn, count_of_pool, count_of_mux, count_of_none;
+/* Those of queries take a pool, or none of the library's things. Their pools have the codec of
+ * lines. */
+extern const struct call calls_of_queries[], calls_of_replies[];
+extern const unsigned count_of_queries, count_of_replies;
+
+/* Texts that are no addresses. */
+extern const char *const bad_addresses[];
+extern const unsigned count_of_bad_addresses;
 
 const char *answer_name(int answer);
 int something_if(bool is_something);

@@ -125,6 +125,28 @@ static void wrong_recv_until(struct props *props)
     REFUSES(pool_recv_until(props->conn, "\n", 1, NULL), POOL_E_ARGUMENT);
 }
 
+static int run_ask(struct props *props)
+{
+    struct pool_bytes reply = { .data = "no", .size = 2 };
+    enum pool_status status;
+
+    (void)pool_conn_deadline(props->conn, WAITS_MS);
+    status = pool_ask(props->conn, POOL_TEXT("x"), &reply);
+    cr_expect_eq(reply.size > 0, status == POOL_OK);
+    return status;
+}
+
+static void wrong_ask(struct props *props)
+{
+    struct pool_bytes reply = { .data = "no", .size = 2 };
+
+    REFUSES(pool_ask(props->conn, POOL_TEXT("x"), NULL), POOL_E_ARGUMENT);
+    REFUSES(pool_ask(props->conn, (struct pool_bytes){ NULL, 1 }, &reply), POOL_E_ARGUMENT);
+    REFUSES(pool_ask(props->conn, (struct pool_bytes){ NULL, SIZE_MAX }, &reply), POOL_E_ARGUMENT);
+    REFUSES(pool_ask(props->conn, POOL_TEXT("two\nlines"), &reply), POOL_E_ARGUMENT);
+    cr_expect_eq(reply.size, 0);
+}
+
 static int run_try_send(struct props *props)
 {
     size_t sent = 7;
@@ -417,6 +439,7 @@ static int run_drain(struct props *props)
 #define CUT POOL_E_CLEARED
 #define KID POOL_E_FORKED
 #define LATE POOL_E_TIMEOUT
+#define CUT_SHORT POOL_E_TIMEOUT_IN_TRANSFER
 #define YES SOMETHING
 #define NO NOTHING
 
@@ -446,6 +469,11 @@ const struct call calls_of_conn[] = {
       wrong_recv_until,
       { ARG, LATE, SHY, SHY, END, CUT, LATE, KID },
       IN_IO },
+    { "pool_ask",
+      run_ask,
+      wrong_ask,
+      { ARG, CUT_SHORT, SHY, SHY, END, CUT, CUT_SHORT, KID },
+      IN_IO | BIT(POOL_OK) },
     { "pool_try_send", run_try_send, wrong_try_send, { ARG, 0, 0, SHY, END, CUT, 0, KID }, IN_IO },
     { "pool_try_recv",
       run_try_recv,

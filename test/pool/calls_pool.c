@@ -9,13 +9,15 @@
 #define PATIENT(props)                                                                             \
     POOL_CALL(.timeout_ms = (props)->patience_ms ? (props)->patience_ms : VERBS_SOON)
 
-static const char *const bad_addresses[] = {
+const char *const bad_addresses[] = {
     "",           "nonsense",           "tcp://127.0.0.1",       "tcp://127.0.0.1:0",
     "tcp://:80",  "tcp://[::1:80",      "tcp://127.0.0.1:99999", "unix://relative",
     "ftp://a:21", "tcp://1.2.3.4:5?x=y"
 };
 
-#define BAD_ADDRESSES (sizeof(bad_addresses) / sizeof(*bad_addresses))
+const unsigned count_of_bad_addresses = sizeof(bad_addresses) / sizeof(*bad_addresses);
+
+#define BAD_ADDRESSES count_of_bad_addresses
 
 /* ---- what borrows */
 

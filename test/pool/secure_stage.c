@@ -9,7 +9,6 @@
 struct credential *authority, *credential;
 struct pool_tls *trust;
 struct tls_peer *tls_peer;
-struct pool *pool;
 
 void secure_stage_begin(void)
 {

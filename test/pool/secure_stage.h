@@ -4,13 +4,13 @@
 #ifndef TEST_POOL_SECURE_STAGE_H
 #define TEST_POOL_SECURE_STAGE_H
 
+#include "pool/own_pool.h"
 #include "support/tls_peer.h"
 #include "support/verbs.h"
 
 extern struct credential *authority, *credential; /* of db.test, other.test and 127.0.0.1 */
 extern struct pool_tls *trust; /* of the authority alone */
 extern struct tls_peer *tls_peer; /* the test starts it; secure_stage_end() stops it */
-extern struct pool *pool; /* the test makes it; secure_stage_end() destroys it */
 
 void secure_stage_begin(void);
 void secure_stage_end(void);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/os.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -168,5 +169,102 @@ Test(pool_age, those_that_nobody_needs_end_while_one_is_in_steady_use)
     cr_expect_eq(STAT(pool, closed[POOL_CLOSE_IDLE]), 9);
     cr_expect_eq(STAT(pool, opened), 10);
     pool_destroy(pool);
+    peer_stop(peer);
+}
+
+/* ---- what is found too old while room is made */
+
+static atomic_bool is_later;
+static struct pl_os os;
+
+static uint64_t minutes_later(void)
+{
+    return pl_os_real.coarse_ns() + (atomic_load(&is_later) ? 600000 * PL_MS : 0);
+}
+
+static void begin_aging(void)
+{
+    os = pl_os_real;
+    os.coarse_ns = minutes_later;
+    pl_os_replace(&os);
+}
+
+static void end_aging(void)
+{
+    pl_os_replace(NULL);
+}
+
+TestSuite(pool_aged, .init = begin_aging, .fini = end_aging);
+
+#define OF_A_MINUTE .max_age_ms = 60000, .idle_ms = POOL_NONE, .park_ms = 60000
+
+Test(pool_aged, its_place_is_free_for_who_does_not_wait)
+{
+    struct peer *peer = PEER(.every_loopback = true);
+    struct pool *pool = MAKE_POOL(OF_A_MINUTE, .max_connections = 1);
+    struct pool_conn conn;
+
+    cr_expect_eq(id_of_next(pool, loopback_at(peer, 1)), 1);
+    atomic_store(&is_later, true);
+    cr_assert_eq(pool_borrow(pool, loopback_at(peer, 2), POOL_CALL(.flags = POOL_DONT_WAIT), &conn),
+                 POOL_OK);
+    cr_expect_eq(STAT(pool, closed[POOL_CLOSE_AGE]), 1);
+    cr_expect_eq(STAT(pool, total), 1);
+    pool_return(&conn);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+Test(pool_aged, it_counts_as_removed)
+{
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL(OF_A_MINUTE);
+
+    cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
+    atomic_store(&is_later, true);
+    cr_expect_eq(pool_remove_some_connection(pool), 1);
+    cr_expect_eq(STAT(pool, closed[POOL_CLOSE_AGE]), 1);
+    cr_expect_eq(pool_remove_some_connection(pool), 0);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+static void *run_mux(void *mux)
+{
+    pool_mux_run(mux);
+    return NULL;
+}
+
+static atomic_bool is_running;
+
+static void note_running(void *unused)
+{
+    (void)unused;
+    atomic_store(&is_running, true);
+}
+
+Test(pool_aged, it_does_not_count_as_removed_from_another_pool)
+{
+    struct peer *peer = PEER();
+    struct pool *pool, *other;
+    struct pool_mux *mux;
+    pthread_t thread;
+
+    cr_assert_eq(pool_mux_create(&mux), POOL_OK);
+    cr_assert_eq(pool_mux_post(mux, note_running, NULL), POOL_OK);
+    cr_assert_eq(pthread_create(&thread, NULL, run_mux, mux), 0);
+    while (!atomic_load(&is_running))
+        sched_yield(); /* until then this thread is the mux's */
+    pool = MAKE_POOL(OF_A_MINUTE, .mux = mux);
+    other = MAKE_POOL(OF_A_MINUTE, .mux = mux);
+    cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
+    atomic_store(&is_later, true);
+    cr_expect_eq(pool_remove_some_connection(other), 0);
+    cr_expect_eq(STAT(pool, closed[POOL_CLOSE_AGE]), 1);
+    pool_destroy(pool);
+    pool_destroy(other);
+    pool_mux_stop(mux);
+    pthread_join(thread, NULL);
+    pool_mux_destroy(mux);
     peer_stop(peer);
 }

@@ -224,6 +224,50 @@ Test(async_prepare, canceled_in_the_workers_queue_is_told_without_a_worker)
     peer_stop(peer);
 }
 
+static atomic_int newest_fd;
+
+static int note_newest(struct pool_conn *conn, struct pool_actor *actor, void *user)
+{
+    (void)actor, (void)user;
+    atomic_store(&newest_fd, pool_conn_fd(conn));
+    return 0;
+}
+
+/* It was opened for another, and ended in the workers' queue. */
+Test(async_prepare, what_was_given_back_unprepared_is_looked_at_for_the_next)
+{
+    enum { WORKERS = 8 };
+    atomic_bool may_go = false;
+    struct preparing preparing = { .waits_for = &may_go };
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL(.prepare = prepare, .user = &preparing, .max_connecting = 20,
+                                  .max_per_address = WORKERS + 1, .barge_ms = POOL_ZERO,
+                                  .on_new_connection = note_newest);
+    struct ask asks[WORKERS] = { 0 }, late = { 0 };
+    struct caller next;
+
+    for (int i = 0; i < WORKERS; i++)
+        cr_assert_eq(start_ask(&asks[i], pool, peer_address(peer), NULL), POOL_OK);
+    cr_assert(wait_until(are_eight_at_work, &preparing, VERBS_SOON));
+    cr_assert_eq(start_ask_with_ticket(&late, pool, peer_address(peer), NULL), POOL_OK);
+    cr_expect(WAIT_STAT(pool, lent, WORKERS + 1));
+    cr_assert(queue_caller(&next, pool, peer_address(peer), VERBS_SOON));
+    cr_expect_eq(peer_close_all(peer), WORKERS + 1);
+    cr_expect_eq(listen_to(newest_fd, VERBS_SOON), HEARD_END);
+    cr_expect(pool_ticket_cancel(late.ticket));
+    cr_expect(wait_told(&late));
+    atomic_store(&may_go, true);
+    cr_assert_eq(join_caller(&next), POOL_OK);
+    cr_expect_gt(pool_conn_id(&next.conn), WORKERS + 1);
+    cr_expect_eq(echo(&next.conn, "alive"), 0);
+    pool_return(&next.conn);
+    for (int i = 0; i < WORKERS; i++)
+        cr_assert(wait_told(&asks[i]));
+    pool_ticket_free(late.ticket);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
 Test(async_prepare, may_end_the_pool)
 {
     int before = count_descriptors();

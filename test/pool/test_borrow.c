@@ -73,7 +73,7 @@ Test(pool_borrow, a_thousand_borrows_in_a_row_open_one_connection)
 
     for (int i = 0; i < 1000; i++)
         cr_assert_eq(talk(pool, peer_address(peer)), POOL_OK);
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 1);
+    cr_expect_eq(peer_accepted(peer, 1), 1);
     cr_expect_eq(STAT(pool, opened), 1);
     cr_expect_eq(STAT(pool, borrowed), 1000);
     cr_expect_eq(STAT(pool, reused), 999);
@@ -93,7 +93,7 @@ Test(pool_borrow, a_second_user_of_an_address_gets_a_connection_of_his_own)
     cr_expect_neq(pool_conn_fd(&first), pool_conn_fd(&second));
     cr_expect_eq(echo(&first, "one"), 0);
     cr_expect_eq(echo(&second, "two"), 0);
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 2);
+    cr_expect_eq(peer_accepted(peer, 2), 2);
     cr_expect_eq(pool_return(&first), POOL_OK);
     cr_expect_eq(pool_return(&second), POOL_OK);
     pool_destroy(pool);
@@ -177,7 +177,7 @@ static void expect_echo_at(struct pool *pool, struct peer *peer)
     cr_assert_not_null(peer);
     cr_expect_eq(talk(pool, peer_address(peer)), POOL_OK, "%s", peer_address(peer));
     cr_expect_eq(talk(pool, peer_address(peer)), POOL_OK, "%s", peer_address(peer));
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 1);
+    cr_expect_eq(peer_accepted(peer, 1), 1);
     peer_stop(peer);
 }
 

@@ -16,15 +16,13 @@ static __thread bool is_held_up;
 static atomic_bool holds_up, may_run;
 static _Atomic uint64_t later_ns;
 
-static int wait_late(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
+static int wait_late(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
 {
     is_held_up = is_held_up || atomic_exchange(&holds_up, false);
     if (!is_held_up)
-        return pl_os_real.wait_until(condition, mutex, deadline_ns);
-    pthread_mutex_unlock(mutex);
+        return pl_os_real.sleep_until(word, expected, deadline_ns);
     while (!atomic_load(&may_run))
         sched_yield();
-    pthread_mutex_lock(mutex);
     is_held_up = false;
     return 0;
 }
@@ -60,7 +58,7 @@ static void call_late_one(struct called *called)
     const char *address;
 
     door = pl_os_real;
-    door.wait_until = wait_late;
+    door.sleep_until = wait_late;
     door.now_ns = time_as_told;
     pl_os_replace(&door);
     called->peer = PEER(.own_process = true);

@@ -149,7 +149,7 @@ Test(pool_caps, one_address_gets_no_more_than_its_share)
         cr_assert(borrow(pool, peer_address(peer), &conns[i]));
     cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 50), &none),
                  POOL_E_TIMEOUT);
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 3);
+    cr_expect_eq(peer_accepted(peer, 3), 3);
     for (int i = 0; i < 3; i++)
         pool_return(&conns[i]);
     pool_destroy(pool);

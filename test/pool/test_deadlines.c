@@ -264,6 +264,26 @@ Test(pool_deadlines, connect_ms_ends_an_attempt_before_the_call)
     peer_stop(peer);
 }
 
+/* An earlier caller left its dial behind. */
+Test(pool_deadlines, who_comes_while_a_dial_is_under_way_has_all_of_connect_ms)
+{
+    struct peer *peer = PEER(.behave = PEER_NEVER_ACCEPT);
+    struct pool *pool = MAKE_POOL(.connect_ms = 400, .suspend_after = POOL_NONE);
+    struct pool_error error = POOL_ERROR_INIT;
+    struct pool_conn conn;
+    uint64_t start_ms;
+
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 200), &conn),
+                 POOL_E_TIMEOUT);
+    start_ms = now_ms();
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.error = &error), &conn),
+                 POOL_E_TIMEOUT);
+    cr_expect_geq(elapsed_ms(start_ms), 400, "%s", error.text);
+    cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
 Test(pool_deadlines, read_ms_ends_a_receiving_call_before_the_call)
 {
     struct peer *peer = PEER(.behave = PEER_SILENT);

@@ -498,7 +498,7 @@ Test(pool_destroy, whoever_may_not_enter_is_told_why_by_the_same_look)
         [PL_POOL_DESTROYED] = POOL_E_CLOSING, [PL_POOL_FORKED] = POOL_E_FORKED,
     };
     struct pool *pool = MAKE_POOL();
-    uint32_t refs = atomic_load(&pool->refs);
+    uint64_t refs = atomic_load(&pool->refs);
     enum pool_status status;
 
     for (uint32_t state = PL_POOL_NONE; state <= PL_POOL_FORKED; state++) {

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "pool/exchange.h"
 #include "pool/pool.h"
 #include "support/child.h"
 #include "support/peer.h"
@@ -74,7 +75,7 @@ static void expect_undisturbed(struct parent *parent)
     cr_expect_eq(pool_return(&parent->lent), POOL_OK);
     cr_expect_eq(id_of_next(parent->pool, peer_address(parent->peer)), id);
     cr_expect_eq(talk(parent->pool, peer_address(parent->peer)), POOL_OK);
-    cr_expect_eq(peer_count(parent->peer, PEER_ACCEPTED), 2);
+    cr_expect_eq(peer_accepted(parent->peer, 2), 2);
     cr_expect_eq(count_descriptors(), parent->descriptors);
 }
 
@@ -344,7 +345,7 @@ Test(pool_fork, the_child_has_pools_of_its_own_and_may_fork_again)
     set_up_parent(&parent, POOL_OPTIONS(.connect_ms = POOL_NONE));
     cr_expect_eq(child_run(use_an_own_pool_in_a_grandchild, &parent), 0);
     cr_expect(peer_wait_open(parent.peer, 2, VERBS_SOON));
-    cr_expect_eq(peer_count(parent.peer, PEER_ACCEPTED), 4);
+    cr_expect_eq(peer_accepted(parent.peer, 4), 4);
     cr_expect_eq(echo(&parent.lent, "still mine"), 0);
     cr_expect_eq(pool_return(&parent.lent), POOL_OK);
     tear_down_parent(&parent);
@@ -377,8 +378,8 @@ Test(pool_fork, the_childs_pools_meet_no_memory_of_the_parents)
     tear_down_parent(&parent);
 }
 
-/* What a thread that the child does not have may have held: locks of a pool, a peer and a thread's
- * record that were free by then, and so will be the child's next ones. */
+/* What a thread that the child does not have may have held: locks of a pool, a peer and an
+ * exchange that were free by then, and so will be the child's next ones. */
 struct held {
     const char *address;
     pthread_mutex_t *locks[3];
@@ -397,12 +398,6 @@ static void *hold_locks(void *argument)
     cr_expect_eq(read(held->line[0], &byte, 1), 0);
     for (int i = 0; i < 3; i++)
         pthread_mutex_unlock(held->locks[i]);
-    return NULL;
-}
-
-static void *show_record(void *record)
-{
-    *(struct pl_thread **)record = pl_thread_self();
     return NULL;
 }
 
@@ -426,18 +421,18 @@ Test(pool_fork, a_lock_that_another_thread_held_at_the_fork_hinders_no_pool_of_t
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = MAKE_POOL();
     struct pool_target *target;
-    struct pl_thread *record;
+    struct pl_exchange *exchange;
     struct held held = { .address = peer_address(peer) };
     pthread_t thread;
 
     cr_assert_eq(pool_target_get(pool, peer_address(peer), &target), POOL_OK);
     held.locks[0] = &pool->lock;
     held.locks[1] = &target->peer->lock;
+    exchange = pl_exchange_of(target->peer);
+    cr_assert_not_null(exchange);
+    held.locks[2] = &exchange->lock;
     pool_target_free(target);
     pool_destroy(pool);
-    pthread_create(&thread, NULL, show_record, &record);
-    pthread_join(thread, NULL);
-    held.locks[2] = &record->cell.lock;
     cr_assert_eq(pipe(held.line), 0);
     pthread_barrier_init(&held.taken, NULL, 2);
     pthread_create(&thread, NULL, hold_locks, &held);

@@ -19,12 +19,12 @@ static struct pl_os os;
 static atomic_uint asleep;
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
 
-static int counted_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
+static int counted_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
 {
     int status;
 
     atomic_fetch_add(&asleep, 1);
-    status = pl_os_real.wait_until(condition, mutex, deadline_ns);
+    status = pl_os_real.sleep_until(word, expected, deadline_ns);
     atomic_fetch_sub(&asleep, 1);
     pthread_mutex_lock(&gate);
     pthread_mutex_unlock(&gate);
@@ -44,7 +44,7 @@ static void wait_asleep(unsigned count)
 static void begin(void)
 {
     os = pl_os_real;
-    os.wait_until = counted_wait;
+    os.sleep_until = counted_wait;
     pl_os_replace(&os);
     peer = PEER(.every_loopback = true);
 }

@@ -221,6 +221,94 @@ Test(pool_identity, a_number_that_the_pool_itself_got_again_names_the_new_connec
     }
 }
 
+/* Other code closes what the first one has, and the second one gets its number; answers that. */
+static int lend_one_number_twice(struct pool *pool, const struct peer *first, struct pool_conn *a,
+                                 const struct peer *second, struct pool_conn *b)
+{
+    int fd;
+
+    cr_assert(borrow(pool, peer_address(first), a));
+    fd = pool_conn_fd(a);
+    cr_assert_eq(close(fd), 0);
+    cr_assert(borrow(pool, peer_address(second), b));
+    cr_assert_eq(pool_conn_fd(b), fd, "the test needs the number again");
+    return fd;
+}
+
+/* Lent to two at once, one number: who lost it sends the other's peer nothing. Marking it late ends
+ * the other, too, but leaves no descriptor behind. */
+static void reuse_while_lent(bool is_marked)
+{
+    struct peer *first = PEER(.own_process = true), *second = PEER(.own_process = true);
+    struct pool *pool = MAKE_POOL();
+    struct pool_conn a, b;
+    int fd;
+
+    fd = lend_one_number_twice(pool, first, &a, second, &b);
+    if (is_marked)
+        cr_expect_eq(pool_mark_as_dead(pool, fd), 1);
+    cr_expect_eq(pool_send(&a, "theirs", 6), POOL_E_BROKEN);
+    if (is_marked)
+        cr_expect_eq(pool_send(&b, "mine", 4), POOL_E_BROKEN);
+    else
+        cr_expect_eq(echo(&b, "mine"), 0);
+    cr_expect_eq(pool_return(&a), POOL_OK);
+    cr_expect_eq(STAT(pool, stolen), 1);
+    cr_expect_eq(pool_discard(&b), POOL_OK);
+    cr_expect_eq(STAT(pool, total), 0);
+    cr_expect_eq(fcntl(fd, F_GETFD), -1, "closed with the one that had it");
+    pool_destroy(pool);
+    peer_stop(first);
+    peer_stop(second);
+}
+
+Test(pool_identity, who_lost_its_number_to_another_of_the_pool_answers_broken_and_nothing_leaks)
+{
+    reuse_while_lent(false);
+    reuse_while_lent(true);
+}
+
+Test(pool_identity, an_idle_one_is_forgotten_once_the_pool_gets_its_number_for_another)
+{
+    struct peer *first = PEER(.own_process = true), *second = PEER(.own_process = true);
+    struct pool *pool = pool_for(HOT);
+    int fd = leave_idle(pool, peer_address(first), HOT);
+    struct pool_conn conn;
+
+    cr_assert_eq(close(fd), 0);
+    cr_assert(borrow(pool, peer_address(second), &conn));
+    cr_assert_eq(pool_conn_fd(&conn), fd, "the test needs the number again");
+    cr_expect(WAIT_STAT(pool, closed[POOL_CLOSE_STOLEN], 1));
+    cr_expect_eq(echo(&conn, "mine"), 0);
+    pool_return(&conn);
+    cr_expect_eq(pool_mark_as_dead(pool, fd), 0, "that one was forgotten already");
+    cr_expect_eq(id_of_next(pool, peer_address(second)), 2, "and this one can prove itself");
+    pool_destroy(pool);
+    peer_stop(first);
+    peer_stop(second);
+}
+
+/* The number is lost a second time: now the mark means who has it. */
+Test(pool_identity, the_next_owner_of_a_number_is_forgotten_when_it_lost_it_too)
+{
+    struct peer *first = PEER(.own_process = true), *second = PEER(.own_process = true);
+    struct pool *pool = MAKE_POOL();
+    struct stranger stranger;
+    struct pool_conn a, b;
+    int fd;
+
+    fd = lend_one_number_twice(pool, first, &a, second, &b);
+    stranger = steal(fd, REPLACED);
+    cr_expect_eq(pool_mark_as_dead(pool, fd), 1);
+    cr_expect_eq(pool_send(&b, "x", 1), POOL_E_BROKEN);
+    pool_return(&a);
+    pool_return(&b);
+    pool_destroy(pool);
+    expect_unharmed(&stranger, "lost twice");
+    peer_stop(first);
+    peer_stop(second);
+}
+
 /* The sweep parks the lost one while its number is another connection of the same mux: that one is
  * watched on, under its own name. */
 Test(pool_identity, parking_a_lost_connection_does_not_take_over_the_watch_of_another)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/os.h"
-#include "commpool/pool.h"
+#include "commpool/query.h"
 #include "world/world.h"
 
 #define A "tcp://10.0.0.1:80"
@@ -129,6 +129,29 @@ Test(leak, a_loan_that_comes_back_in_time_is_none)
         world_run(world, 400);
         pool_discard(&other);
     }
+    cr_expect_eq(logged.count, 0, "%s", logged.line);
+}
+
+static void on_reply(struct pool_reply *reply, void *told)
+{
+    cr_expect_null(pool_reply_error(reply));
+    pool_reply_free(reply);
+    ++*(unsigned *)told;
+}
+
+/* Nobody has it who could forget to return it. */
+Test(leak, a_connection_that_queries_share_is_none_however_long_they_use_it)
+{
+    unsigned told = 0;
+
+    MAKE(.leak_ms = 1000, .park_ms = 500, .codec = pool_codec_line());
+    for (unsigned i = 0; i < 50; i++) {
+        cr_assert_eq(pool_query_async(pool, A, (struct pool_bytes){ "hello", 5 }, on_reply, &told,
+                                      NULL, NULL),
+                     POOL_OK);
+        world_run(world, 100);
+    }
+    cr_expect_eq(told, 50);
     cr_expect_eq(logged.count, 0, "%s", logged.line);
 }
 

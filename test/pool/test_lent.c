@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "base/os.h"
 #include "pool/lent_user.h"
 #include "support/peer.h"
 #include "support/tests.h"
@@ -63,6 +64,56 @@ Test(lent, much_comes_back_whole_and_in_order)
         cr_assert_eq(user->text[i], (char)(i * 7 + i / 251), "byte %zu", i);
     cr_expect(lent_wait(&user->written, 1));
     cr_expect_eq(user->written, 1);
+    lent_end(user, peer);
+}
+
+/* Nothing of it leaves, and there is no memory to keep it. */
+static ssize_t refuse_to_send(int fd, const void *data, size_t size, int flags)
+{
+    (void)fd, (void)data, (void)size, (void)flags;
+    return -EAGAIN;
+}
+
+static void *refuse_memory(void *memory, size_t size)
+{
+    (void)memory, (void)size;
+    return NULL;
+}
+
+static void write_in_vain(void *argument)
+{
+    static struct pl_os poor;
+
+    poor = pl_os_real;
+    poor.send = refuse_to_send;
+    poor.realloc = refuse_memory;
+    pl_os_replace(&poor);
+    write_hello(argument);
+    pl_os_replace(NULL);
+}
+
+static void do_nothing_more(void *unused)
+{
+    (void)unused;
+}
+
+Test(lent, what_was_refused_is_not_told_as_written)
+{
+    struct peer *peer = PEER();
+    struct lent_user *user = lent_user(peer);
+
+    lent_watch(user);
+    lent_on_mux(user, write_in_vain);
+    cr_expect_eq(user->status, POOL_E_MEMORY);
+    for (size_t i = 1; i <= 2; i++) {   /* the first event looks what is due, the second tells */
+        cr_assert_eq(peer_push(peer, 0, "!", 1), 1);
+        cr_assert(lent_wait_bytes(user, i));
+        lent_on_mux(user, do_nothing_more); /* it has ended */
+    }
+    cr_expect_eq(user->written, 0);
+    lent_on_mux(user, write_hello);
+    cr_expect_eq(user->status, POOL_OK);
+    cr_expect(lent_wait(&user->written, 1));
     lent_end(user, peer);
 }
 

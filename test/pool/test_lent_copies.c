@@ -1,17 +1,17 @@
 /* test_lent_copies.c: a loan to event-driven code is returned while another thread operates on a
  * copy of its handle: what that operation leaves behind reaches nobody. */
 #include <criterion/criterion.h>
-#include <stdatomic.h>
 
 #include "base/os.h"
 #include "pool/lent_user.h"
+#include "support/asks.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
 
 static struct pl_os door;
 static __thread struct lent_user *returns_in_send;
-static atomic_bool is_held, may_go;
+static struct mux_hold hold;
 
 /* The loan ends when the bytes are out, and before this thread has noted that they are. */
 static ssize_t send_and_return(int fd, const void *data, size_t size, int flags)
@@ -28,29 +28,15 @@ static ssize_t send_and_return(int fd, const void *data, size_t size, int flags)
     return sent;
 }
 
-static bool is_set(void *flag)
-{
-    return atomic_load((atomic_bool *)flag);
-}
-
-static void hold_mux(void *unused)
-{
-    (void)unused;
-    atomic_store(&is_held, true);
-    wait_until(is_set, &may_go, VERBS_SOON);
-}
-
 static void send_on_copy(struct lent_user *user, bool ends_before_the_mux_comes)
 {
     struct pool_conn copy = user->ask.conn;
 
-    if (ends_before_the_mux_comes) {
-        cr_assert_eq(pool_mux_post(user->mux.mux, hold_mux, NULL), POOL_OK);
-        cr_assert(wait_until(is_set, &is_held, VERBS_SOON));
-    }
+    if (ends_before_the_mux_comes)
+        cr_assert(hold_mux(user->mux.mux, &hold));
     returns_in_send = user;
     pool_send(&copy, "late", 4);
-    atomic_store(&may_go, true);
+    let_mux_go(&hold);
 }
 
 static void return_beside_send(bool ends_before_the_mux_comes)

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "commpool/query.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -31,6 +32,8 @@ Test(pool_misuse, impossible_settings_make_no_pool)
     cr_expect_eq(make(POOL_OPTIONS(.max_connecting = POOL_ZERO)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.max_uses = POOL_ZERO)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.max_line = POOL_ZERO)), POOL_E_ARGUMENT);
+    cr_expect_eq(make(POOL_OPTIONS(.max_inflight = POOL_ZERO)), POOL_E_ARGUMENT);
+    cr_expect_eq(make(POOL_OPTIONS(.max_message = POOL_ZERO)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.write_high = POOL_ZERO)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.write_high = 1000, .write_low = 1001)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.check = (enum pool_check)3)), POOL_E_ARGUMENT);
@@ -55,13 +58,26 @@ static void on_orphan(uint64_t connection, uint64_t key, struct pool_bytes messa
     (void)user;
 }
 
-/* What a later release gives a meaning must not be ignored by this one. */
-Test(pool_misuse, settings_of_a_later_release_make_no_pool)
+Test(pool_misuse, a_codec_that_lacks_something_makes_no_pool)
 {
-    int anything;
+    struct pool_codec codec = *pool_codec_line();
+    const struct pool_options *options = POOL_OPTIONS(.codec = &codec);
 
-    cr_expect_eq(make(POOL_OPTIONS(.codec = (const struct pool_codec *)(void *)&anything)),
-                 POOL_E_ARGUMENT);
+    codec.next = NULL;
+    cr_expect_eq(make(options), POOL_E_ARGUMENT);
+    codec = *pool_codec_line();
+    codec.encode = NULL;
+    cr_expect_eq(make(options), POOL_E_ARGUMENT);
+    codec = *pool_codec_length();
+    codec.key_limit = 0;
+    cr_expect_eq(make(options), POOL_E_ARGUMENT);
+    codec = *pool_codec_line();
+    codec.size--;
+    cr_expect_eq(make(options), POOL_E_ARGUMENT);
+}
+
+Test(pool_misuse, hooks_for_messages_make_no_pool_without_a_codec)
+{
     cr_expect_eq(make(POOL_OPTIONS(.on_request = on_request)), POOL_E_ARGUMENT);
     cr_expect_eq(make(POOL_OPTIONS(.on_orphan = on_orphan)), POOL_E_ARGUMENT);
 }

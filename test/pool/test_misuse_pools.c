@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <signal.h>
 
+#include "commpool/codec.h"
 #include "pool/calls.h"
 #include "support/child.h"
 
@@ -13,6 +14,17 @@ static void expect_answer(const struct call *call, unsigned place, int answer, c
 {
     cr_expect_eq(answer, call->answers[place], "%s %s: %s, not %s", call->function, where,
                  answer_name(answer), answer_name(call->answers[place]));
+}
+
+/* The rows about pools, those of queries among them. */
+static unsigned count_of_pools(void)
+{
+    return count_of_pool + count_of_queries;
+}
+
+static const struct call *pool_row(unsigned row)
+{
+    return row < count_of_pool ? &calls_of_pool[row] : &calls_of_queries[row - count_of_pool];
 }
 
 static void run_at(const struct call *call, struct props *props, unsigned place, const char *where)
@@ -32,7 +44,7 @@ static void begin(struct scene *scene, struct pool_mux *mux)
     *scene = (struct scene){ .props.peer = PEER(.own_process = true), .props.conn = &scene->loan };
     cr_assert(scene->props.peer);
     scene->props.address = peer_address(scene->props.peer);
-    scene->props.pool = MAKE_POOL(.mux = mux);
+    scene->props.pool = MAKE_POOL(.mux = mux, .codec = pool_codec_line());
     cr_assert(scene->props.pool);
     if (!mux)
         cr_assert(borrow(scene->props.pool, scene->props.address, &scene->loan));
@@ -53,9 +65,9 @@ Test(pool_misuse_pools, no_pool_at_all)
 
     begin(&scene, NULL);
     pool = scene.props.pool;
-    for (unsigned row = 0; row < count_of_pool; row++) {
+    for (unsigned row = 0; row < count_of_pools(); row++) {
         scene.props.pool = NULL;
-        run_at(&calls_of_pool[row], &scene.props, NO_POOL, "without a pool");
+        run_at(pool_row(row), &scene.props, NO_POOL, "without a pool");
     }
     scene.props.pool = pool;
     cr_expect_eq(echo(&scene.loan, "untouched"), 0);
@@ -67,8 +79,8 @@ Test(pool_misuse_pools, wrong_arguments_and_then_the_right_ones)
     struct scene scene;
     uint64_t total;
 
-    for (unsigned row = 0; row < count_of_pool; row++) {
-        const struct call *call = &calls_of_pool[row];
+    for (unsigned row = 0; row < count_of_pools(); row++) {
+        const struct call *call = pool_row(row);
 
         begin(&scene, NULL);
         if (call->wrong) {
@@ -89,10 +101,10 @@ Test(pool_misuse_pools, paused_ones)
 {
     struct scene scene;
 
-    for (unsigned row = 0; row < count_of_pool; row++) {
+    for (unsigned row = 0; row < count_of_pools(); row++) {
         begin(&scene, NULL);
         cr_assert_eq(pool_pause(scene.props.pool), POOL_OK);
-        run_at(&calls_of_pool[row], &scene.props, PAUSED, "on a paused pool");
+        run_at(pool_row(row), &scene.props, PAUSED, "on a paused pool");
         end(&scene);
     }
 }
@@ -101,10 +113,10 @@ Test(pool_misuse_pools, closing_ones)
 {
     struct scene scene;
 
-    for (unsigned row = 0; row < count_of_pool; row++) {
+    for (unsigned row = 0; row < count_of_pools(); row++) {
         begin(&scene, NULL);
         cr_assert_eq(pool_close(scene.props.pool, POOL_NONE, NULL, NULL), POOL_OK);
-        run_at(&calls_of_pool[row], &scene.props, CLOSING, "on a closing pool");
+        run_at(pool_row(row), &scene.props, CLOSING, "on a closing pool");
         end(&scene);
     }
 }
@@ -123,14 +135,14 @@ Test(pool_misuse_pools, closed_ones)
 {
     struct scene scene;
 
-    for (unsigned row = 0; row < count_of_pool; row++) {
+    for (unsigned row = 0; row < count_of_pools(); row++) {
         atomic_bool is_closed = false;
 
         begin(&scene, NULL);
         cr_assert_eq(pool_close(scene.props.pool, POOL_NONE, raise_flag, &is_closed), POOL_OK);
         cr_assert_eq(pool_return(&scene.loan), POOL_OK);
         cr_assert(wait_until(is_raised, &is_closed, VERBS_SOON));
-        run_at(&calls_of_pool[row], &scene.props, CLOSED, "on a closed pool");
+        run_at(pool_row(row), &scene.props, CLOSED, "on a closed pool");
         end(&scene);
     }
 }
@@ -197,7 +209,7 @@ static void visit_own(const struct call *call)
     visiting.props = &scene.props;
     pool_discard(&scene.loan);
     pool_destroy(scene.props.pool);
-    scene.props.pool = MAKE_POOL();
+    scene.props.pool = MAKE_POOL(.codec = pool_codec_line());
     cr_assert_eq(pool_communicate_async(scene.props.pool, scene.props.address, visit_with_loan,
                                         &visiting, POOL_CALL(.timeout_ms = VERBS_SOON), NULL),
                  POOL_OK);
@@ -211,10 +223,10 @@ Test(pool_misuse_pools, asked_by_the_mux_thread)
 {
     struct pool_mux *mux;
 
-    for (unsigned row = 0; row < count_of_pool; row++) {
-        visit_own(&calls_of_pool[row]);
+    for (unsigned row = 0; row < count_of_pools(); row++) {
+        visit_own(pool_row(row));
         cr_assert_eq(pool_mux_create(&mux), POOL_OK);
-        visit_on(&calls_of_pool[row], mux);
+        visit_on(pool_row(row), mux);
         pool_mux_destroy(mux);
     }
 }
@@ -248,8 +260,8 @@ Test(pool_misuse_pools, those_of_the_parent)
     struct scene scene;
 
     begin(&scene, NULL);
-    for (unsigned row = 0; row < count_of_pool; row++)
-        expect_in_child(&calls_of_pool[row], FORKED, &scene.props);
+    for (unsigned row = 0; row < count_of_pools(); row++)
+        expect_in_child(pool_row(row), FORKED, &scene.props);
     cr_expect_eq(echo(&scene.loan, "undisturbed"), 0);
     cr_expect_eq(talk(scene.props.pool, scene.props.address), POOL_OK);
     end(&scene);
@@ -297,6 +309,14 @@ static void strip(struct scene *scene)
     end(scene);
 }
 
+static const struct call *other_row(unsigned row)
+{
+    if (row < count_of_mux)
+        return &calls_of_mux[row];
+    row -= count_of_mux;
+    return row < count_of_none ? &calls_of_none[row] : &calls_of_replies[row - count_of_none];
+}
+
 typedef void each_fn(const struct call *call, struct scene *scene);
 
 /* For each row a scene of its own; each asynchronous call is told its end once. */
@@ -304,7 +324,7 @@ static void for_each(each_fn *visit_row)
 {
     struct peer *hung = PEER(.behave = PEER_NEVER_ACCEPT, .own_process = true);
     struct scene scene;
-    unsigned rows = count_of_mux + count_of_none;
+    unsigned rows = count_of_mux + count_of_none + count_of_replies;
     sigset_t signals;
 
     sigemptyset(&signals);
@@ -313,8 +333,7 @@ static void for_each(each_fn *visit_row)
     atomic_store(&ends, 0);
     for (unsigned row = 0; row < rows; row++) {
         equip(&scene, hung);
-        visit_row(row < count_of_mux ? &calls_of_mux[row] : &calls_of_none[row - count_of_mux],
-                  &scene);
+        visit_row(other_row(row), &scene);
         strip(&scene);
     }
     cr_expect_eq(atomic_load(&ends), (int)rows);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "commpool/codec.h"
 #include "pool/calls.h"
 #include "support/child.h"
 
@@ -35,7 +36,9 @@ struct table {
 static const struct table tables[] = { { calls_of_conn, &count_of_conn },
                                        { calls_of_pool, &count_of_pool },
                                        { calls_of_mux, &count_of_mux },
-                                       { calls_of_none, &count_of_none } };
+                                       { calls_of_none, &count_of_none },
+                                       { calls_of_queries, &count_of_queries },
+                                       { calls_of_replies, &count_of_replies } };
 
 #define TABLES (sizeof(tables) / sizeof(*tables))
 
@@ -95,7 +98,8 @@ static void tear_down(struct props *props)
 }
 
 /* The pool's own timeout bounds what a detached connection waits for. */
-#define SET_UP(props, ...) set_up((props), POOL_OPTIONS(.timeout_ms = WAITS_MS, __VA_ARGS__))
+#define SET_UP(props, ...)                                                                         \
+    set_up((props), POOL_OPTIONS(.timeout_ms = WAITS_MS, .codec = pool_codec_line(), __VA_ARGS__))
 
 static void run_on(const struct call *call, struct props *props, struct pool_conn *conn,
                    enum conn_place place, const char *where)
@@ -147,7 +151,7 @@ Test(pool_misuse_table, handles_of_nothing)
         cr_assert(borrow(props.pool, props.address, &left));
         pool_destroy(props.pool);
         pool_discard(&left);
-        props.pool = MAKE_POOL(.timeout_ms = WAITS_MS);
+        props.pool = MAKE_POOL(.timeout_ms = WAITS_MS, .codec = pool_codec_line());
         run_on(&calls_of_conn[row], &props, &left, ON_NOTHING, "on one of a pool that is gone");
     }
     tear_down(&props);
@@ -215,7 +219,7 @@ Test(pool_misuse_table, loans_that_their_pool_ended)
         run_on(&calls_of_conn[row], &props, &conn, ON_ENDED_LOAN, "in a closed pool");
         end_loan(&conn);
         pool_destroy(props.pool);
-        props.pool = MAKE_POOL(.timeout_ms = WAITS_MS);
+        props.pool = MAKE_POOL(.timeout_ms = WAITS_MS, .codec = pool_codec_line());
         cr_assert(borrow(props.pool, props.address, &conn));
         pool_destroy(props.pool);
         props.pool = NULL;

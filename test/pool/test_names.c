@@ -69,7 +69,7 @@ Test(pool_names, a_name_is_as_good_as_a_number)
     DNS_SAY(dns, "db.example", .addresses = { "127.0.0.1" }, .ttl = 60);
     cr_expect_eq(talk(pool, named("db.example", peer, "")), POOL_OK);
     cr_expect_eq(talk(pool, named("DB.Example", peer, "")), POOL_OK);
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 1, "the same name is the same peer");
+    cr_expect_eq(peer_accepted(peer, 1), 1, "the same name is the same peer");
     cr_expect_eq(dns_count(dns, "db.example", 4), 1);
     pool_destroy(pool);
     peer_stop(peer);
@@ -111,7 +111,7 @@ Test(pool_names, the_family_of_the_address_chooses_among_its_places)
     cr_expect_eq(talk(pool, named("db.example", peer, "?family=6")), POOL_OK);
     cr_expect_eq(try(pool, named("db.example", peer, "?family=4"), &error), POOL_E_REFUSED, "%s",
                  error.text);
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 1, "the family is part of the key");
+    cr_expect_eq(peer_accepted(peer, 1), 1, "the family is part of the key");
     pool_destroy(pool);
     peer_stop(peer);
 }
@@ -269,6 +269,7 @@ Test(pool_names, connections_of_a_place_that_left_its_name_end_one_after_the_oth
     DNS_SAY(dns, "db.example", .addresses = { "127.0.0.1" }, .ttl = 1);
     for (size_t i = 0; i < PL_COUNT(conns); i++)
         cr_assert(borrow(pool, address, &conns[i]));
+    cr_assert(peer_wait_open(peer, 3, VERBS_SOON));
     DNS_SAY(dns, "db.example", .addresses = { "127.0.0.2" }, .ttl = 1);
     pool_return(&conns[0]);
     pool_return(&conns[1]);

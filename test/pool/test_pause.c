@@ -20,7 +20,7 @@ Test(pool_pause, borrows_are_refused_and_nothing_is_opened_until_ready)
     cr_expect_eq(STAT(pool, borrow_failed), 1);
     cr_expect_eq(pool_ready(pool), POOL_OK);
     cr_expect_eq(id_of_next(pool, peer_address(peer)), 1);
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 1);
+    cr_expect_eq(peer_accepted(peer, 1), 1);
     pool_destroy(pool);
     peer_stop(peer);
 }

@@ -92,6 +92,7 @@ Test(places, packets_are_marked_with_dscp_in_both_families)
     let_go();
     borrow_with(six, "dscp=10");
     cr_expect_eq(number_at(IPPROTO_IPV6, IPV6_TCLASS), 10 << 2);
+    cr_expect_eq(number_at(IPPROTO_IP, IP_TOS), 10 << 2, "for ::ffff:a.b.c.d");
     let_go();
     borrow_with(four, "dscp=0");
     cr_expect_eq(number_at(IPPROTO_IP, IP_TOS), 0);

@@ -440,19 +440,24 @@ Test(pool_room, the_program_may_let_it_fail_at_once)
     fail_at_once(false);
 }
 
-Test(pool_room, the_program_may_free_descriptors_of_its_own)
+/* What it freed is not left for the look that comes each 100 ms. */
+Test(pool_room, what_the_program_frees_of_its_own_is_used_at_once)
 {
+    bool is_quick = false;
     struct pool_conn conn;
     struct full full;
     uint64_t start_ms;
 
-    fill_up(&full, true, POOL_CONTINUE, 3);
-    start_ms = now_ms();
-    cr_expect(borrow(full.pool, loopback_at(full.peer, 9), &conn));
-    cr_expect(WITHIN(elapsed_ms(start_ms), 0, 1000));
-    cr_expect_eq(full.asked.times, 1);
-    pool_return(&conn);
-    empty(&full);
+    for (int i = 0; i < 3 && !is_quick; i++) {
+        fill_up(&full, true, POOL_CONTINUE, 3);
+        start_ms = now_ms();
+        cr_expect(borrow(full.pool, loopback_at(full.peer, 9), &conn));
+        is_quick = elapsed_ms(start_ms) < 100;
+        cr_expect_eq(full.asked.times, 1);
+        pool_return(&conn);
+        empty(&full);
+    }
+    cr_expect(is_quick);
 }
 
 static void serve_by_return(bool with_descriptors, bool discards)

@@ -228,11 +228,11 @@ static bool connects_past_a_stalled_place(const char *name)
     took_ms = elapsed_ms(start_ms);
     cr_expect_eq(echo(&conn, "hello"), 0);
     cr_expect_eq(pool_return(&conn), POOL_OK);
-    cr_expect_eq(peer_count(silent, PEER_ACCEPTED), 1, "it was first");
+    cr_expect_eq(peer_accepted(silent, 1), 1, "it was first");
     cr_expect(peer_wait_open(silent, 0, VERBS_SOON), "its socket is closed");
     pool_clear(pool, NULL, 0);
     cr_expect_eq(talk(pool, named(name, "")), POOL_OK);
-    cr_expect_eq(peer_count(silent, PEER_ACCEPTED), 1, "it is tried last for a while");
+    cr_expect_eq(peer_accepted(silent, 1), 1, "it is tried last for a while");
     pool_destroy(pool);
     pool = NULL;
     peer_stop(silent);

@@ -171,9 +171,9 @@ Test(pool_secure_refused, a_plain_connection_for_a_tls_address)
     SECURE_POOL();
     cr_expect_eq(talk(pool, peer_address(plain)), POOL_OK);
     cr_expect_neq(borrow_in_vain(secure_address(peer_port(plain), ""), &error), POOL_OK);
-    cr_expect_eq(peer_count(plain, PEER_ACCEPTED), 2, "the idle one was not taken");
+    cr_expect_eq(peer_accepted(plain, 2), 2, "the idle one was not taken");
     cr_expect_eq(talk(pool, peer_address(plain)), POOL_OK);
-    cr_expect_eq(peer_count(plain, PEER_ACCEPTED), 2);
+    cr_expect_eq(peer_accepted(plain, 2), 2);
     size = peer_received(plain, 1, bytes, sizeof(bytes));
     cr_expect(size > 0 && bytes[0] == 0x16, "a handshake, and nothing else");
     pool_destroy(pool);

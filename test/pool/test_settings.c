@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/os.h"
+#include "commpool/codec.h"
 
 static struct pl_settings settings;
 
@@ -22,7 +23,7 @@ static enum pool_status make(const struct pool_options *options)
     NUMBER(max_per_address, 64, false)                                                             \
     NUMBER(max_waiters, 10000, true)                                                               \
     NUMBER(max_connecting, 2, false)                                                               \
-    NUMBER(max_inflight, 1024, true)                                                               \
+    NUMBER(max_inflight, 1024, false)                                                              \
     NUMBER(min_idle, 0, true)                                                                      \
     NUMBER(max_idle, POOL_NONE, true)                                                              \
     NUMBER(max_uses, POOL_NONE, false)                                                             \
@@ -39,7 +40,7 @@ static enum pool_status make(const struct pool_options *options)
     NUMBER(write_high, 1048576, false)                                                             \
     NUMBER(write_low, 262144, true)                                                                \
     NUMBER(max_line, 65536, false)                                                                 \
-    NUMBER(max_message, 16777216, true)                                                            \
+    NUMBER(max_message, 16777216, false)                                                           \
     NUMBER(backoff_first_ms, 100, true)                                                            \
     NUMBER(backoff_max_ms, 10000, true)                                                            \
     NUMBER(suspend_after, 5, true)                                                                 \
@@ -171,15 +172,60 @@ static void nothing_to_do(void)
 {
 }
 
-Test(settings, what_is_reserved_for_a_later_release_is_an_argument_error)
+static long next(void *read_state, struct pool_bytes in, bool at_end, uint64_t hint,
+                 struct pool_message *out)
+{
+    (void)read_state, (void)in, (void)at_end, (void)hint, (void)out;
+    return 0;
+}
+
+static enum pool_status encode(void *write_state, enum pool_message_kind kind, uint64_t key,
+                               struct pool_bytes body, struct pool_out *out,
+                               struct pool_expect *expect)
+{
+    (void)write_state, (void)kind, (void)key, (void)body, (void)out, (void)expect;
+    return POOL_OK;
+}
+
+static const struct pool_bytes word = { "x", 1 };
+
+#define WHOLE sizeof(struct pool_codec)
+#define CODEC(bytes, ...) .codec = &(struct pool_codec){ .size = (bytes), __VA_ARGS__ }
+
+Test(settings, a_codec_that_lacks_something_is_an_argument_error)
+{
+    TAKEN(CODEC(WHOLE, .next = next, .encode = encode));
+    TAKEN(CODEC(WHOLE, .next = next, .encode = encode, .keyed = true, .key_limit = 1));
+    TAKEN(CODEC(WHOLE, .next = next, .encode = encode, .sentinel = word, .sentinel_reply = word));
+    TAKEN(CODEC(WHOLE + 8, .next = next, .encode = encode));
+    REFUSED(CODEC(WHOLE - 1, .next = next, .encode = encode));
+    REFUSED(CODEC(0, .next = next, .encode = encode));
+    REFUSED(CODEC(WHOLE, .encode = encode));
+    REFUSED(CODEC(WHOLE, .next = next));
+    REFUSED(CODEC(WHOLE, .next = next, .encode = encode, .keyed = true));
+    REFUSED(CODEC(WHOLE, .next = next, .encode = encode, .sentinel = word));
+    REFUSED(CODEC(WHOLE, .next = next, .encode = encode, .sentinel_reply = word));
+}
+
+Test(settings, every_ready_made_codec_is_taken)
+{
+    TAKEN(.codec = pool_codec_length());
+    TAKEN(.codec = pool_codec_line());
+    TAKEN(.codec = pool_codec_resp());
+    TAKEN(.codec = pool_codec_http1());
+    TAKEN(.codec = pool_codec_memcached());
+}
+
+Test(settings, hooks_for_messages_need_a_codec)
 {
     void *something = &settings;
 
-    REFUSED(.codec = something);
-    TAKEN(.start_paused = true);
-    TAKEN(.on_error = (pool_error_fn *)nothing_to_do);
     REFUSED(.on_request = (pool_request_fn *)nothing_to_do);
     REFUSED(.on_orphan = (pool_orphan_fn *)nothing_to_do);
+    TAKEN(.codec = pool_codec_line(), .on_request = (pool_request_fn *)nothing_to_do);
+    TAKEN(.codec = pool_codec_line(), .on_orphan = (pool_orphan_fn *)nothing_to_do);
+    TAKEN(.start_paused = true);
+    TAKEN(.on_error = (pool_error_fn *)nothing_to_do);
     TAKEN(.user = something);
 }
 
@@ -207,6 +253,16 @@ Test(settings, a_return_may_take_the_short_way_only_when_nothing_observes_or_bou
     cr_expect(settings.is_plain);
 }
 
+static struct pool_call call_read;
+
+static enum pool_status read_call(struct pool_call call)
+{
+    memset(&call_read, 0x5a, sizeof(call_read));
+    return pl_call_read(&call, &call_read);
+}
+
+#define CALL(...) read_call((struct pool_call){ __VA_ARGS__ })
+
 /* A struct of another release: `size` bytes of options, one of the bytes beyond ours set or not. */
 static enum pool_status make_sized(size_t size, size_t set_at)
 {
@@ -227,6 +283,19 @@ Test(settings, a_size_that_no_release_has_is_an_argument_error)
         cr_expect_eq(make_sized(sizes[i], 0), POOL_E_ARGUMENT, "%zu", sizes[i]);
 }
 
+/* Its last pointer would be half the program's. */
+Test(settings, a_size_that_cuts_a_pointer_in_half_is_an_argument_error)
+{
+    size_t options = offsetof(struct pool_options, tls), calls = offsetof(struct pool_call, error);
+
+    for (size_t cut = 1; cut < sizeof(void *); cut++) {
+        cr_expect_eq(make_sized(options + cut, 0), POOL_E_ARGUMENT, "%zu", cut);
+        cr_expect_eq(CALL(.size = calls + cut), POOL_E_ARGUMENT, "%zu", cut);
+    }
+    cr_expect_eq(make_sized(options, 0), POOL_OK);
+    cr_expect_eq(CALL(.size = calls), POOL_OK);
+}
+
 Test(settings, an_older_struct_is_read_as_far_as_it_goes_and_a_later_one_if_it_asks_nothing_new)
 {
     size_t ours = sizeof(struct pool_options);
@@ -234,7 +303,7 @@ Test(settings, an_older_struct_is_read_as_far_as_it_goes_and_a_later_one_if_it_a
 
     cr_expect_eq(make(&older), POOL_OK);
     cr_expect_eq(settings.options.idle_ms, 60000, "beyond its size");
-    older.size += sizeof(older.idle_ms);
+    older.size = offsetof(struct pool_options, park_ms);
     cr_expect_eq(make(&older), POOL_OK);
     cr_expect_eq(settings.options.idle_ms, 7);
     cr_expect_eq(make_sized(ours + 64, 0), POOL_OK);
@@ -245,15 +314,13 @@ Test(settings, an_older_struct_is_read_as_far_as_it_goes_and_a_later_one_if_it_a
 
 /* ---- calls */
 
-static struct pool_call call_read;
-
-static enum pool_status read_call(struct pool_call call)
+static enum pool_status read_query(struct pool_call call)
 {
     memset(&call_read, 0x5a, sizeof(call_read));
-    return pl_call_read(&call, &call_read);
+    return pl_call_read_query(&call, &call_read);
 }
 
-#define CALL(...) read_call((struct pool_call){ __VA_ARGS__ })
+#define QUERY(...) read_query((struct pool_call){ .size = sizeof(struct pool_call), __VA_ARGS__ })
 
 Test(settings, a_call_without_settings_has_none)
 {
@@ -269,7 +336,7 @@ Test(settings, a_call_without_settings_has_none)
     cr_expect_eq(CALL(.size = 0, .timeout_ms = 5), POOL_E_ARGUMENT, "its size was forgotten");
 }
 
-Test(settings, a_call_may_ask_only_for_what_this_release_has)
+Test(settings, a_borrow_may_ask_only_for_what_borrows_know)
 {
     size_t size = sizeof(struct pool_call);
     void *something = &settings;
@@ -284,14 +351,26 @@ Test(settings, a_call_may_ask_only_for_what_this_release_has)
     cr_expect_eq(CALL(.size = size, .tag = "tag", .user = something), POOL_OK);
 }
 
+Test(settings, a_query_may_ask_only_for_what_queries_know)
+{
+    const uint32_t known =
+        POOL_SAFE_TO_REPEAT | POOL_DONT_WAIT | POOL_ONE_SHOT | POOL_ORDERED | POOL_WAIT_FOR_PEER;
+
+    cr_expect_eq(QUERY(.flags = known), POOL_OK);
+    for (uint32_t bit = 1; bit; bit <<= 1)
+        cr_expect_eq(QUERY(.flags = bit), bit & known ? POOL_OK : POOL_E_ARGUMENT, "%x", bit);
+    cr_expect_eq(QUERY(.on_part = (pool_part_fn *)nothing_to_do), POOL_OK);
+    cr_expect_eq(pl_call_read_query(NULL, &call_read), POOL_OK);
+}
+
 Test(settings, a_call_of_another_release_is_read_as_far_as_it_goes)
 {
-    size_t timeout_only = offsetof(struct pool_call, wait_ms);
+    size_t no_flags = offsetof(struct pool_call, flags);
 
-    cr_expect_eq(CALL(.size = timeout_only, .timeout_ms = 5, .wait_ms = 6), POOL_OK);
+    cr_expect_eq(CALL(.size = no_flags, .timeout_ms = 5, .flags = POOL_FRESH), POOL_OK);
     cr_expect_eq(call_read.timeout_ms, 5);
-    cr_expect_eq(call_read.wait_ms, 0);
-    cr_expect_eq(CALL(.size = timeout_only - 1), POOL_E_ARGUMENT);
+    cr_expect_eq(call_read.flags, 0);
+    cr_expect_eq(CALL(.size = no_flags - 1), POOL_E_ARGUMENT);
     cr_expect_eq(CALL(.size = 1), POOL_E_ARGUMENT);
     cr_expect_eq(CALL(.size = 5000), POOL_E_ARGUMENT);
     cr_expect_eq(CALL(.size = SIZE_MAX), POOL_E_ARGUMENT);

@@ -323,3 +323,74 @@ Test(pool_shortage, what_is_no_shortage_evicts_nothing)
     }
     peer_stop(peer);
 }
+
+/* ---- a spare for which there is no memory */
+
+static pthread_t mux_thread;
+static atomic_bool is_scarce, has_asked, may_answer;
+static atomic_uint slept;
+
+static int note_thread(struct pool_conn *conn, struct pool_actor *actor, void *user)
+{
+    (void)conn, (void)actor, (void)user;
+    mux_thread = pthread_self();
+    return 0;
+}
+
+/* The mux is refused once, and has to wait for the answer. */
+static void *scarce_malloc(size_t size)
+{
+    if (!atomic_load(&is_scarce) || !pthread_equal(pthread_self(), mux_thread))
+        return pl_os_real.malloc(size);
+    atomic_store(&is_scarce, false);
+    atomic_store(&has_asked, true);
+    while (!atomic_load(&may_answer))
+        sched_yield();
+    return NULL;
+}
+
+static int counted_sleep(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
+{
+    atomic_fetch_add(&slept, 1);
+    return pl_os_real.sleep_until(word, expected, deadline_ns);
+}
+
+static bool is_set(void *flag)
+{
+    return atomic_load((atomic_bool *)flag);
+}
+
+static bool has_slept(void *unused)
+{
+    (void)unused;
+    return atomic_load(&slept);
+}
+
+Test(pool_shortage, who_queued_behind_a_spare_that_comes_to_nothing_has_one_opened_at_once)
+{
+    struct peer *peer = PEER();
+    struct pool_conn kept, spare;
+    struct caller waiter;
+    struct pool *pool;
+
+    door = pl_os_real;
+    door.malloc = scarce_malloc;
+    door.sleep_until = counted_sleep;
+    pl_os_replace(&door);
+    pool = MAKE_POOL(.max_per_address = 2, .min_idle = 2, .on_new_connection = note_thread);
+    cr_assert(borrow(pool, peer_address(peer), &kept));
+    cr_assert(borrow(pool, peer_address(peer), &spare));
+    atomic_store(&slept, 0);
+    atomic_store(&is_scarce, true);
+    pool_discard(&spare);
+    cr_assert(wait_until(is_set, &has_asked, VERBS_SOON));
+    cr_assert(queue_caller(&waiter, pool, peer_address(peer), 700));
+    cr_assert(wait_until(has_slept, NULL, VERBS_SOON));
+    atomic_store(&may_answer, true);
+    cr_expect_eq(join_caller(&waiter), POOL_OK);
+    pool_return(&waiter.conn);
+    pool_return(&kept);
+    pool_destroy(pool);
+    pl_os_replace(NULL);
+    peer_stop(peer);
+}

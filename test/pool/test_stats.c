@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "commpool/query.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -123,6 +124,51 @@ Test(pool_stats, births_less_deaths_are_the_living)
     }
     cr_expect_eq(stats.borrowed, 200);
     cr_expect_eq(stats.borrowed - stats.reused, stats.opened);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+static enum pool_status query(struct pool *pool, const struct peer *peer, uint32_t timeout_ms)
+{
+    struct pool_reply *reply = NULL;
+    enum pool_status status = pool_query(pool, peer_address(peer), POOL_TEXT("word"),
+                                         POOL_CALL(.timeout_ms = timeout_ms), &reply);
+
+    pool_reply_free(reply);
+    return status;
+}
+
+/* Also after its address was forgotten, and in its next life. */
+Test(pool_stats, queries_are_counted_and_their_connection_is_shared)
+{
+    struct peer *peer = PEER(.behave = PEER_LINE_ECHO);
+    struct pool *pool = MAKE_POOL(.codec = pool_codec_line(), .park_ms = 60000);
+
+    for (int i = 0; i < 3; i++)
+        cr_expect_eq(query(pool, peer, VERBS_SOON), POOL_OK);
+    cr_expect_eq(STAT(pool, queries), 3);
+    cr_expect_eq(STAT(pool, shared), 1);
+    cr_expect_eq(STAT(pool, lent), 0);
+    cr_expect_eq(pool_clear(pool, NULL, 0), POOL_OK);
+    cr_assert(WAIT_STAT(pool, total, 0));
+    cr_expect_eq(STAT(pool, queries), 3);
+    cr_expect_eq(query(pool, peer, VERBS_SOON), POOL_OK);
+    cr_expect_eq(STAT(pool, queries), 4);
+    cr_expect_eq(STAT(pool, late_replies), 0);
+    cr_expect_eq(STAT(pool, orphans), 0);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+Test(pool_stats, a_reply_that_comes_too_late_is_counted)
+{
+    struct peer *peer = PEER(.behave = PEER_LINE_ECHO, .delay_ms = 800);
+    struct pool *pool = MAKE_POOL(.codec = pool_codec_line());
+
+    cr_expect_eq(query(pool, peer, 400), POOL_E_TIMEOUT_IN_TRANSFER);
+    cr_expect(WAIT_STAT(pool, late_replies, 1));
+    cr_expect_eq(STAT(pool, orphans), 1);
+    cr_expect_eq(STAT(pool, queries), 1);
     pool_destroy(pool);
     peer_stop(peer);
 }

@@ -161,6 +161,40 @@ Test(ticket_blocking, cancels_who_prepares)
     peer_stop(peer);
 }
 
+static int fail_to_prepare(struct pool_conn *conn, void *user)
+{
+    (void)conn;
+    (void)user;
+    return -1;
+}
+
+static enum pool_decision cancel_and_go_on(const struct pool_error *error, void *user)
+{
+    struct talker *talker = user;
+
+    (void)error;
+    if (!atomic_exchange(&talker->is_in_use, true))
+        cr_expect(pool_ticket_cancel(talker->ticket));
+    return POOL_CONTINUE;
+}
+
+Test(ticket_blocking, cancels_between_two_attempts_of_which_one_failed_to_prepare)
+{
+    struct peer *peer = PEER();
+    struct talker talker = { .ticket = NULL };
+    struct pool *pool = MAKE_POOL(.prepare = fail_to_prepare, .on_error = cancel_and_go_on,
+                                  .user = &talker);
+    struct pool_conn conn;
+
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.ticket = &talker.ticket), &conn),
+                 POOL_E_CANCELED);
+    cr_expect_eq(STAT(pool, opened), 1);
+    cr_expect_not(pool_ticket_cancel(talker.ticket), "it is over");
+    pool_ticket_free(talker.ticket);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
 Test(ticket_blocking, wakes_who_is_blocked_inside_use)
 {
     struct peer *peer = PEER(.behave = PEER_SILENT);

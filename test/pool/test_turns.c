@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "net/connection.h"
+#include "pool/lent_user.h"
+#include "support/asks.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -86,17 +88,6 @@ static bool await(atomic_uint *count, unsigned least)
 #define WITH_TURN(turn, ...) \
     MAKE_POOL(.on_new_connection = hook, .user = (turn), .max_per_address = 1, __VA_ARGS__)
 
-static void park_one(struct pool *pool, const struct peer *peer)
-{
-    struct pool_conn conn;
-    int fd;
-
-    cr_assert(borrow(pool, peer_address(peer), &conn));
-    fd = pool_conn_fd(&conn);
-    cr_assert_eq(pool_return(&conn), POOL_OK);
-    cr_assert(wait_parked(fd));
-}
-
 /* Its actor's turn is over: in the middle of one it is watched, too, and counted as idle. */
 static bool is_parked(void *slot)
 {
@@ -110,7 +101,7 @@ Test(turns, an_actors_bound_of_silence_does_not_reach_the_next_loan)
     struct pool *pool = WITH_TURN(&turn, .park_ms = 1);
     struct pool_conn conn;
 
-    park_one(pool, peer);
+    cr_assert_geq(leave_parked(pool, peer_address(peer)), 0);
     peer_push(peer, 0, "push", 4);
     cr_assert(await(&turn.heard, 1));
     cr_assert(wait_until(is_parked, turn.conn.slot, VERBS_SOON));
@@ -128,7 +119,7 @@ Test(turns, an_actors_watch_does_not_take_what_its_next_turn_is_for)
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = WITH_TURN(&turn, .park_ms = 1);
 
-    park_one(pool, peer);
+    cr_assert_geq(leave_parked(pool, peer_address(peer)), 0);
     for (unsigned i = 1; i <= 3; i++) {
         peer_push(peer, 0, "message", 7);
         cr_assert(await(&turn.heard, i));
@@ -148,7 +139,7 @@ Test(turns, ready_that_nobody_waits_for_is_forgotten)
     struct pool *pool = WITH_TURN(&turn, .park_ms = 1);
     struct pool_conn conn;
 
-    park_one(pool, peer);
+    cr_assert_geq(leave_parked(pool, peer_address(peer)), 0);
     peer_push(peer, 0, "half", 4);
     cr_assert(await(&turn.heard, 1));
     cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 100), &conn),
@@ -163,7 +154,7 @@ Test(turns, idle_time_is_kept_after_a_late_ready)
     struct peer *peer = PEER(.own_process = true);
     struct pool *pool = WITH_TURN(&turn, .park_ms = 1, .idle_ms = 200);
 
-    park_one(pool, peer);
+    cr_assert_geq(leave_parked(pool, peer_address(peer)), 0);
     peer_push(peer, 0, "half", 4);
     cr_assert(await(&turn.heard, 1));
     cr_assert_eq(poll(NULL, 0, 300), 0, "the actor takes longer than the connection may be idle");
@@ -234,56 +225,6 @@ Test(turns, a_number_that_was_replaced_while_the_hook_took_its_time_is_left_alon
     peer_stop(peer);
 }
 
-struct hold {
-    atomic_bool is_held, may_go;
-};
-
-static bool may_go(void *argument)
-{
-    return atomic_load(&((struct hold *)argument)->may_go);
-}
-
-static void hold_mux(void *user)
-{
-    struct hold *hold = user;
-
-    atomic_store(&hold->is_held, true);
-    wait_until(may_go, hold, VERBS_SOON);
-}
-
-static bool is_held(void *argument)
-{
-    return atomic_load(&((struct hold *)argument)->is_held);
-}
-
-static void *run_mux(void *mux)
-{
-    cr_expect_eq(pool_mux_run(mux), POOL_OK);
-    return NULL;
-}
-
-static void say_running(void *user)
-{
-    atomic_store((atomic_bool *)user, true);
-}
-
-static bool is_running(void *flag)
-{
-    return atomic_load((atomic_bool *)flag);
-}
-
-/* On a thread of its own, which from then on is its home. */
-static pthread_t start_mux(struct pool_mux *mux)
-{
-    static atomic_bool runs;
-    pthread_t thread;
-
-    cr_assert_eq(pthread_create(&thread, NULL, run_mux, mux), 0);
-    cr_assert_eq(pool_mux_post(mux, say_running, &runs), POOL_OK);
-    cr_assert(wait_until(is_running, &runs, VERBS_SOON));
-    return thread;
-}
-
 static bool is_put_aside(void *pool)
 {
     return STAT(pool, waiting) == 1;
@@ -293,38 +234,33 @@ static bool is_put_aside(void *pool)
 Test(turns, an_actor_hears_nothing_of_other_codes_socket)
 {
     static struct turn turn = { .listens = true };
-    static struct hold hold;
+    static struct mux_hold hold;
     struct peer *peer = PEER(.own_process = true);
-    struct pool_mux *mux;
+    struct mux_thread mux;
     struct pool *pool;
     struct pool_conn conn;
     struct caller caller;
-    pthread_t thread;
     int fd, far;
 
-    cr_assert_eq(pool_mux_create(&mux), POOL_OK);
-    pool = WITH_TURN(&turn, .mux = mux, .park_ms = POOL_NONE);
-    thread = start_mux(mux);
+    cr_assert(start_mux_thread(&mux));
+    pool = WITH_TURN(&turn, .mux = mux.mux, .park_ms = POOL_NONE);
     cr_assert(borrow(pool, peer_address(peer), &conn));
     fd = pool_conn_fd(&conn);
     cr_assert_eq(pool_return(&conn), POOL_OK);
-    cr_assert_eq(pool_mux_post(mux, hold_mux, &hold), POOL_OK);
-    cr_assert(wait_until(is_held, &hold, VERBS_SOON));
+    cr_assert(hold_mux(mux.mux, &hold));
     peer_push(peer, 0, "push", 4);
     cr_assert_eq(listen_to(fd, VERBS_SOON), HEARD_BYTES);
     cr_assert(start_caller(&caller, pool, peer_address(peer), VERBS_SOON));
     cr_assert(wait_until(is_put_aside, pool, VERBS_SOON));
     far = take_number(fd);
     cr_assert(write_exactly(far, "FOREIGN", 7, VERBS_SOON));
-    atomic_store(&hold.may_go, true);
+    let_mux_go(&hold);
     cr_expect_eq(join_caller(&caller), POOL_OK);
     cr_expect_eq(atomic_load(&turn.heard), 0);
     cr_expect_eq(listen_to(fd, 0), HEARD_BYTES, "they are still the other code's");
     cr_expect_eq(pool_return(&caller.conn), POOL_OK);
-    pool_mux_stop(mux);
-    pthread_join(thread, NULL);
     pool_destroy(pool);
-    pool_mux_destroy(mux);
+    stop_mux_thread(&mux);
     close(fd);
     close(far);
     peer_stop(peer);
@@ -352,5 +288,90 @@ Test(turns, what_was_marked_as_dead_is_neither_shut_down_nor_closed)
             pool_destroy(pool);
         close(fd);
     }
+    peer_stop(peer);
+}
+
+static void write_late(void *argument)
+{
+    struct lent_user *user = argument;
+
+    user->status = pool_write(&user->ask.conn, "ours", 4);
+}
+
+/* Not by calls that go event by event either. */
+Test(turns, nothing_is_written_to_what_was_marked_as_dead)
+{
+    struct peer *peer = PEER(.own_process = true);
+    struct lent_user *user = LENT_USER(peer, .park_ms = POOL_NONE);
+    int fd = pool_conn_fd(&user->ask.conn);
+    char heard[5] = "";
+
+    lent_watch(user);
+    cr_expect_eq(pool_mark_as_dead(user->pool, fd), 1);
+    lent_on_mux(user, write_late);
+    cr_expect_eq(user->status, POOL_E_BROKEN);
+    cr_expect(write_exactly(fd, "mine", 4, VERBS_SOON));
+    cr_expect_eq(listen_to(fd, VERBS_SOON), HEARD_BYTES);
+    cr_expect(read_exactly(fd, heard, 4, VERBS_SOON));
+    cr_expect_str_eq(heard, "mine", "and nothing before");
+    lent_end(user, peer);
+    close(fd);
+}
+
+/* No event may ever come of a number that other code closed. */
+Test(turns, whoever_waits_for_events_hears_that_his_number_was_marked_as_dead)
+{
+    struct peer *peer = PEER(.own_process = true);
+    struct lent_user *user = lent_user_with(peer, POOL_OPTIONS(.park_ms = POOL_NONE),
+                                            POOL_CALL(.timeout_ms = POOL_NONE));
+    int fd = pool_conn_fd(&user->ask.conn);
+
+    lent_watch(user);
+    close(fd);
+    cr_expect_eq(pool_mark_as_dead(user->pool, fd), 1);
+    cr_expect(lent_wait(&user->errors, 1));
+    cr_expect_eq(user->error.status, POOL_E_BROKEN, "%s", user->error.text);
+    lent_end(user, peer);
+}
+
+Test(turns, whoever_waits_for_events_hears_that_the_pool_has_his_number_for_another)
+{
+    struct peer *peer = PEER(.own_process = true);
+    struct lent_user *user = lent_user_with(peer, POOL_OPTIONS(.park_ms = POOL_NONE),
+                                            POOL_CALL(.timeout_ms = POOL_NONE));
+    int fd = pool_conn_fd(&user->ask.conn);
+    struct pool_conn conn;
+
+    lent_watch(user);
+    close(fd);
+    cr_assert(borrow(user->pool, peer_address(peer), &conn));
+    cr_assert_eq(pool_conn_fd(&conn), fd, "the test needs the number again");
+    cr_expect(lent_wait(&user->errors, 1));
+    cr_expect_eq(user->error.status, POOL_E_BROKEN, "%s", user->error.text);
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    lent_end(user, peer);
+}
+
+static bool is_armed(void *fd)
+{
+    return is_watched(*(int *)fd);
+}
+
+Test(turns, what_an_actor_has_in_hand_ends_when_its_number_is_marked_as_dead)
+{
+    static struct turn turn = { .listens = true, .is_late = true };
+    struct peer *peer = PEER(.own_process = true);
+    struct pool *pool = WITH_TURN(&turn, .park_ms = 1);
+    int fd = leave_parked(pool, peer_address(peer));
+
+    cr_assert_geq(fd, 0);
+    peer_push(peer, 0, "half", 4);
+    cr_assert(await(&turn.heard, 1));
+    cr_assert(wait_until(is_armed, &fd, VERBS_SOON), "for the other half");
+    close(fd);
+    cr_expect_eq(pool_mark_as_dead(pool, fd), 1);
+    cr_expect(WAIT_STAT(pool, closed[POOL_CLOSE_STOLEN], 1));
+    cr_expect_eq(STAT(pool, total), 0);
+    pool_destroy(pool);
     peer_stop(peer);
 }

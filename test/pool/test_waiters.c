@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/os.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -31,7 +32,7 @@ Test(pool_waiters, waiters_are_served_in_the_order_in_which_they_came)
         cr_expect_eq(pool_conn_id(&callers[i].conn), 1);
         cr_assert_eq(pool_return(&callers[i].conn), POOL_OK);
     }
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 1);
+    cr_expect_eq(peer_accepted(peer, 1), 1);
     pool_destroy(pool);
     peer_stop(peer);
 }
@@ -274,6 +275,75 @@ Test(pool_waiters, threads_that_take_the_warm_path_starve_nobody)
     atomic_store(&one.is_over, true);
     pthread_join(hogs, NULL);
     pool_destroy(pool);
+    peer_stop(peer);
+}
+
+/* ---- what it got was no good */
+
+static struct pl_os os;
+static atomic_uint slept;
+static pthread_mutex_t wake_gate = PTHREAD_MUTEX_INITIALIZER; /* who is woken passes it */
+static pthread_mutex_t open_gate = PTHREAD_MUTEX_INITIALIZER; /* what is opened passes it */
+
+static int gated_sleep(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
+{
+    int status;
+
+    atomic_fetch_add(&slept, 1);
+    status = pl_os_real.sleep_until(word, expected, deadline_ns);
+    pthread_mutex_lock(&wake_gate);
+    pthread_mutex_unlock(&wake_gate);
+    return status;
+}
+
+static bool has_slept(void *unused)
+{
+    (void)unused;
+    return atomic_load(&slept);
+}
+
+static int gated_opening(struct pool_conn *conn, struct pool_actor *actor, void *user)
+{
+    (void)conn, (void)actor, (void)user;
+    pthread_mutex_lock(&open_gate);
+    pthread_mutex_unlock(&open_gate);
+    return 0;
+}
+
+/* The other one queues while the first is on its way to a connection that has ended. */
+Test(pool_waiters, who_was_served_what_has_ended_keeps_its_place_in_a_queue_that_is_full)
+{
+    struct peer *peer = PEER();
+    struct caller first, other;
+    struct pool *pool;
+    struct pool_conn conn;
+
+    os = pl_os_real;
+    os.sleep_until = gated_sleep;
+    pl_os_replace(&os);
+    pool = MAKE_POOL(.max_per_address = 1, .max_waiters = 1, .barge_ms = POOL_ZERO,
+                     .on_new_connection = gated_opening);
+    cr_assert(borrow(pool, peer_address(peer), &conn));
+    atomic_store(&slept, 0);
+    cr_assert(queue_caller(&first, pool, peer_address(peer), VERBS_SOON));
+    cr_assert(wait_until(has_slept, NULL, VERBS_SOON));
+    pthread_mutex_lock(&wake_gate);
+    pthread_mutex_lock(&open_gate);
+    cr_assert_eq(peer_close_all(peer), 1);
+    cr_assert_eq(listen_to(pool_conn_fd(&conn), VERBS_SOON), HEARD_END);
+    cr_assert_eq(pool_return(&conn), POOL_OK);
+    cr_assert(queue_caller(&other, pool, peer_address(peer), VERBS_SOON));
+    pthread_mutex_unlock(&wake_gate);
+    cr_expect(WAIT_STAT(pool, waiting, 2));
+    pthread_mutex_unlock(&open_gate);
+    cr_assert_eq(join_caller(&first), POOL_OK);
+    cr_expect_not(other.is_back);
+    cr_expect_eq(pool_conn_id(&first.conn), 2);
+    cr_assert_eq(pool_return(&first.conn), POOL_OK);
+    cr_assert_eq(join_caller(&other), POOL_OK);
+    cr_assert_eq(pool_return(&other.conn), POOL_OK);
+    pool_destroy(pool);
+    pl_os_replace(NULL);
     peer_stop(peer);
 }
 

@@ -247,6 +247,16 @@ static int outside_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex,
     return result;
 }
 
+static int outside_sleep_until(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
+{
+    int result;
+
+    schedule_leave();
+    result = pl_os_real.sleep_until(word, expected, deadline_ns);
+    schedule_come();
+    return result;
+}
+
 void schedule_begin(uint64_t seed, unsigned spacing)
 {
     static struct pl_os door;
@@ -257,6 +267,7 @@ void schedule_begin(uint64_t seed, unsigned spacing)
     door.epoll_wait = outside_epoll_wait;
     door.thread_join = outside_thread_join;
     door.wait_until = outside_wait_until;
+    door.sleep_until = outside_sleep_until;
     pl_os_replace(&door);
     schedule.seed = schedule.chance = seed;
     schedule.runners = 0;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "support/asks.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -176,6 +177,59 @@ Test(actor, hears_all_that_comes_between_borrows_and_borrowers_hear_none_of_it)
 {
     push_between_borrows(POOL_NONE); /* the borrower finds it */
     push_between_borrows(1); /* the mux or the borrower, whoever comes first */
+}
+
+struct hasty {
+    struct pool *pool;
+    const char *address;
+    enum pool_status status;
+};
+
+static void *borrow_hastily(void *user)
+{
+    struct hasty *hasty = user;
+    struct pool_conn conn;
+
+    hasty->status = pool_borrow(hasty->pool, hasty->address,
+                                POOL_CALL(.flags = POOL_DONT_WAIT, .timeout_ms = VERBS_SOON),
+                                &conn);
+    return NULL;
+}
+
+/* Who comes first finds a message on it and goes; when it was heard, the connection is
+ * anybody's. */
+Test(actor, a_connection_that_was_put_aside_to_be_heard_is_lent_again)
+{
+    static struct inbox inbox;
+    static struct mux_hold hold;
+    struct peer *peer = PEER(.own_process = true);
+    struct mux_thread mux;
+    struct pool *pool;
+    struct hasty hasty = { .address = peer_address(peer) };
+    struct pool_conn conn;
+    pthread_t other;
+    int fd;
+
+    cr_assert(start_mux_thread(&mux));
+    hasty.pool = pool =
+        WITH_ACTOR(&inbox, .mux = mux.mux, .max_per_address = 1, .park_ms = POOL_NONE);
+    fd = leave_idle(pool, peer);
+    push_frames(peer, 0, 1);
+    cr_assert(wait_arrived(fd, &inbox, FRAME));
+    cr_assert(hold_mux(mux.mux, &hold));
+    cr_assert_eq(pthread_create(&other, NULL, borrow_hastily, &hasty), 0);
+    pthread_join(other, NULL);
+    cr_expect_eq(hasty.status, POOL_E_FULL);
+    let_mux_go(&hold);
+    cr_assert(wait_heard(&inbox, FRAME));
+    cr_assert(WAIT_STAT(pool, idle, 1));
+    cr_expect_eq(pool_borrow(pool, peer_address(peer), POOL_CALL(.timeout_ms = 2000), &conn),
+                 POOL_OK);
+    pool_return(&conn);
+    cr_expect_eq(STAT(pool, opened), 1);
+    pool_destroy(pool);
+    stop_mux_thread(&mux);
+    peer_stop(peer);
 }
 
 /* And the other way round: what comes during a loan is the borrower's alone. */

@@ -552,7 +552,7 @@ Test(hook, sees_each_fresh_socket_before_it_connects_and_may_refuse_it)
     cr_expect_eq(error.phase, POOL_PHASE_CONNECT);
     cr_expect_eq(fresh.sockets, 2);
     cr_expect(WAIT_STAT(pool, total, 0));
-    cr_expect_eq(peer_count(peer, PEER_ACCEPTED), 1);
+    cr_expect_eq(peer_accepted(peer, 1), 1);
     pool_destroy(pool);
     peer_stop(peer);
 }

@@ -29,9 +29,9 @@ static struct peer *peer;
 static struct pool *pool;
 static atomic_ullong wakeups, loans, timeouts, lines, duels_fought;
 
-static int counting_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
+static int counting_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
 {
-    int result = pl_os_real.wait_until(condition, mutex, deadline_ns);
+    int result = pl_os_real.sleep_until(word, expected, deadline_ns);
 
     if (result != -ETIMEDOUT)
         atomic_fetch_add(&wakeups, 1);
@@ -308,7 +308,7 @@ int main(int argc, char **argv)
 
     stress_begin(argc, argv, 5);
     door = pl_os_real;
-    door.wait_until = counting_wait;
+    door.sleep_until = counting_wait;
     pl_os_replace(&door);
     peer = PEER(.behave = PEER_TOKEN, .own_process = true, .every_loopback = true,
                 .record_connections = 1);

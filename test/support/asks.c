@@ -143,3 +143,31 @@ void stop_mux_thread(struct mux_thread *thread)
     pthread_join(thread->thread, NULL);
     pool_mux_destroy(thread->mux);
 }
+
+static bool is_held(void *hold)
+{
+    return atomic_load(&((struct mux_hold *)hold)->is_held);
+}
+
+static bool may_go(void *hold)
+{
+    return atomic_load(&((struct mux_hold *)hold)->may_go);
+}
+
+static void stay(void *user)
+{
+    struct mux_hold *hold = user;
+
+    atomic_store(&hold->is_held, true);
+    wait_until(may_go, hold, VERBS_SOON);
+}
+
+bool hold_mux(struct pool_mux *mux, struct mux_hold *hold)
+{
+    return pool_mux_post(mux, stay, hold) == POOL_OK && wait_until(is_held, hold, VERBS_SOON);
+}
+
+void let_mux_go(struct mux_hold *hold)
+{
+    atomic_store(&hold->may_go, true);
+}

@@ -58,4 +58,12 @@ struct mux_thread {
 bool start_mux_thread(struct mux_thread *thread);
 void stop_mux_thread(struct mux_thread *thread); /* and destroys the mux */
 
+/* Keeps that thread from all else, from the one call to the other. */
+struct mux_hold {
+    atomic_bool is_held, may_go;
+};
+
+bool hold_mux(struct pool_mux *mux, struct mux_hold *hold);
+void let_mux_go(struct mux_hold *hold);
+
 #endif

@@ -178,6 +178,12 @@ bool peer_wait_accepted(struct peer *peer, uint64_t least, unsigned within_ms)
     return peer_wait_least(peer, PEER_ACCEPTED, least, within_ms);
 }
 
+uint64_t peer_accepted(struct peer *peer, uint64_t least)
+{
+    (void)!peer_wait_accepted(peer, least, 20000);
+    return peer_count(peer, PEER_ACCEPTED);
+}
+
 bool peer_wait_open(struct peer *peer, uint64_t exact, unsigned within_ms)
 {
     return peer_wait_exact(peer, PEER_OPEN, exact, within_ms);

@@ -136,6 +136,9 @@ bool peer_wait_least(struct peer *peer, enum peer_counter counter, uint64_t leas
 bool peer_wait_exact(struct peer *peer, enum peer_counter counter, uint64_t exact,
                      unsigned within_ms);
 bool peer_wait_accepted(struct peer *peer, uint64_t least, unsigned within_ms);
+/* How many, once they are so many: it accepts on its own time, after the connecting side is done.
+ * In vain it waits for 20 s. */
+uint64_t peer_accepted(struct peer *peer, uint64_t least);
 bool peer_wait_open(struct peer *peer, uint64_t exact, unsigned within_ms);
 bool peer_wait_bytes_in(struct peer *peer, uint64_t least, unsigned within_ms);
 bool peer_wait_requests(struct peer *peer, uint64_t least, unsigned within_ms);

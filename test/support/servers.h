@@ -17,13 +17,17 @@
 
 #include "support/authority.h"
 
-#define NGINX_SMALL "hello from nginx\n" /* "/" and "/small.txt"; "/kilo.txt" is 1,024 times 'k' */
+/* Of nginx: "/" and "/small.txt"; "/kilo.txt" is 1,024 times 'k', and "/packed/kilo.txt" comes in
+ * chunks for who accepts gzip; "/none" is 204; "/echo/..." repeats its path, and so does
+ * "/few/...", where a connection ends after so many requests. */
+#define NGINX_SMALL "hello from nginx\n"
+#define NGINX_FEW 50
 
 struct server;
 
 /* Each answers NULL, and server_why_not() says why, when the server is not installed or does not
- * start. End them with server_stop(). Redis keeps nothing on disk, has a unix socket too, and
- * wants `password` unless that is NULL. */
+ * start. End them with server_stop(). Redis keeps nothing on disk, has a unix socket too, allows
+ * DEBUG, and wants `password` unless that is NULL. */
 struct server *redis_start(const char *password);
 struct server *nginx_start(void);
 struct server *memcached_start(void);

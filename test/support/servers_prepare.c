@@ -73,6 +73,23 @@ static void argue_redis_port(struct server *server)
     server_argue(server, "%d", server->port);
 }
 
+/* DEBUG must be allowed since Redis 7, and what allows it is unknown before. */
+static bool must_allow_debug(const struct server *server)
+{
+    char command[300], words[80] = "";
+    const char *version;
+    FILE *said;
+
+    snprintf(command, sizeof(command), "%s --version", server->program);
+    said = popen(command, "re");
+    if (said && !fgets(words, sizeof(words), said))
+        words[0] = 0;
+    if (said)
+        pclose(said);
+    version = strstr(words, "v=");
+    return version && atoi(version + 2) >= 7;
+}
+
 bool server_prepare_redis(struct server *server)
 {
     argue_pair(server, "--bind", "127.0.0.1");
@@ -84,6 +101,8 @@ bool server_prepare_redis(struct server *server)
     argue_pair(server, "--appendonly", "no");
     argue_pair(server, "--daemonize", "no");
     argue_pair(server, "--maxclients", "10000");
+    if (must_allow_debug(server))
+        argue_pair(server, "--enable-debug-command", "yes");
     if (server->password[0])
         argue_pair(server, "--requirepass", server->password);
     snprintf(server->unix_address, sizeof(server->unix_address), "unix://%s/redis",
@@ -102,10 +121,16 @@ bool server_prepare_nginx(struct server *server)
         "    client_body_temp_path %s/body;\n    proxy_temp_path %s/proxy;\n"
         "    fastcgi_temp_path %s/fastcgi;\n"
         "    uwsgi_temp_path %s/uwsgi;\n    scgi_temp_path %s/scgi;\n"
-        "    server { listen 127.0.0.1:%d%s; root %s/www; index small.txt; }\n"
+        "    server {\n"
+        "        listen 127.0.0.1:%d%s; root %s/www; index small.txt;\n"
+        "        location /echo/ { return 200 \"$request_uri\"; }\n"
+        "        location /few/ { keepalive_requests %d; return 200 \"$request_uri\"; }\n"
+        "        location /none { return 204; }\n"
+        "        location /packed/ { alias %s/www/; gzip on; gzip_types text/plain; }\n"
+        "    }\n"
         "}\n";
     const char *at = server->directory;
-    char text[2048], kilo[1025], path[160], secure[400] = "";
+    char text[4096], kilo[1025], path[160], secure[400] = "";
 
     snprintf(path, sizeof(path), "%s/www", at);
     mkdir(path, 0700);
@@ -116,7 +141,8 @@ bool server_prepare_nginx(struct server *server)
                  " ssl; ssl_certificate %s/certificate.pem; ssl_certificate_key %s/key.pem; "
                  "ssl_session_cache shared:test:1m; ssl_protocols %s",
                  at, at, server->protocols);
-    snprintf(text, sizeof(text), configuration, at, at, at, at, at, at, server->port, secure, at);
+    snprintf(text, sizeof(text), configuration, at, at, at, at, at, at, server->port, secure, at,
+             NGINX_FEW, at);
     snprintf(server->proof, sizeof(server->proof), "%s/pid", at);
     argue_pair(server, "-p", at);
     server_argue(server, "-e");

@@ -265,6 +265,11 @@ struct signal_storm *start_signal_storm(unsigned hz)
     return NULL;
 }
 
+uint64_t signals_so_far(const struct signal_storm *storm)
+{
+    return atomic_load(&storm->count);
+}
+
 uint64_t stop_signal_storm(struct signal_storm *storm)
 {
     uint64_t count;

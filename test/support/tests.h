@@ -51,6 +51,7 @@ bool wait_until(predicate_fn *holds, void *argument, unsigned within_ms);
 struct signal_storm;
 struct signal_storm *start_signal_storm(unsigned hz);       /* NULL: no timer to be had */
 uint64_t stop_signal_storm(struct signal_storm *storm);
+uint64_t signals_so_far(const struct signal_storm *storm);
 
 /* Reads or writes all of it on a blocking or non-blocking socket; false at an end, an error or
  * after `within_ms`. */

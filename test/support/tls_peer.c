@@ -211,6 +211,23 @@ static bool obey(SSL *ssl, int fd, const char *order)
     return false;
 }
 
+static bool echo(SSL *ssl, const struct served *served, const char *bytes, int size)
+{
+    int most = served->peer->options.record_size ? served->peer->options.record_size : size;
+    int on = 1, off = 0, done = 0;
+
+    setsockopt(served->fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
+    while (done < size) {
+        int record = size - done < most ? size - done : most;
+
+        if (SSL_write(ssl, bytes + done, record) != record)
+            break;
+        done += record;
+    }
+    setsockopt(served->fd, IPPROTO_TCP, TCP_CORK, &off, sizeof(off));
+    return done == size;
+}
+
 static bool answer(SSL *ssl, struct served *served, char *request, int size)
 {
     int fd = served->fd;
@@ -228,7 +245,7 @@ static bool answer(SSL *ssl, struct served *served, char *request, int size)
     }
     if (*request == '<' && request[size - 1] == '>')
         return obey(ssl, fd, request);
-    return SSL_write(ssl, request, size) == size;
+    return echo(ssl, served, request, size);
 }
 
 static void note_handshake(struct tls_peer *peer, const SSL *ssl)
@@ -465,6 +482,8 @@ unsigned tls_peer_tell(struct tls_peer *peer, const char *order)
     unsigned count = 0;
 
     pthread_mutex_lock(&peer->lock);
+    while (peer->due)                   /* somebody else's order is being carried out */
+        pthread_cond_wait(&peer->told, &peer->lock);
     peer->order = order;
     for (unsigned i = 0; i < TLS_PEER_MOST && peer->served[i].peer; i++) {
         if (peer->served[i].fd >= 0)

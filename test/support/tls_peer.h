@@ -44,6 +44,7 @@ struct tls_peer_options {
     int security_level; /* of its own */
     const char *ciphers;
     long ticket_lifetime_s; /* 0: OpenSSL's */
+    int record_size; /* each echo leaves in records of so many bytes, at once; 0: in one */
 };
 
 struct tls_peer;

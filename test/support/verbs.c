@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "net/connection.h"
 #include "support/tests.h"
 
 struct wanted_stat {
@@ -150,14 +151,30 @@ bool is_watched(int fd)
     return found;
 }
 
+/* Watched alone does not do: it is that before the mux has let go of it. */
 static bool is_parked(void *argument)
 {
-    return is_watched(*(int *)argument);
+    const int *fd = argument;
+    struct pl_connection *connection = pl_fd_table_get(*fd);
+
+    return connection && pl_word_state(atomic_load(&connection->word)) == PL_PARKED &&
+           is_watched(*fd);
 }
 
 bool wait_parked(int fd)
 {
     return wait_until(is_parked, &fd, VERBS_SOON);
+}
+
+int leave_parked(struct pool *pool, const char *address)
+{
+    struct pool_conn conn;
+    int fd;
+
+    if (!borrow(pool, address, &conn))
+        return -1;
+    fd = pool_conn_fd(&conn);
+    return !pool_return(&conn) && wait_parked(fd) ? fd : -1;
 }
 
 const char *loopback_at(const struct peer *peer, unsigned number)

@@ -48,10 +48,16 @@ bool borrow(struct pool *pool, const char *address, struct pool_conn *conn);
 uint64_t stat_at(struct pool *pool, size_t offset);
 bool wait_stat(struct pool *pool, size_t offset, uint64_t value);
 
-/* Whether a connection is parked, which no number of the pool tells: is its descriptor watched for
- * reading in an epoll set of this process? */
+/* Is a descriptor watched for reading in an epoll set of this process? */
 bool is_watched(int fd);
+
+/* Waits until the connection of a descriptor is parked, which no number of the pool tells: whoever
+ * borrows then gets it, and has no other one opened. */
 bool wait_parked(int fd);
+
+/* Leaves one connection parked that was borrowed and returned; answers its descriptor, -1: it was
+ * not parked in time, or not to be had. */
+int leave_parked(struct pool *pool, const char *address);
 
 /* The address of a peer with .every_loopback by number: one port, many hosts. The text is good
  * until the fourth call after this one, by this thread. */

@@ -25,5 +25,7 @@ const struct scenario *const torture_scenarios[] = {
     &scene_name_silent, &scene_name_refused, &scene_name_family, &scene_name_unknown,
     &scene_name_nobody, &scene_name_late, &scene_name_connect_ms, &scene_name_cancel,
     &scene_name_clear, &scene_name_end, &scene_name_moves, &scene_name_unread,
-    &scene_filter_refuses, &scene_filter_asks, &scene_filter_ends, NULL
+    &scene_filter_refuses, &scene_filter_asks, &scene_filter_ends,
+    &scene_query, &scene_query_async, &scene_query_full, &scene_query_post, &scene_query_vain,
+    &scene_query_behind, &scene_query_closed, &scene_query_end, NULL
 };

@@ -53,4 +53,8 @@ extern const struct scenario scene_name_silent, scene_name_refused, scene_name_f
 /* scenes_filter.c */
 extern const struct scenario scene_filter_refuses, scene_filter_asks, scene_filter_ends;
 
+/* scenes_query.c */
+extern const struct scenario scene_query, scene_query_async, scene_query_full, scene_query_post,
+    scene_query_vain, scene_query_behind, scene_query_closed, scene_query_end;
+
 #endif

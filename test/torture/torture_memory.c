@@ -27,7 +27,6 @@
 #include "world/fault.h"
 
 #define WARM_UPS 3
-#define CALL_MS 200 /* while memory may be missing */
 #define WELL_MS 10000
 #define PATIENCE_MS 2700 /* c-ares asks a server again after 2,000 */
 #define SAMPLE 37
@@ -53,6 +52,7 @@ struct scene {
     enum memory_of of;
     unsigned step; /* 1: every allocation fails in turn, once */
     unsigned sample; /* and those of which so many apart from then on, which takes time */
+    uint32_t call_ms; /* while memory is missing: what waits for it has that long */
     void (*set_up)(struct run *run); /* of the pool; not under the fault */
     void (*play)(struct run *run);
     void (*tear_down)(struct run *run);
@@ -161,7 +161,8 @@ static bool connect_and_talk(struct run *run, bool *is_resumed)
 
     pool_clear(run->pool, NULL, 0);
     if (start_ask(&ask, run->pool, run->address,
-                  POOL_CALL(.timeout_ms = run->is_strict ? WELL_MS : CALL_MS, .error = &error))) {
+                  POOL_CALL(.timeout_ms = run->is_strict ? WELL_MS : run->scene->call_ms,
+                            .error = &error))) {
         check_failure(run, &error);
         return false;
     }
@@ -215,8 +216,8 @@ static void shake_hands(struct run *run)
         CHECK(run, was_good && is_resumed);
 }
 
-static const struct scene handshakes = { "handshakes", MEMORY_OPENSSL, 1, 4 * SAMPLE, open_secure,
-                                         shake_hands, close_pool };
+static const struct scene handshakes = { "handshakes", MEMORY_OPENSSL, 1, 4 * SAMPLE, 2000,
+                                         open_secure, shake_hands, close_pool };
 
 static void open_named(struct run *run)
 {
@@ -232,8 +233,8 @@ static void find_peer(struct run *run)
     connect_and_talk(run, &is_resumed);
 }
 
-static const struct scene lookups = { "lookups", MEMORY_CARES, 1, 3, open_named, find_peer,
-                                      close_pool };
+static const struct scene lookups = { "lookups", MEMORY_CARES, 1, 3, 200,
+                                      open_named, find_peer, close_pool };
 
 /* Settings are made, and made anew, and serve. */
 static void make_settings(struct run *run)
@@ -268,8 +269,8 @@ static void make_settings(struct run *run)
     pool_tls_free(tls);
 }
 
-static const struct scene settings = { "settings", MEMORY_OPENSSL, SAMPLE, 1, open_secure,
-                                       make_settings, close_pool };
+static const struct scene settings = { "settings", MEMORY_OPENSSL, SAMPLE, 1, 2000,
+                                       open_secure, make_settings, close_pool };
 
 static const struct scene *const scenes[] = { &handshakes, &lookups, &settings };
 

@@ -2,6 +2,7 @@
  * threads. */
 #include <errno.h>
 #include <malloc.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -119,22 +120,38 @@ static void door_thread_detach(pthread_t thread)
     (void)thread; /* its steps go on until it is over, joined or not */
 }
 
-/* One thing happens, and whoever waits looks again: conditions may wake without a reason. */
-static int door_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
+/* One thing happens, and whoever waits looks again: sleepers may wake without a reason. */
+static int door_sleep_until(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline_ns)
 {
     struct world *world = world_current;
-    bool is_late = world->now_ns >= deadline_ns;
 
-    (void)condition;
     world_note_call(world);
     if (world->running)
         world_fail("a thread of the library's own waits inside its step");
-    if (is_late)
+    if (atomic_load(word) != expected)
+        return -EAGAIN;
+    if (world->now_ns >= deadline_ns)
         return -ETIMEDOUT;
-    pthread_mutex_unlock(mutex);
     world_turn(world, deadline_ns);
-    pthread_mutex_lock(mutex);
     return 0;
+}
+
+static void door_wake(_Atomic uint32_t *word)
+{
+    (void)word;
+    world_note_call(world_current);
+}
+
+static int door_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline_ns)
+{
+    _Atomic uint32_t word = 0;
+    int result;
+
+    (void)condition;
+    pthread_mutex_unlock(mutex);
+    result = door_sleep_until(&word, 0, deadline_ns);
+    pthread_mutex_lock(mutex);
+    return result;
 }
 
 /* There is no file in the world. */
@@ -155,6 +172,11 @@ static ssize_t door_recvfrom(int fd, const struct iovec *into, int flags, struct
     if (got >= 0 && from_size)
         *from_size = 0;
     return got;
+}
+
+static uint32_t door_processors(void)
+{
+    return 1;
 }
 
 static uint64_t door_descriptor_limit(void)
@@ -234,7 +256,10 @@ static const struct pl_os world_table = {
     .thread_join = door_thread_join,
     .thread_detach = door_thread_detach,
     .wait_until = door_wait_until,
+    .sleep_until = door_sleep_until,
+    .wake = door_wake,
     .file_stamp = door_file_stamp,
+    .processors = door_processors,
     .descriptor_limit = door_descriptor_limit,
     .free_descriptors = door_free_descriptors,
     .read_file = door_read_file,

@@ -21,7 +21,8 @@ static const struct {
     { IPPROTO_TCP, TCP_NODELAY, sizeof(int) },      { IPPROTO_TCP, TCP_KEEPIDLE, sizeof(int) },
     { IPPROTO_TCP, TCP_KEEPINTVL, sizeof(int) },    { IPPROTO_TCP, TCP_KEEPCNT, sizeof(int) },
     { IPPROTO_TCP, TCP_USER_TIMEOUT, sizeof(int) }, { IPPROTO_TCP, TCP_QUICKACK, sizeof(int) },
-    { IPPROTO_TCP, TCP_SYNCNT, sizeof(int) },       { IPPROTO_IP, IP_TOS, 1 },
+    { IPPROTO_TCP, TCP_SYNCNT, sizeof(int) },       { IPPROTO_TCP, TCP_NOTSENT_LOWAT, sizeof(int) },
+    { IPPROTO_IP, IP_TOS, 1 },
     { IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, sizeof(int) },
     { IPPROTO_IPV6, IPV6_TCLASS, sizeof(int) },     { IPPROTO_IPV6, IPV6_V6ONLY, sizeof(int) },
 };
