@@ -103,7 +103,7 @@ struct pool_codec {
      * zeros at first, and again when the connection was idle meanwhile. */
     size_t write_state_size;
 
-    /* Keys are 1 to key_limit. */
+    /* Keys are 1 to key_limit, given in turn to the requests on all connections to an address. */
     uint64_t key_limit;
 
     /* Whether a key may be used; NULL: all may. */

@@ -132,7 +132,8 @@ struct pl_connection {
     uint64_t id;                        /* in its pool, from 1 */
     uint64_t opened_ns;
     uint64_t next_key;                  /* of requests, for whoever uses it next: a second reply to
-                                         * an earlier one must not meet its key again */
+                                         * an earlier one must not meet its key again. Counted by
+                                         * its exchange where there is one */
     uint32_t took_us[POOL_PHASE_SETUP + 1];     /* its opening, by enum pool_phase */
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
     _Atomic bool has_actor;             /* what comes while it is idle is its actor's to hear */

@@ -9,6 +9,7 @@
 #include "base/os.h"
 #include "net/stream.h"
 #include "pool/conn.h"
+#include "pool/exchange.h"
 #include "pool/push.h"
 #include "wire/correlator.h"
 #include "wire/out.h"
@@ -57,14 +58,15 @@ void pl_ask_forget(struct pl_connection *connection)
     connection->asker = NULL;
 }
 
-static struct pl_asker *make_asker(const struct pl_limits *limits)
+static struct pl_asker *make_asker(struct pl_connection *connection)
 {
+    const struct pl_limits *limits = &connection->limits;
     const struct pool_codec *codec = limits->codec;
     struct pl_asker *asker = pl_zalloc(sizeof(*asker));
 
     if (!asker)
         return NULL;
-    pl_correlator_init(&asker->correlator, codec, 1);       /* each request says where it goes on */
+    pl_correlator_init(&asker->correlator, codec, &connection->next_key);
     asker->write_state = pl_zalloc(codec->write_state_size ? codec->write_state_size : 1);
     if (asker->write_state && !pl_runner_init(&asker->runner, codec, limits->max_message))
         return asker;
@@ -150,7 +152,8 @@ static enum pool_status take_what_is_there(struct asking *asking)
 
 /* ---- the request */
 
-static enum pool_status encode(struct asking *asking, struct pool_bytes request)
+static enum pool_status encode_from(struct asking *asking, struct pool_bytes request,
+                                    uint64_t *next_key)
 {
     struct pl_asker *asker = asking->asker;
     const struct pl_limits *limits = &asking->connection->limits;
@@ -160,7 +163,7 @@ static enum pool_status encode(struct asking *asking, struct pool_bytes request)
     uint64_t key;
     enum pool_status status;
 
-    pl_correlator_go_on(&asker->correlator, asking->connection->next_key);
+    pl_correlator_go_on(&asker->correlator, next_key);
     status = pl_correlator_reserve(&asker->correlator, &key);
     if (status)
         return status;
@@ -173,8 +176,30 @@ static enum pool_status encode(struct asking *asking, struct pool_bytes request)
         pl_set(asking->connection->expires_ns, 0);
     if (expect.replies)
         pl_correlator_add(&asker->correlator, &asker->entry, key);
-    asking->connection->next_key = asker->correlator.next_key;
+    else
+        pl_correlator_pass(&asker->correlator, key);
+    asking->connection->next_key = *next_key;
     return POOL_OK;
+}
+
+/* Turns are the connection's own, and keys those of all connections to its peer: a query whose
+ * frame moves here later must not have one that was used here. */
+static enum pool_status encode(struct asking *asking, struct pool_bytes request)
+{
+    struct pl_connection *connection = asking->connection;
+    struct pl_exchange *exchange;
+    enum pool_status status;
+
+    if (!connection->limits.codec->keyed || pl_connection_is_detached(connection))
+        return encode_from(asking, request, &connection->next_key);
+    exchange = pl_exchange_of(connection->peer);
+    if (!exchange)
+        return POOL_E_MEMORY;
+    pthread_mutex_lock(&exchange->lock);
+    pl_exchange_renew(exchange);
+    status = encode_from(asking, request, &exchange->next_key);
+    pthread_mutex_unlock(&exchange->lock);
+    return status;
 }
 
 static enum pool_status send_request(struct asking *asking, struct pool_bytes request)
@@ -333,7 +358,7 @@ static enum pool_status ask(struct asking *asking, struct pool_bytes request,
     if (status == POOL_E_ARGUMENT)
         return status;
     if (!status && !connection->asker) {
-        connection->asker = make_asker(&connection->limits);
+        connection->asker = make_asker(connection);
         status = connection->asker ? POOL_OK : POOL_E_MEMORY;
     }
     asking->asker = connection->asker;

@@ -189,6 +189,18 @@ static void on_timer(void *user)
     rest(exchange);
 }
 
+void pl_exchange_renew(struct pl_exchange *exchange)
+{
+    uint64_t generation = atomic_load(&exchange->peer->generation);
+
+    if (exchange->generation == generation && exchange->next_key)
+        return;
+    exchange->queries = exchange->late_replies = exchange->orphans = exchange->timeouts =
+        exchange->retries = 0;
+    exchange->next_key = 1;
+    exchange->generation = generation;
+}
+
 static enum pool_status activate(struct pl_exchange *exchange)
 {
     struct pl_peer *peer = exchange->peer;
@@ -205,11 +217,8 @@ static enum pool_status activate(struct pl_exchange *exchange)
     }
     pl_pool_ref(pool);
     pl_peer_join(peer);
-    if (exchange->generation != atomic_load(&peer->generation))
-        exchange->queries = exchange->late_replies = exchange->orphans = exchange->timeouts =
-            exchange->retries = 0;
+    pl_exchange_renew(exchange);
     exchange->pool = pool;
-    exchange->generation = atomic_load(&peer->generation);
     exchange->attend_post = (struct pl_post){ .run = on_attend, .owner = pool };
     exchange->timer_ns = exchange->wheel.next_ns = PL_NEVER;
     exchange->wheel.swept_ns = pl_os->now_ns();

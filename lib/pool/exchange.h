@@ -99,6 +99,8 @@ struct pl_exchange {
     struct pl_peer *peer;               /* fixed */
     struct pool *pool;                  /* while it is active: counted, and the peer is entered */
     uint64_t generation;                /* of the peer, then */
+    uint64_t next_key;                  /* where replies carry keys: for all connections to the
+                                         * peer, so that a frame keeps its key when it moves */
     bool is_active, is_ended;
     bool keeps_requests;                /* on lines, too: a frame is good on its own line only */
     struct pl_list lines;
@@ -212,6 +214,9 @@ static inline struct pl_query *pl_query_first_queued(const struct pl_exchange *e
 
 /* The peer's, made if need be; NULL: no memory. The peer is entered. */
 struct pl_exchange *pl_exchange_of(struct pl_peer *peer);
+
+/* It may have been that of an earlier peer, whose counts are not this one's; locked. */
+void pl_exchange_renew(struct pl_exchange *exchange);
 
 /* Locks it, if it still is that of the peer as the caller knew it, and is active. */
 bool pl_exchange_enter_warm(struct pl_exchange *exchange, uint64_t generation) PL_MUST_USE;

@@ -84,7 +84,8 @@ static bool init(struct pl_line *line, struct pl_exchange *exchange, struct pool
     pl_list_init(&line->kept_back);
     line->used_ns = pl_os->coarse_ns();
     line->pump_post = (struct pl_post){ .run = on_pump, .owner = exchange->pool };
-    pl_correlator_init(&line->correlator, codec, connection->next_key);
+    pl_correlator_init(&line->correlator, codec,
+                       codec->keyed ? &exchange->next_key : &connection->next_key);
     line->write_state = pl_zalloc(codec->write_state_size ? codec->write_state_size : 1);
     if (line->write_state &&
         !pl_runner_init(&line->runner, codec, exchange->pool->settings.options.max_message))
@@ -199,7 +200,7 @@ bool pl_line_let_go(struct pl_line *line, struct pl_wakes *wakes)
         exchange->ordered = NULL;
     exchange->steps++;                  /* until it is returned */
     atomic_store(&line->connection->line, NULL);
-    line->connection->next_key = line->correlator.next_key;
+    line->connection->next_key = *line->correlator.next_key;
     leave_word(line);
     fini(line);
     atomic_store(&line->exchange, NULL);

@@ -36,8 +36,10 @@ static void note_put(struct pl_line *line, struct pl_query *query, uint64_t key)
         pl_line_retire(line);
         pl_set(line->connection->expires_ns, 0);
     }
-    if (!query->entry.replies)
+    if (!query->entry.replies) {
+        pl_correlator_pass(&line->correlator, key);
         return;
+    }
     pl_correlator_add(&line->correlator, &query->entry, key);
     line->unanswered += query->entry.size;
     query->line = line;

@@ -12,16 +12,17 @@
 #define FURTHEST 65535u                 /* the mask to which it grows for one key that is given */
 
 void pl_correlator_init(struct pl_correlator *correlator, const struct pool_codec *codec,
-                        uint64_t first_key)
+                        uint64_t *next_key)
 {
     *correlator = (struct pl_correlator){ .codec = codec };
-    pl_correlator_go_on(correlator, first_key);
+    pl_correlator_go_on(correlator, next_key);
 }
 
-void pl_correlator_go_on(struct pl_correlator *correlator, uint64_t first_key)
+void pl_correlator_go_on(struct pl_correlator *correlator, uint64_t *next_key)
 {
     pl_assert(!correlator->count);
-    correlator->next_key = correlator->oldest = first_key;
+    correlator->next_key = next_key;
+    correlator->oldest = *next_key;
 }
 
 void pl_correlator_fini(struct pl_correlator *correlator)
@@ -73,7 +74,7 @@ static uint64_t after(const struct pool_codec *codec, uint64_t key)
 static uint64_t free_key(struct pl_correlator *correlator)
 {
     const struct pool_codec *codec = correlator->codec;
-    uint64_t key = correlator->next_key;
+    uint64_t key = *correlator->next_key;
     size_t tries = correlator->count ? correlator->mask + 1 + REFUSED : FAR;
 
     if (tries > codec->key_limit)
@@ -92,7 +93,7 @@ static void close_ranks(struct pl_correlator *correlator)
 {
     uint64_t turn = correlator->oldest;
 
-    for (uint64_t key = turn; key != correlator->next_key; key++) {
+    for (uint64_t key = turn; key != *correlator->next_key; key++) {
         struct pl_entry *entry = *place_of(correlator, key);
 
         *place_of(correlator, key) = NULL;
@@ -101,7 +102,7 @@ static void close_ranks(struct pl_correlator *correlator)
         entry->key = turn++;
         *place_of(correlator, entry->key) = entry;
     }
-    correlator->next_key = turn;
+    *correlator->next_key = turn;
 }
 
 /* A quarter of the places stays free, so that a free one is met soon. False: no memory. */
@@ -109,7 +110,7 @@ static bool make_room(struct pl_correlator *correlator)
 {
     if (correlator->count >= correlator->most)
         return grow(correlator);
-    if (!correlator->codec->keyed && correlator->next_key - correlator->oldest > correlator->mask)
+    if (!correlator->codec->keyed && *correlator->next_key - correlator->oldest > correlator->mask)
         close_ranks(correlator);
     return true;
 }
@@ -139,8 +140,14 @@ enum pool_status pl_correlator_reserve_slowly(struct pl_correlator *correlator, 
             return POOL_E_MEMORY;
     }
     if (*key)
-        correlator->next_key = *key;
+        *correlator->next_key = *key;
     return *key ? POOL_OK : POOL_E_FULL;
+}
+
+void pl_correlator_pass(struct pl_correlator *correlator, uint64_t key)
+{
+    if (correlator->codec->keyed && key == *correlator->next_key)
+        *correlator->next_key = after(correlator->codec, key);
 }
 
 void pl_correlator_add(struct pl_correlator *correlator, struct pl_entry *entry, uint64_t key)
@@ -153,12 +160,11 @@ void pl_correlator_add(struct pl_correlator *correlator, struct pl_entry *entry,
     *place = entry;
     correlator->count++;
     if (!correlator->codec->keyed) {
-        correlator->next_key = key + 1;
+        *correlator->next_key = key + 1;
         return;
     }
     entry->number = correlator->added++;
-    if (key == correlator->next_key)    /* else it came from elsewhere: those behind it were used */
-        correlator->next_key = after(correlator->codec, key);
+    pl_correlator_pass(correlator, key);        /* or it came from elsewhere, and is behind */
 }
 
 static void take_out(struct pl_correlator *correlator, struct pl_entry *entry)
@@ -167,7 +173,7 @@ static void take_out(struct pl_correlator *correlator, struct pl_entry *entry)
     correlator->count--;
     if (correlator->codec->keyed)
         return;
-    while (correlator->oldest != correlator->next_key &&
+    while (correlator->oldest != *correlator->next_key &&
            !*place_of(correlator, correlator->oldest))
         correlator->oldest++;           /* and over those that were withdrawn */
 }

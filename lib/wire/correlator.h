@@ -34,18 +34,20 @@ struct pl_correlator {
     struct pl_entry **places;           /* NULL: none was needed yet */
     size_t mask;                        /* their number less 1 */
     uint32_t count, most;               /* entries; so many before there must be more places */
-    uint64_t next_key;
+    uint64_t *next_key;                 /* its owner's */
     uint64_t oldest;                    /* where replies come in order: the turn of the first
                                          * entry, or the next one's */
     uint64_t added;                     /* entries ever, where replies carry keys */
     size_t popped;                      /* of those that stand in a row; 0: they stand by key */
 };
 
-/* Keys are given from `first_key` on. */
+/* Keys, or turns, are given from *next_key on, which moves on with them. Correlators by key that
+ * share it give no key twice, so that an entry of one may go to another with its key, and meets no
+ * second reply to an entry that was there. */
 void pl_correlator_init(struct pl_correlator *correlator, const struct pool_codec *codec,
-                        uint64_t first_key);
+                        uint64_t *next_key);
 /* The same with one that has no entry. */
-void pl_correlator_go_on(struct pl_correlator *correlator, uint64_t first_key);
+void pl_correlator_go_on(struct pl_correlator *correlator, uint64_t *next_key);
 void pl_correlator_fini(struct pl_correlator *correlator);
 
 /* The same as the next one, for when the next key is not simply free. */
@@ -56,7 +58,7 @@ enum pool_status pl_correlator_reserve_slowly(struct pl_correlator *correlator,
 static inline PL_MUST_USE enum pool_status pl_correlator_reserve(struct pl_correlator *correlator,
                                                                  uint64_t *key)
 {
-    *key = correlator->next_key;
+    *key = *correlator->next_key;
     if (PL_LIKELY(correlator->count < correlator->most && !correlator->codec->key_allowed &&
                   !correlator->places[*key & correlator->mask]))
         return POOL_OK;
@@ -69,6 +71,9 @@ enum pool_status pl_correlator_reserve_key(struct pl_correlator *correlator,
 
 /* Adds an entry by the key that was reserved last. */
 void pl_correlator_add(struct pl_correlator *correlator, struct pl_entry *entry, uint64_t key);
+
+/* That key went out with a request that is not to be answered. If it is, that answers nobody. */
+void pl_correlator_pass(struct pl_correlator *correlator, uint64_t key);
 
 /* Whose a reply with this key is (0 where replies carry none); NULL: nobody's. */
 static inline struct pl_entry *pl_correlator_find(const struct pl_correlator *correlator,

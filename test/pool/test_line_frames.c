@@ -9,6 +9,7 @@
 
 static struct pl_line line;
 static struct pl_query query;
+static uint64_t next_key;
 
 /* One frame was put behind so many bytes. */
 static void put_behind(uint64_t given)
@@ -18,7 +19,8 @@ static void put_behind(uint64_t given)
     line = (struct pl_line){ .given = given + SIZE, .taken = given, .sent = given };
     query = (struct pl_query){ .entry = { .size = SIZE, .replies = 1 },
                                .end = (uint32_t)(given + SIZE) };
-    pl_correlator_init(&line.correlator, pool_codec_length(), 1);
+    next_key = 1;
+    pl_correlator_init(&line.correlator, pool_codec_length(), &next_key);
     cr_assert_eq(pl_correlator_reserve(&line.correlator, &key), POOL_OK);
     pl_correlator_add(&line.correlator, &query.entry, key);
 }

@@ -29,17 +29,21 @@ static unsigned count_untold(const struct query *queries, unsigned count)
     return untold;
 }
 
-/* One connection carries long polls, with keys that the frames of another one have when that
- * breaks. Its place is somebody else's then, so all that was not sent moves to the first one. */
+/* So few keys come round: one connection carries long polls, with those that the frames of another
+ * one have when that breaks. Its place is somebody else's then, so all that was not sent moves to
+ * the first one. */
 Test(query_keys, a_frame_that_moved_keeps_nobody_waiting_whose_key_is_free)
 {
     static struct query held[MANY], moved[MANY];
+    static struct pool_codec codec;
     static char body[LARGE + 1];
     struct query next = { 0 }, hasty = { 0 };
     struct caller caller = { .pool = NULL };
 
+    codec = *pool_codec_length();
+    codec.key_limit = MANY;
     memset(body, 'x', LARGE);
-    pool = MAKE_POOL(.codec = pool_codec_length(), .max_inflight = MANY, .max_per_address = 2,
+    pool = MAKE_POOL(.codec = &codec, .max_inflight = MANY, .max_per_address = 2,
                      .write_high = 64u << 20, .barge_ms = 60000);
     start_many(held, MANY / 2, "Hold");
     start_many(held + MANY / 2, MANY / 2, "Never");
@@ -146,4 +150,39 @@ Test(query_keys, who_found_no_key_stays_behind_those_who_were_asked)
     query_peer_request(peer, 4, body, &nth);
     cr_expect_str_eq(body, "Never 2");
     cr_expect_eq(third.told, 0);
+}
+
+/* What is not to be answered still goes out with a key, and this peer answers everything. */
+static enum pool_status encode_one_way(void *state, enum pool_message_kind kind, uint64_t key,
+                                       struct pool_bytes body, struct pool_out *out,
+                                       struct pool_expect *expect)
+{
+    enum pool_status status =
+        pool_codec_length()->encode(state, kind, key, body, out, expect);
+
+    if (body.size && *(const char *)body.data == '-')
+        expect->replies = 0;
+    return status;
+}
+
+Test(query_keys, the_key_of_what_is_not_to_be_answered_is_nobody_elses)
+{
+    static struct pool_codec codec;
+    struct query one_way = { 0 }, query = { 0 };
+    struct pool_bytes reply;
+    struct pool_conn conn;
+
+    codec = *pool_codec_length();
+    codec.encode = encode_one_way;
+    pool = MAKE_POOL(.codec = &codec, .max_per_address = 1);
+    cr_assert_eq(start_query(&one_way, pool, address, "-not answered", NULL), POOL_OK);
+    cr_assert_eq(start_query(&query, pool, address, "answered", NULL), POOL_OK);
+    cr_assert(wait_answered(&query));
+    cr_expect(is_answered_with(&query, "answered"), "%s", query.text);
+    cr_assert(borrow(pool, address, &conn));
+    cr_expect_eq(pool_ask(&conn, POOL_TEXT("-nor this"), &reply), POOL_OK);
+    cr_expect_neq(pool_ask(&conn, POOL_TEXT("asked"), &reply), POOL_OK,
+                  "it got what answers the one before: %.*s", (int)reply.size,
+                  (const char *)reply.data);
+    pool_discard(&conn);
 }

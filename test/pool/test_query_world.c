@@ -444,7 +444,7 @@ Test(query_world, from_2_to_the_32_less_10_on_no_id_of_a_pending_query_comes_aga
     world_run(script.world, 20);
     cr_assert_eq(script.count, 2);
     cr_expect(has_failed_with(&late, POOL_E_TIMEOUT_IN_TRANSFER));
-    only_line()->correlator.next_key = UINT32_MAX - 9;
+    *only_line()->correlator.next_key = UINT32_MAX - 9;
     for (unsigned i = 0; i < 100; i++) {
         write_token(tokens[i], sizeof(tokens[i]));
         cr_assert_eq(script_ask(&queries[i], tokens[i], NULL), POOL_OK);
@@ -478,7 +478,7 @@ static void ask_with_line_ends(size_t cut, struct script_bytes *stream)
     struct query queries[5] = { { 0 } };
 
     script.count = 0;
-    only_line()->correlator.next_key = 855304;
+    *only_line()->correlator.next_key = 855304;
     for (unsigned i = 0; i < 5; i++)
         cr_assert_eq(script_ask(&queries[i], bodies[i], NULL), POOL_OK);
     world_settle(script.world);

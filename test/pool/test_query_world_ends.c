@@ -111,6 +111,88 @@ Test(query_world_ends, a_thousand_in_flight_are_told_what_can_be_known_and_the_u
     free(queries);
 }
 
+/* ---- a frame keeps its id when it moves */
+
+#define BUSY 3u                         /* queries that fill a connection */
+
+static struct script_request *find_asked(const char *token)
+{
+    for (unsigned i = 0; i < script.count; i++) {
+        if (strcmp(script.requests[i].token, token) == 0)
+            return &script.requests[i];
+    }
+    return NULL;
+}
+
+static void reply_to(const char *token)
+{
+    struct script_request *request = find_asked(token);
+    struct script_bytes bytes = { .size = 0 };
+
+    cr_assert(request, "%s", token);
+    script_reply(&bytes, request);
+    world_say(request->link, bytes.data, bytes.size);
+    world_settle(script.world);
+}
+
+static void ask_one(struct query *query, const char *token)
+{
+    cr_assert_eq(script_ask(query, token, POOL_CALL(.timeout_ms = VERBS_SOON)), POOL_OK);
+    world_settle(script.world);
+}
+
+static void expect_each_id_once(void)
+{
+    for (unsigned i = 0; i < script.count; i++) {
+        for (unsigned j = 0; j < i; j++)
+            cr_expect(script.requests[i].link != script.requests[j].link ||
+                          script.requests[i].id != script.requests[j].id,
+                      "%s has the id of %s", script.requests[i].token, script.requests[j].token);
+    }
+}
+
+/* The second connection has answered as many as the first one carried in all when that breaks: what
+ * had not left it moves to the second, which says again what it has said. */
+Test(query_world_ends, what_moved_meets_no_second_reply_to_what_was_asked_there_before)
+{
+    static const char *const held[] = { "held 0", "held 1", "held 2" };
+    static const char *const other[] = { "other 0", "other 1", "other 2", "other 3", "other 4" };
+    static const char *const last[] = { "last 0", "last 1", "last 2" };
+    static struct query holds[BUSY], others[5], lasts[BUSY];
+    static char large[200];
+    struct query big = { 0 }, moved = { 0 };
+
+    memset(large, 'x', sizeof(large) - 1);
+    script_begin(SPEAK_LENGTH, POOL_OPTIONS(.max_per_address = 2, .max_inflight = BUSY),
+                 &(struct world_peer_options){ .window = 60 });
+    for (unsigned i = 0; i < BUSY; i++)
+        ask_one(&holds[i], held[i]);
+    for (unsigned i = 0; i < 5; i++) {
+        ask_one(&others[i], other[i]);
+        reply_to(other[i]);
+    }
+    for (unsigned i = 0; i < BUSY; i++)
+        ask_one(&lasts[i], last[i]);
+    reply_to(held[0]);
+    reply_to(held[1]);
+    cr_assert_eq(script_ask(&big, large, POOL_CALL(.timeout_ms = VERBS_SOON)), POOL_OK);
+    cr_assert_eq(script_ask(&moved, "moved", POOL_CALL(.timeout_ms = VERBS_SOON)), POOL_OK);
+    world_reset(find_asked(held[0])->link);
+    for (unsigned i = 0; i < BUSY; i++)
+        reply_to(last[i]);
+    cr_expect(has_failed_with(&holds[2], POOL_E_BROKEN));
+    cr_assert(find_asked("moved"));
+    cr_expect_eq(find_asked("moved")->link, find_asked(other[0])->link);
+    for (unsigned i = 0; i < 5; i++)
+        reply_to(other[i]);             /* once more */
+    cr_expect_eq(moved.told, 0);
+    reply_to("moved");
+    cr_expect(script_is_answered(&moved, "moved"));
+    expect_each_id_once();
+    cr_expect_eq(world_counts(script.peer).accepted, 2);
+    end();
+}
+
 /* ---- parts, when the line breaks between them */
 
 struct parts {

@@ -9,6 +9,7 @@
 static bool (*allowed)(uint64_t key);
 static struct pool_codec codec;
 static struct pl_correlator correlator;
+static uint64_t next_key;
 
 static bool is_allowed(uint64_t key)
 {
@@ -21,7 +22,8 @@ static void begin(bool keyed, uint64_t key_limit, uint64_t first_key)
                                  .keyed = keyed,
                                  .key_limit = key_limit,
                                  .key_allowed = is_allowed };
-    pl_correlator_init(&correlator, &codec, first_key);
+    next_key = first_key;
+    pl_correlator_init(&correlator, &codec, &next_key);
 }
 
 static void end(void)
