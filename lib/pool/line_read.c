@@ -320,7 +320,9 @@ static void catch_up(struct pl_line *line, struct pl_wakes *wakes)
 
 bool pl_line_catch_up(struct pl_line *line, struct pl_wakes *wakes)
 {
-    if (line->correlator.count || line->is_reading)
+    /* Where somebody is receiving now, it is the mux, which tells what it gets from what is put
+     * meanwhile: a thread that receives has a query of its own there. */
+    if (line->correlator.count || line->is_hearing)
         return true;
     /* One that was just lent was looked at then; what a peer says that ends each connection at once
      * must not have another one opened for ever. */
