@@ -30,8 +30,11 @@ struct pl_line {
     uint64_t given, taken, sent;        /* bytes, ever: framed, in the writer's hands, gone or
                                          * passed over */
     uint64_t skipped;                   /* of them, bytes of gaps that the writer passed over */
-    size_t early_size;                  /* bytes that were there, in order, before anything was
-                                         * asked: what begins in them answers nobody */
+    size_t early_size;                  /* so many bytes of those that are yet to be looked at, in
+                                         * order, were there before anything left that was given
+                                         * from `early_from` on: what begins in them answers none
+                                         * of that */
+    uint64_t early_from;                /* as `given` */
     uint64_t marked;                    /* `given` when those that are long gone were marked */
     struct pl_list gaps;                /* among what is queued (line_frames.c) */
     size_t burst;                       /* bytes that were last taken at once */
@@ -220,6 +223,8 @@ static inline bool pl_line_has_begun(const struct pl_line *line, const struct pl
         return true;
     return pl_line_may_have_begun(line, query);
 }
+/* Does its frame begin at this place or behind it? In bytes, as `given`. */
+bool pl_line_is_behind(const struct pl_line *line, const struct pl_query *query, uint64_t place);
 /* A frame that has not, where it lies; else nothing. */
 struct pool_bytes pl_line_unsent(const struct pl_line *line, const struct pl_query *query);
 /* Marks those whose place would soon be out of sight. */

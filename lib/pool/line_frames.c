@@ -33,6 +33,11 @@ bool pl_line_may_have_begun(const struct pl_line *line, const struct pl_query *q
            (place.begin < line->taken && line->is_writing);
 }
 
+bool pl_line_is_behind(const struct pl_line *line, const struct pl_query *query, uint64_t place)
+{
+    return !query->is_long_gone && place_of(line, query).begin >= place;
+}
+
 struct pool_bytes pl_line_unsent(const struct pl_line *line, const struct pl_query *query)
 {
     uint64_t begin = place_of(line, query).begin;

@@ -118,13 +118,19 @@ static void swallow(struct pl_line *line, const struct pl_query *query, size_t s
     pl_exchange_wake_at(line->exchange, 0);     /* all may have been given up */
 }
 
+/* Did what came begin before a byte of the request left? */
+static bool answers_too_early(const struct pl_line *line, const struct pl_query *query)
+{
+    return (PL_UNLIKELY(line->sent != line->given) && !pl_line_has_begun(line, query)) ||
+           (PL_UNLIKELY(line->early_size) && pl_line_is_behind(line, query, line->early_from));
+}
+
 static void on_reply(struct pl_line *line, const struct pool_message *message,
                      struct pl_wakes *wakes)
 {
     struct pl_entry *entry = pl_correlator_find(&line->correlator, message->key);
-    struct pl_query *query = entry && !line->early_size ? pl_query_of_entry(entry) : NULL;
-    bool is_early = query && PL_UNLIKELY(line->sent != line->given) &&
-                    !pl_line_has_begun(line, query);
+    struct pl_query *query = entry ? pl_query_of_entry(entry) : NULL;
+    bool is_early = query && answers_too_early(line, query);
     enum pool_status status = POOL_OK;
     bool is_last, was_done;
 

@@ -26,6 +26,7 @@ static void note_put(struct pl_line *line, struct pl_query *query, uint64_t key)
     if (!line->correlator.count) {
         line->was_quiet = true;
         line->early_size = line->correlator.codec->keyed ? 0 : pl_buffer_size(&line->runner.in);
+        line->early_from = line->given;
         line->is_to_be_heard_first = line->is_hearing && !line->correlator.codec->keyed;
     }
     query->entry.size = (uint32_t)(pl_buffer_size(&line->out) + line->taken - line->given);
@@ -160,6 +161,19 @@ static size_t next_piece(struct pl_line *line)
     return size;
 }
 
+/* Before something leaves: what was received by now answers nothing from there on. Where something
+ * has left since that was noted last, that goes on to count, since one of them is kept. */
+static void note_early(struct pl_line *line)
+{
+    size_t size = pl_buffer_size(&line->runner.in);
+
+    if (PL_LIKELY(!size) || line->correlator.codec->keyed ||
+        (line->early_size && line->early_from < line->sent))
+        return;
+    line->early_size = size;
+    line->early_from = line->sent;
+}
+
 static void give_up(struct pl_buffer *buffer)
 {
     if (buffer->capacity > KEPT)
@@ -226,6 +240,7 @@ void pl_line_flush(struct pl_line *line, struct pl_wakes *wakes)
         size = next_piece(line);
         if (!size)
             break;
+        note_early(line);
         must_peek = must_look(line);
         pl_exchange_unlock(exchange, wakes);
         sent = send_once(line, size, must_peek, &wants);

@@ -212,7 +212,8 @@ void script_begin(enum script_speech speech, const struct pool_options *options,
     behaviour.on_bytes = on_bytes;
     script.peer = world_listen(script.world, SCRIPT_ADDRESS, &behaviour);
     pl_os_replace(world_os(script.world));
-    own.codec = codec_of(speech);
+    if (!own.codec)
+        own.codec = codec_of(speech);
     own.on_orphan = on_orphan;
     script.pool = make_pool(&own);
     if (!script.pool)

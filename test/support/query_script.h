@@ -55,8 +55,8 @@ struct script {
 extern struct script script;
 
 /* A world with the peer in it, and a pool with the codec; what cannot be made ends the process.
- * `options` may set all but the codec and on_orphan; `peer` may be NULL, and its hooks are the
- * script's. */
+ * `options` may set all but on_orphan, and name a codec that looks the same on the wire; `peer` may
+ * be NULL, and its hooks are the script's. */
 void script_begin(enum script_speech speech, const struct pool_options *options,
                   const struct world_peer_options *peer);
 /* Ends both. False: something is left, and stderr says what. A pool that was destroyed is NULL. */
