@@ -137,16 +137,20 @@ static bool needs_proof(const struct pl_line *line)
            pl_get(line->connection->expires_ns);        /* else nobody gets it */
 }
 
-/* Asks what has one answer only. A line that cannot even be asked is not trusted. */
-static void send_sentinel(struct pl_line *line)
+/* Asks what has one answer only, which proves nothing if it is there before. A line that cannot
+ * even be asked is not trusted. */
+static void send_sentinel(struct pl_line *line, struct pl_wakes *wakes)
 {
     static const struct pool_call plain = { .size = sizeof(plain) };
     struct pl_submission submission = { .call = &plain, .deadline_ns = PL_NEVER };
-    struct pl_query *query = pl_query_make(line->exchange, &submission, false);
+    bool is_heard = pl_line_catch_up(line, wakes);
+    struct pl_query *query =
+        is_heard ? pl_query_make(line->exchange, &submission, false) : NULL;
 
     if (query) {
         query->is_sentinel = true;
         if (!pl_line_put(line, query, line->correlator.codec->sentinel) && query->line) {
+            line->is_in_doubt = false;  /* but by what is given up behind it */
             pl_exchange_wake_at(line->exchange, pl_after(line->late_ns, PL_LATE_NS));
             pl_line_pump_later(line);
             return;
@@ -188,8 +192,8 @@ bool pl_line_let_go(struct pl_line *line, struct pl_wakes *wakes)
         !(line->is_broken || line->is_leaving))
         return false;
     if (needs_proof(line)) {
-        send_sentinel(line);
-        if (!line->is_broken)
+        send_sentinel(line, wakes);
+        if (!line->is_broken || line->is_pump_posted)
             return false;
         is_good = false;
     }

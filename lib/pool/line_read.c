@@ -96,9 +96,8 @@ static void prove(struct pl_line *line, const struct pool_message *message, bool
 {
     struct pool_bytes expected = line->correlator.codec->sentinel_reply;
 
-    line->is_in_doubt = !is_last || message->body.size != expected.size ||
-                        memcmp(message->body.data, expected.data, expected.size) != 0;
-    if (line->is_in_doubt)
+    if (!is_last || message->body.size != expected.size ||
+        memcmp(message->body.data, expected.data, expected.size) != 0)
         pl_line_break(line, pl_failure_make(POOL_E_PROTOCOL, POOL_PHASE_REPLY, 0), wakes);
 }
 

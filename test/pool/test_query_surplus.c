@@ -249,3 +249,92 @@ Test(query_surplus, that_was_received_before_the_query_left_is_no_answer_to_it)
     cr_expect_eq(join_asker(&asker), POOL_E_PROTOCOL, "\"%s\" is no answer", asker.query.text);
     raw_line_end();
 }
+
+/* ---- the sentinel */
+
+#define SENTINEL "in step?"
+
+static struct pool_conn lent;
+static bool is_lent;
+
+static void keep(struct pool_conn *conn, const struct pool_error *error, void *user)
+{
+    (void)error;
+    (void)user;
+    is_lent = conn != NULL;
+    if (conn)
+        lent = *conn;
+}
+
+static void want_own(struct pool_ticket **ticket)
+{
+    is_lent = false;
+    cr_assert_eq(pool_communicate_async(script.pool, SCRIPT_ADDRESS, keep, NULL,
+                                        POOL_CALL(.timeout_ms = VERBS_SOON), ticket),
+                 POOL_OK);
+    world_settle(script.world);
+}
+
+static void give_one_up(const char *token)
+{
+    unsigned asked = script.count;
+    struct query query = { 0 };
+
+    cr_assert_eq(script_ask(&query, token, POOL_CALL(.timeout_ms = 5)), POOL_OK);
+    world_run(script.world, 15);
+    cr_expect(has_failed_with(&query, POOL_E_TIMEOUT_IN_TRANSFER));
+    cr_assert_eq(script.count, asked + 1);
+}
+
+static void begin_in_doubt(void)
+{
+    static struct pool_codec codec;
+
+    codec = *pool_codec_line();
+    codec.sentinel = codec.sentinel_reply = text_bytes(SENTINEL);
+    script_begin(SPEAK_LINE, POOL_OPTIONS(ALONE, .codec = &codec), NULL);
+    give_one_up("late");
+    say("late\n");
+    cr_assert_eq(STAT(script.pool, late_replies), 1);
+}
+
+static bool was_sentinel_asked(unsigned nth)
+{
+    return script.count == nth + 1 && strcmp(script.requests[nth].token, SENTINEL) == 0;
+}
+
+Test(query_surplus, that_lies_there_before_the_sentinel_is_asked_proves_nothing)
+{
+    begin_in_doubt();
+    say(SENTINEL "\n");
+    want_own(NULL);
+    cr_expect_eq(script.count, 1, "nothing is asked");
+    cr_expect(is_lent);
+    cr_expect_eq(world_counts(script.peer).accepted, 2, "on which the sentinel's answer comes");
+    cr_expect_eq(pool_return(&lent), POOL_OK);
+    end();
+}
+
+Test(query_surplus, of_what_was_given_up_behind_the_sentinel_needs_a_new_one)
+{
+    struct pool_ticket *ticket = NULL;
+
+    begin_in_doubt();
+    want_own(&ticket);
+    cr_assert(was_sentinel_asked(1));
+    cr_expect(pool_ticket_cancel(ticket));
+    pool_ticket_free(ticket);
+    world_settle(script.world);
+    give_one_up("behind");
+    say(SENTINEL "\n");
+    say("behind\n");
+    cr_assert_eq(STAT(script.pool, late_replies), 2);
+    want_own(NULL);
+    cr_expect(was_sentinel_asked(3));
+    cr_expect(!is_lent);
+    say(SENTINEL "\n");
+    cr_expect(is_lent);
+    cr_expect_eq(world_counts(script.peer).accepted, 1);
+    cr_expect_eq(pool_return(&lent), POOL_OK);
+    end();
+}
