@@ -226,9 +226,9 @@ struct pool_options {
     uint32_t max_connecting;
 
     /* Queries in flight on one shared connection, which is full then, as it is with write_high
-     * bytes unsent. When all that queries share are full, or have more than write_high bytes of a
-     * reply to come first, another one is opened, up to max_per_address, and then queries wait, at
-     * most max_waiters to an address. Default: 1,024.
+     * bytes unsent, or 2 GiB. When all that queries share are full, or have more than write_high
+     * bytes of a reply to come first, another one is opened, up to max_per_address, and then
+     * queries wait, at most max_waiters to an address. Default: 1,024.
      * Also the requests of the peer that may be unanswered on one connection (pool_request_fn).
      * POOL_ZERO is POOL_E_ARGUMENT. Lower it when the peer serves a connection's requests slowly,
      * so that they spread over several; raise it where many small queries are under way at once. */

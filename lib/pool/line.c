@@ -256,7 +256,7 @@ static bool has_room(struct pl_line *line)
     }
     return line->correlator.count < options->max_inflight &&
            (!options->codec->keyed || line->correlator.count < options->codec->key_limit) &&
-           pl_buffer_size(&line->out) < options->write_high;
+           pl_buffer_size(&line->out) < options->write_high && !pl_line_is_far_behind(line);
 }
 
 /* It takes no more, and nothing is left on it that others must stay behind. */

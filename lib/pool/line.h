@@ -211,14 +211,20 @@ static inline bool pl_line_is_choked(const struct pl_line *line)
            pl_line_is_full(line);
 }
 
+/* So much is unsent that places, which are kept modulo 2^32, would soon not tell where a frame
+ * lies. */
+static inline bool pl_line_is_far_behind(const struct pl_line *line)
+{
+    return PL_UNLIKELY(line->given - line->sent >= INT32_MAX);
+}
+
 /* Was a byte of its frame handed to the kernel, or may one be at this very moment? */
 bool pl_line_may_have_begun(const struct pl_line *line, const struct pl_query *query);
 static inline bool pl_line_has_begun(const struct pl_line *line, const struct pl_query *query)
 {
     uint32_t begin = query->end - query->entry.size;
 
-    /* Places are kept modulo 2^32: near ones compare at once. */
-    if (PL_LIKELY(line->given - line->sent < INT32_MAX &&
+    if (PL_LIKELY(!pl_line_is_far_behind(line) &&       /* near places compare at once */
                   (int32_t)((uint32_t)line->sent - begin) > 0))
         return true;
     return pl_line_may_have_begun(line, query);

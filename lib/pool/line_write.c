@@ -290,7 +290,8 @@ void pl_line_respond(struct pl_line *line, const struct pl_frame *frame, bool wa
         return;
     pl_unasked_admit_kept(line);
     if (!was_kept &&
-        pl_buffer_size(&line->out) > (size_t)options->write_high + options->max_message)
+        (pl_buffer_size(&line->out) > (size_t)options->write_high + options->max_message ||
+         pl_line_is_far_behind(line)))
         status = POOL_E_FULL;           /* who asks and does not read must not fill our memory */
     if (!frame->body.data && frame->body.size)
         status = POOL_E_ARGUMENT;

@@ -422,6 +422,34 @@ static struct pl_line *only_line(void)
     return pl_container(exchange->lines.next, struct pl_line, link);
 }
 
+/* Two GiB are not filled here: the line's count is made to say so for a while. */
+Test(query_world, what_has_2_gib_unsent_takes_no_more_whatever_write_high_says)
+{
+    struct query first = { 0 }, second = { 0 };
+    struct pl_line *line;
+
+    script_begin(SPEAK_LENGTH,
+                 POOL_OPTIONS(.max_per_address = 1, .write_high = UINT32_MAX,
+                              .max_inflight = 2),
+                 NULL);
+    cr_assert_eq(script_ask(&first, "first", NULL), POOL_OK);
+    world_settle(script.world);
+    line = only_line();
+    line->given += INT32_MAX;
+    line->taken += INT32_MAX;
+    cr_assert_eq(script_ask(&second, "second", NULL), POOL_OK);
+    cr_assert_eq(STAT(script.pool, waiting), 1);
+    line->given -= INT32_MAX;
+    line->taken -= INT32_MAX;
+    script_answer(&script.requests[0], (struct pool_bytes){ 0 });
+    world_settle(script.world);
+    cr_expect(script_is_answered(&first, "first"));
+    script_answer(&script.requests[1], (struct pool_bytes){ 0 });
+    world_settle(script.world);
+    cr_expect(script_is_answered(&second, "second"));
+    end();
+}
+
 static bool was_asked_with(uint32_t id)
 {
     for (unsigned i = 0; i < script.count; i++) {
