@@ -243,6 +243,8 @@ static enum pool_status receive_more(struct asking *asking)
     got = pl_stream_receive(asking->connection, space, room, &asking->own_ns);
     if (got < 0)
         return pl_stream_fail_errno(asking->connection, (int)-got);
+    if (!got && pl_stream_doom(asking->connection))     /* it is not the peer who ended it */
+        return pl_stream_fail_at_end(asking->connection, true);
     if (got)
         pl_runner_filled(runner, (size_t)got);
     else

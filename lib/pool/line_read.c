@@ -263,6 +263,12 @@ static struct pl_failure why_it_ends(const struct pl_line *line, ssize_t got)
                : pl_failure_make(POOL_E_CLOSED, POOL_PHASE_REPLY, 0);
 }
 
+/* Then the end is none of what the peer says. */
+static bool is_ended_by_us(const struct pl_line *line)
+{
+    return line->is_mute || pl_stream_doom(line->connection);
+}
+
 /* Reads on after `got`: bytes, 0 the end, or a negative errno. True: more messages than `most` may
  * have come. Nobody gets the room that there is then. */
 static bool take_in_quietly(struct pl_line *line, ssize_t got, unsigned most,
@@ -274,7 +280,7 @@ static bool take_in_quietly(struct pl_line *line, ssize_t got, unsigned most,
         pl_runner_filled(&line->runner, (size_t)got);
         line->used_ns = pl_os->coarse_ns();
         pl_add(line->connection->bytes_in, (uint64_t)got);
-    } else if (got == 0 && !line->is_mute) {    /* that would be no end of what it says */
+    } else if (got == 0 && !is_ended_by_us(line)) {
         pl_runner_end(&line->runner);
     }
     has_more = parse(line, got > 0 ? most : UINT_MAX, wakes);
