@@ -100,7 +100,8 @@ struct pool_codec {
     size_t read_state_size;
 
     /* The same for `encode`, which may keep in it what it likes from one message to the next. It is
-     * zeros at first, and again when the connection was idle meanwhile. */
+     * zeros at first, and again when the connection was idle meanwhile or goes from one to another:
+     * to its first borrower from `prepare`, from borrower to borrower, to queries and back. */
     size_t write_state_size;
 
     /* Keys are 1 to key_limit, given in turn to the requests on all connections to an address. */

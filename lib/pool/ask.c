@@ -6,6 +6,8 @@
  */
 #include "pool/ask.h"
 
+#include <string.h>
+
 #include "base/os.h"
 #include "net/stream.h"
 #include "pool/conn.h"
@@ -23,6 +25,7 @@ struct pl_asker {
     struct pl_correlator correlator;    /* of one request at a time */
     struct pl_entry entry;
     void *write_state;
+    uint64_t serial;                    /* of the loan that `write_state` belongs to */
     struct pl_buffer out;
     struct pl_buffer whole;             /* an answer that came in several messages */
     bool is_out_of_step;                /* an answer is due that nobody waits for any more */
@@ -72,6 +75,18 @@ static struct pl_asker *make_asker(struct pl_connection *connection)
         return asker;
     free_asker(asker);
     return NULL;
+}
+
+/* Whoever had the connection meanwhile, a borrower or queries, began with zeros, too. It is not
+ * forgotten that an answer is due. */
+static void enter_loan(struct asking *asking)
+{
+    struct pl_asker *asker = asking->asker;
+
+    if (asker->serial == asking->conn.serial)
+        return;
+    memset(asker->write_state, 0, asking->connection->limits.codec->write_state_size);
+    asker->serial = asking->conn.serial;
 }
 
 static void trim(struct pl_buffer *buffer)
@@ -336,6 +351,7 @@ static enum pool_status exchange(struct asking *asking, struct pool_bytes reques
 
     if (asker->is_out_of_step)
         return pl_stream_fail(asking->connection, POOL_E_BROKEN, 0);
+    enter_loan(asking);
     trim(&asker->whole);
     status = take_what_is_there(asking);
     if (!status)

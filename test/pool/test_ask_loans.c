@@ -1,0 +1,119 @@
+/* test_ask_loans.c: what pool_ask() keeps from one exchange to the next, and what a loan leaves due
+ * to the next one. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "commpool/codec.h"
+#include "pool/raw_line.h"
+
+TestSuite(ask_loans, .timeout = 60);
+
+#define LATER 60000u /* ms until something is parked */
+
+static struct pool_conn conn;
+
+static void take(void)
+{
+    cr_assert_eq(pool_borrow(raw_pool, RAW, POOL_CALL(.timeout_ms = VERBS_SOON), &conn), POOL_OK);
+}
+
+static void give_back(unsigned kept)
+{
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    cr_expect_eq(STAT(raw_pool, idle), kept);
+}
+
+static void say(const char *text)
+{
+    cr_assert(write_exactly(raw_end, text, strlen(text), VERBS_SOON));
+}
+
+static void expect_line(const char *expected)
+{
+    char line[32] = "";
+
+    cr_assert(raw_get_line(line, sizeof(line)));
+    cr_expect_str_eq(line, expected);
+}
+
+/* ---- the state for writing */
+
+/* Lines that say which one of their connection they are. */
+static enum pool_status encode_counted(void *state, enum pool_message_kind kind, uint64_t key,
+                                       struct pool_bytes body, struct pool_out *out,
+                                       struct pool_expect *expect)
+{
+    unsigned *count = state;
+    char number[16];
+    int size = snprintf(number, sizeof(number), "%u:", ++*count);
+    enum pool_status status = pool_out_append(out, number, (size_t)size);
+
+    return status ? status : pool_codec_line()->encode(NULL, kind, key, body, out, expect);
+}
+
+static void begin_counted(void)
+{
+    static struct pool_codec codec;
+
+    codec = *pool_codec_line();
+    codec.encode = encode_counted;
+    codec.write_state_size = sizeof(unsigned);
+    RAW_LINE(.codec = &codec, .park_ms = LATER);
+    take();
+}
+
+/* By hand, on a handle that may be a copy. */
+static void ask_as(struct pool_conn *handle, const char *expected)
+{
+    struct pool_bytes reply;
+
+    say("ok\n");
+    cr_expect_eq(pool_ask(handle, text_bytes("x"), &reply), POOL_OK);
+    expect_line(expected);
+}
+
+Test(ask_loans, copies_of_a_handle_share_the_state_and_the_next_loan_begins_anew)
+{
+    struct pool_conn copy;
+
+    begin_counted();
+    copy = conn;
+    ask_as(&conn, "1:x");
+    ask_as(&copy, "2:x");
+    ask_as(&conn, "3:x");
+    give_back(1);
+    take();
+    ask_as(&conn, "1:x");
+    ask_as(&conn, "2:x");
+    give_back(1);
+    raw_line_end();
+}
+
+Test(ask_loans, behind_queries_the_state_begins_anew)
+{
+    struct query query = { 0 };
+
+    begin_counted();
+    ask_as(&conn, "1:x");
+    ask_as(&conn, "2:x");
+    give_back(1);
+    cr_assert_eq(start_query(&query, raw_pool, RAW, "q", NULL), POOL_OK);
+    expect_line("1:q");
+    say("answer\n");
+    cr_assert(wait_answered(&query));
+    take();
+    ask_as(&conn, "1:x");
+    give_back(1);
+    raw_line_end();
+}
+
+Test(ask_loans, a_detached_connection_keeps_its_state)
+{
+    begin_counted();
+    ask_as(&conn, "1:x");
+    cr_assert_eq(pool_detach(&conn), POOL_OK);
+    ask_as(&conn, "2:x");
+    cr_expect_eq(pool_discard(&conn), POOL_OK);
+    raw_line_end();
+}
