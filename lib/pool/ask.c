@@ -221,6 +221,7 @@ static enum pool_status send_request(struct asking *asking, struct pool_bytes re
 {
     struct pl_asker *asker = asking->asker;
     enum pool_status status = encode(asking, request);
+    bool was_due = pl_get(asking->connection->lease.marks) & PL_MARK_AWAITS;
     struct iovec piece;
 
     if (status)
@@ -228,7 +229,7 @@ static enum pool_status send_request(struct asking *asking, struct pool_bytes re
     piece = (struct iovec){ asker->out.data + asker->out.start, pl_buffer_size(&asker->out) };
     status = pl_stream_send(asking->connection, &piece, 1);
     trim(&asker->out);
-    if (!status && !asker->entry.replies)
+    if (!status && !asker->entry.replies && !was_due)   /* what was sent before may wait for one */
         pl_stream_mark(asking->connection, 0, PL_MARK_AWAITS);
     return status;
 }

@@ -117,3 +117,42 @@ Test(ask_loans, a_detached_connection_keeps_its_state)
     cr_expect_eq(pool_discard(&conn), POOL_OK);
     raw_line_end();
 }
+
+/* ---- what is due */
+
+#define ONE_WAY "set k 0 0 1 noreply\r\nx\r\n"
+
+static void ask_one_way(void)
+{
+    struct pool_bytes reply;
+
+    cr_expect_eq(pool_ask(&conn, text_bytes(ONE_WAY), &reply), POOL_OK);
+    cr_expect_eq(reply.size, 0);
+}
+
+Test(ask_loans, what_asks_for_nothing_makes_no_earlier_answer_less_due)
+{
+    RAW_LINE(.codec = pool_codec_memcached());
+    take();
+    ask_one_way();
+    cr_assert_eq(pool_send(&conn, "version\r\n", 9), POOL_OK);
+    ask_one_way();
+    give_back(0);
+    cr_expect_eq(STAT(raw_pool, closed[POOL_CLOSE_DIRTY]), 1);
+    raw_line_end();
+}
+
+Test(ask_loans, what_asks_for_nothing_leaves_nothing_due)
+{
+    char version[11];
+
+    RAW_LINE(.codec = pool_codec_memcached());
+    take();
+    cr_assert_eq(pool_send(&conn, "version\r\n", 9), POOL_OK);
+    say("VERSION 1\r\n");
+    cr_expect_eq(pool_recv_exact(&conn, version, sizeof(version)), POOL_OK);
+    ask_one_way();
+    ask_one_way();
+    give_back(1);
+    raw_line_end();
+}
