@@ -173,8 +173,9 @@ POOL_API enum pool_status pool_communicate_async(struct pool *pool, const char *
  * true: the call ends with POOL_E_CANCELED; an asynchronous one still calls back, once. A
  * connection that was granted but not delivered goes back to the pool; on one that is in use, the
  * I/O ends with POOL_E_CANCELED, also after pool_borrow() or on_lent handed it over. false: it was
- * too late, and the call ends as it would have. The ticket stays the caller's. Any thread may call
- * it, callbacks included; it never waits. It cannot fail; NULL gives false. */
+ * too late, and the call ends as it would have: so it is once `use` answered 0 and nothing had
+ * failed. The ticket stays the caller's. Any thread may call it, callbacks included; it never
+ * waits. It cannot fail; NULL gives false. */
 POOL_API bool pool_ticket_cancel(struct pool_ticket *ticket);
 
 /* Gives a ticket back. The call itself goes on.
@@ -354,11 +355,12 @@ POOL_API enum pool_status pool_pause(struct pool *pool);
  * POOL_E_CLOSING, and lent connections are shut down. 0 and POOL_ZERO force at once, POOL_NONE
  * never does.
  *
- * on_closed(user) runs once, on the mux thread, when the last connection is gone; it may be NULL.
- * The pool's memory is still the caller's until pool_destroy(), which may come earlier, and inside
- * on_closed; on_closed then runs as part of it, or right after it when it is called on the mux
- * thread. Any thread may call it; it never waits. Errors: POOL_E_ARGUMENT when `pool` is NULL;
- * POOL_E_CLOSING when it is closing already, and on_closed then never runs; POOL_E_MEMORY. */
+ * on_closed(user) runs once, on the mux thread, when the last connection is gone and no call that
+ * waited is still under way; it may be NULL. The pool's memory is still the caller's until
+ * pool_destroy(), which may come earlier, and inside on_closed; on_closed then runs as part of it,
+ * or right after it when it is called on the mux thread. Any thread may call it; it never waits.
+ * Errors: POOL_E_ARGUMENT when `pool` is NULL; POOL_E_CLOSING when it is closing already, and
+ * on_closed then never runs; POOL_E_MEMORY. */
 POOL_API enum pool_status pool_close(struct pool *pool, uint32_t drain_ms, pool_done_fn *on_closed,
                                      void *user);
 

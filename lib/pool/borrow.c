@@ -346,6 +346,29 @@ static bool obtain(struct pl_borrow *borrow, struct pool_conn *conn)
     return pl_borrow_settle_in(borrow, connection, conn);
 }
 
+void pl_borrow_note_wait(struct pl_borrow *borrow)
+{
+    borrow->has_waited = true;
+    if (borrow->waited_at)
+        return;
+    borrow->waited_at = borrow->peer;   /* which is there when the call borrows again */
+    borrow->peer->shared.users++;
+    pl_pool_ref(borrow->pool);
+    atomic_fetch_add(&borrow->pool->waited, 1);
+}
+
+void pl_borrow_end_wait(struct pl_borrow *borrow)
+{
+    struct pool *pool = borrow->pool;
+
+    if (PL_LIKELY(!borrow->waited_at) || pl_pool_is_forked(pool))
+        return;
+    atomic_fetch_sub(&pool->waited, 1);
+    pl_peer_leave(borrow->waited_at);   /* which looks whether the pool is empty now */
+    borrow->waited_at = NULL;
+    pl_pool_leave(pool);
+}
+
 void pl_borrow_give_up(struct pl_borrow *borrow, enum pool_status status)
 {
     struct pool *pool = borrow->pool;
@@ -473,6 +496,7 @@ static PL_COLD enum pool_status borrow_cold_by_hand(struct pool *pool, const cha
                                   ? pl_retry_borrow(&borrow, call, conn)
                                   : borrow_cold(&borrow, call, conn);
 
+    pl_borrow_end_wait(&borrow);
     if (borrow.ticket && status)
         return pl_borrow_end_ticket(&borrow, status);
     pl_ticket_unref(borrow.ticket);     /* it cancels the loan from here on */

@@ -17,6 +17,7 @@ struct pl_borrow {
     struct pl_failure failure;
     uint64_t tried_ns; /* what failed was begun then; 0: with the call */
     struct pool_ticket *ticket; /* counted; NULL: the call cannot be canceled */
+    struct pl_peer *waited_at; /* entered once more, while a pool that closes is not empty for it */
     uint64_t queued_ns; /* when it joined the queue: the place it keeps; 0: not yet */
     bool has_waited; /* in the queue, or for those who did: a pool that closes still serves it */
     bool is_for_line; /* what is lent is to carry queries */
@@ -64,6 +65,11 @@ bool pl_borrow_settle_in(struct pl_borrow *borrow, struct pl_connection *connect
 void pl_borrow_give_up(struct pl_borrow *borrow, enum pool_status status);
 /* The time that it took until now, by phase. */
 void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *connection);
+
+/* It joins the queue: a pool that closes serves it from now on, and has not emptied before the whole
+ * call is over. The first: peer lock held; the second: no lock, and the last that is done with it. */
+void pl_borrow_note_wait(struct pl_borrow *borrow);
+void pl_borrow_end_wait(struct pl_borrow *borrow);
 
 /* Makes the connection of a loan that programs know of the caller's own (MUX). False: a copy of the
  * handle has ended the loan, or ends it now. */

@@ -1,6 +1,7 @@
 /* close.c: see close.h. The state CLOSING refuses what is new at the door; those who already wait
  * are served until none is left. A connection that comes back while the pool closes goes to the
- * first of them or ends.
+ * first of them or ends. What he is handed may be no good, or break under him: whoever waited counts
+ * until his whole call is over.
  */
 #include "pool/close.h"
 
@@ -51,7 +52,7 @@ static void tell(struct pool *pool)
 /* Pool lock held. */
 static bool is_empty(struct pool *pool)
 {
-    bool is_empty = true;
+    bool is_empty = !atomic_load(&pool->waited);
 
     PL_LIST_EACH(link, &pool->all_peers) {
         struct pl_peer *peer = pl_container(link, struct pl_peer, pool_link);

@@ -108,6 +108,25 @@ static bool is_still_lent(const struct pool_conn *conn)
     return false;
 }
 
+/* `use` gave the connection away: of what went over it nothing is known. */
+static void judge_gone(struct run *run, const struct pool_conn *conn, int answer)
+{
+    run->was_sent = true;
+    if (pl_connection_refusal(conn) == POOL_E_FORKED) {
+        run->failure = pl_failure_make(POOL_E_FORKED, POOL_PHASE_USE, 0);
+    } else if (answer) {
+        run->failure = pl_failure_because(PL_REASON_USE, POOL_PHASE_USE, answer);
+        run->failure.outcome = POOL_MAYBE_SENT;
+    }
+    run->status = (enum pool_status)run->failure.status;
+}
+
+/* Who cancels a call that went well has come too late from here on. */
+static bool is_canceled(const struct run *run, struct pool_ticket *ticket, bool was_canceled)
+{
+    return was_canceled || (!run->status && !pl_ticket_end(ticket));
+}
+
 /* `use` had the connection; it may not be the pool's any more. */
 static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, void *user,
                     struct pool_ticket *ticket)
@@ -120,16 +139,13 @@ static void run_use(struct run *run, struct pool_conn *conn, pool_use_fn *use, v
 
     *run = (struct run){ .status = POOL_OK };
     if (!is_still_lent(conn)) {
-        if (pl_connection_refusal(conn) == POOL_E_FORKED) {
-            run->failure = pl_failure_make(POOL_E_FORKED, POOL_PHASE_USE, 0);
-        } else if (answer) {
-            run->failure = pl_failure_because(PL_REASON_USE, POOL_PHASE_USE, answer);
-            run->failure.outcome = POOL_MAYBE_SENT;
-        }
-        run->status = (enum pool_status)run->failure.status;
+        judge_gone(run, conn, answer);
+        if (run->status != POOL_E_FORKED && is_canceled(run, ticket, was_canceled))
+            note_canceled(run);
         return;
     }
     judge(run, connection, answer);
+    was_canceled = is_canceled(run, ticket, was_canceled);
     if (was_canceled)
         note_canceled(run);
     run->repeatable.by_itself = !was_canceled && is_worth_repeating(run, flags);
@@ -252,5 +268,6 @@ enum pool_status pool_communicate(struct pool *pool, const char *address, pool_u
     if (!use)
         return pl_borrow_refuse(address, call, POOL_E_ARGUMENT);
     status = pl_retry_is_asked(pool, call) ? communicate_asking(&job) : communicate(&job);
+    pl_borrow_end_wait(&job.borrow);
     return job.borrow.ticket ? pl_borrow_end_ticket(&job.borrow, status) : status;
 }

@@ -107,7 +107,8 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
 {
     struct pl_peer *peer = connection->peer;
     struct pl_failure told = *failure;
-    bool is_stale = pl_peer_verdict(connection) == POOL_CLOSE_STALE;
+    int verdict = pl_peer_verdict(connection);
+    bool is_replaced = verdict == POOL_CLOSE_STALE || verdict == POOL_CLOSE_STOLEN;
     bool is_killed = atomic_load(&connection->doom) == PL_DOOM_KILLED;
     uint64_t begun_ns = connection->opened_ns;
 
@@ -117,13 +118,13 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
     hold_supply(peer);
     if (is_closing(peer))
         pl_peer_close(connection, POOL_CLOSE_POOL);
-    else if (is_stale)
-        pl_peer_close(connection, POOL_CLOSE_STALE); /* who waits now waits for another one */
+    else if (is_replaced)               /* who waits now waits for another one */
+        pl_peer_close(connection, (enum pool_close_reason)verdict);
     else
         pl_peer_close(connection, told.status ? POOL_CLOSE_ERROR : POOL_CLOSE_IDLE);
     if (pl_pool_is_forked(peer->pool))
         return;
-    if (told.status && is_told && !is_stale) {
+    if (told.status && is_told && !is_replaced) {
         if (!is_killed)                 /* that is no fault of the peer's */
             pl_backoff_fail(peer, begun_ns, &told);
         pl_peer_fail_waiters(peer, &told, begun_ns, is_hopeless(peer));

@@ -40,6 +40,7 @@ struct pool {
     _Atomic uint64_t last_id;
     _Atomic uint32_t undelivered;       /* asynchronous calls whose on_lent has not come back, and
                                          * active exchanges */
+    _Atomic uint32_t waited;            /* calls that waited in a queue, and are not over */
     _Atomic uint32_t channels;          /* whose last calls have not been made */
     struct pl_workers workers;
     pthread_mutex_t round_lock;         /* one round at a time (round.h); before the next one */

@@ -156,6 +156,7 @@ static void finish(struct pl_request *request)
         return;
     pl_ticket_unref(borrow->ticket);
     pl_peer_leave(borrow->peer);
+    pl_borrow_end_wait(borrow);
     pl_os->free(request);
     atomic_fetch_sub(&pool->undelivered, 1);
     pl_pool_leave(pool);
@@ -190,56 +191,40 @@ static void arm_wait(struct pl_request *request)
                      pl_earlier(borrow->deadline_ns, borrow->wait_deadline_ns));
 }
 
-/* Peer lock held. */
-static void queue_anew(struct pl_request *request)
-{
-    struct pl_peer *peer = request->borrow.peer;
-    struct pl_waiter *waiter = &request->waiter;
-
-    waiter->state = PL_WAITER_QUEUED;
-    pl_waiter_link(peer, waiter, true);
-    /* Whoever returned one before the hint was there has left it idle. */
-    if (!waiter->wants_fresh)
-        waiter->connection = pl_peer_take_idle(peer, false);
-    if (waiter->connection) {
-        waiter->state = PL_WAITER_SERVED;
-        pl_waiter_unlink(peer, waiter);
-    } else {
-        arm_wait(request); /* it may have come due while the post was on its way */
-    }
-}
-
 static void fail_waiting(struct pl_request *request, enum pool_status status)
 {
-    request->borrow.failure = pl_failure_make(status, POOL_PHASE_WAIT, 0);
+    if (!request->borrow.failure.status)
+        request->borrow.failure = pl_wait_refusal(status);
     pl_borrow_account(&request->borrow, NULL);
     finish(request);
 }
 
-/* What it got turned out to be no good: it goes back to the place it had. False: it waits
- * again, or is told that it cannot. */
+/* What it got turned out to be no good: it takes what is idle, or goes back to the place it had.
+ * False: it waits again, or is told that it cannot. */
 static bool queue_again(struct pl_request *request)
 {
-    struct pool_ticket *ticket = request->borrow.ticket;
-    struct pl_peer *peer = request->borrow.peer;
+    struct pl_borrow *borrow = &request->borrow;
+    struct pool_ticket *ticket = borrow->ticket;
+    struct pl_peer *peer = borrow->peer;
     struct pl_waiter *waiter = &request->waiter;
     enum pool_status refusal;
     bool has_one;
 
-    if (pl_pool_is_forked(request->borrow.pool))
+    if (pl_pool_is_forked(borrow->pool))
         return false;
+    borrow->failure = (struct pl_failure){ 0 };
     if (!pl_ticket_hold(ticket, peer, waiter)) {
         fail_waiting(request, POOL_E_CANCELED);
         return false;
     }
     pthread_mutex_lock(&peer->lock);
-    refusal = pl_pool_admission(request->borrow.pool, true);
-    if (!refusal && (atomic_load(&peer->hints) & PL_HINT_CLOSING))
-        refusal = POOL_E_CLOSING;
-    waiter->connection = refusal || waiter->wants_fresh ? NULL : pl_peer_take_idle(peer, false);
-    if (!waiter->connection && !refusal)
-        queue_anew(request);
-    has_one = waiter->connection != NULL; /* once it is queued, others write that */
+    waiter->state = PL_WAITER_QUEUED;
+    waiter->connection = pl_wait_join(borrow, waiter, &refusal);
+    has_one = waiter->connection;       /* once it is queued, others write that */
+    if (has_one)
+        waiter->state = PL_WAITER_SERVED;
+    else if (!refusal)
+        arm_wait(request);              /* it may have come due while the post was on its way */
     pthread_mutex_unlock(&peer->lock);
     pl_ticket_release(ticket);
     if (has_one || refusal)
@@ -407,6 +392,7 @@ static enum pool_status place(struct pl_request *request)
     pthread_mutex_lock(&peer->lock);
     waiter->connection = pl_wait_join(borrow, waiter, &status);
     if (waiter->connection) {
+        pl_borrow_note_wait(borrow);    /* it was accepted, and has nothing yet */
         waiter->state = PL_WAITER_SERVED;
         pl_mux_post(borrow->pool->mux, &request->post);
     } else if (!status) {

@@ -106,7 +106,7 @@ static bool move_on(struct pool_ticket *ticket, struct pool_conn conn, bool is_o
     pthread_mutex_lock(&ticket->lock);
     was_canceled = ticket->is_canceled;
     ticket->is_over = is_over;
-    ticket->conn = conn;
+    ticket->conn = was_canceled ? (struct pool_conn){ 0 } : conn;       /* goes back: another's */
     pthread_mutex_unlock(&ticket->lock);
     return !was_canceled;
 }

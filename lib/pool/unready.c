@@ -7,16 +7,30 @@
 #include "pool/open.h"
 #include "pool/pool.h"
 
+static enum pool_phase phase_of(const struct pl_connection *connection)
+{
+    switch (pl_word_state(atomic_load(&connection->word))) {
+    case PL_SETUP:
+        return POOL_PHASE_SETUP;
+    case PL_HEARD:
+        return POOL_PHASE_USE;
+    default:
+        return POOL_PHASE_CONNECT;
+    }
+}
+
 struct pl_failure pl_open_ordered_failure(const struct pl_connection *connection)
 {
-    bool is_dialed = pl_word_state(atomic_load(&connection->word)) == PL_SETUP;
-
     if (atomic_load(&connection->peer->hints) & PL_HINT_CLOSING)
         return pl_failure_make(POOL_E_CLOSING, POOL_PHASE_CONNECT, 0);
-    if (atomic_load(&connection->doom) == PL_DOOM_KILLED)
-        return pl_failure_make(POOL_E_BROKEN, is_dialed ? POOL_PHASE_SETUP : POOL_PHASE_CONNECT,
-                               ESHUTDOWN);
-    return (struct pl_failure){ 0 };
+    switch ((enum pl_doom)atomic_load(&connection->doom)) {
+    case PL_DOOM_KILLED:
+        return pl_failure_make(POOL_E_BROKEN, phase_of(connection), ESHUTDOWN);
+    case PL_DOOM_STOLEN:
+        return pl_failure_make(POOL_E_BROKEN, phase_of(connection), EBADF);
+    default:
+        return (struct pl_failure){ 0 };
+    }
 }
 
 /* Peer lock held. */
@@ -109,10 +123,13 @@ static void abort_one(struct pl_connection *connection, bool is_ordered)
 {
     struct pl_failure failure = pl_open_ordered_failure(connection);
 
-    if (pl_word_state(atomic_load(&connection->word)) != PL_HEARD)
+    if (pl_word_state(atomic_load(&connection->word)) != PL_HEARD) {
         pl_open_give_up(connection, &failure);
-    else
-        pl_peer_close(connection, is_ordered ? pl_peer_reason_of_age(connection) : POOL_CLOSE_POOL);
+        return;
+    }
+    if (is_ordered && failure.status)   /* whoever hears it is told */
+        pl_set(connection->failure, pl_failure_pack(failure));
+    pl_peer_close(connection, is_ordered ? pl_peer_reason_of_age(connection) : POOL_CLOSE_POOL);
 }
 
 void pl_open_abort(struct pl_peer *peer, bool is_ordered)

@@ -181,7 +181,7 @@ static struct pl_connection *join_queue(struct pl_borrow *borrow, struct pl_wait
 
     pl_waiter_link(peer, waiter, borrow->queued_ns != 0);
     borrow->queued_ns = waiter->queued_ns;
-    borrow->has_waited = true;
+    pl_borrow_note_wait(borrow);
     /* Whoever returns a connection looks at the hint after its swap; we look at the idle ones after
      * the hint. */
     connection = may_take ? pl_peer_take_idle(peer, false) : NULL;

@@ -7,6 +7,7 @@
 
 #include "base/os.h"
 #include "commpool/pool.h"
+#include "support/asks.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -336,6 +337,31 @@ Test(backoff, a_peer_that_answers_nothing_counts_as_failed)
     cr_expect_eq(CALL(), POOL_E_TIMEOUT);
     cr_expect_eq(CALL(), POOL_E_SUSPENDED);
     cr_expect_eq(error.cause, ETIMEDOUT);
+}
+
+/* What it took as idle is dead, and nothing may be opened. */
+Test(backoff, an_asynchronous_call_is_told_of_the_suspension_at_once_like_a_thread)
+{
+    struct ask ask = { 0 };
+    struct pool_conn conn;
+    uint64_t start_ms;
+
+    MAKE(.suspend_after = 2, .backoff_first_ms = 1, .park_ms = POOL_NONE);
+    world_behave(peer, WORLD_ECHO);
+    cr_assert_eq(CALL(), POOL_OK);
+    world_behave(peer, WORLD_REFUSE);
+    for (unsigned i = 0; i < 2; i++)
+        cr_assert_eq(pool_borrow(pool, A, POOL_CALL(.flags = POOL_FRESH), &conn), POOL_E_REFUSED);
+    cr_assert_eq(STAT(pool, idle), 1);
+    world_close_all(peer);
+    world_settle(world);
+    start_ms = world_now_ms(world);
+    cr_assert_eq(start_ask(&ask, pool, A, NULL), POOL_OK);
+    world_settle(world);
+    cr_expect_eq(ask.told, 1);
+    cr_expect_eq(ask.status, POOL_E_SUSPENDED, "%s", pool_status_name(ask.status));
+    cr_expect_leq(world_now_ms(world), start_ms + 1);
+    cr_expect_eq(CALL(), POOL_E_SUSPENDED);
 }
 
 /* ---- the log, memory, the end */

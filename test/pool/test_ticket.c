@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pool/ticket.h"
 #include "support/asks.h"
 #include "support/peer.h"
 #include "support/tests.h"
@@ -338,6 +339,28 @@ Test(ticket, cancels_one_that_queued_again)
     pool_ticket_free(ask.ticket);
     pool_destroy(pool);
     pool_mux_destroy(mux);
+    peer_stop(peer);
+}
+
+/* Canceled between its grant and its loan, it gives the connection back: a second cancel meanwhile
+ * must not reach who has it then. */
+Test(ticket, canceled_again_ends_no_loan_of_anothers)
+{
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL(.check = POOL_CHECK_NEVER);
+    struct pool_ticket *ticket, *given;
+    struct pool_conn conn;
+
+    cr_assert_eq(pl_ticket_make(&ticket, &given), POOL_OK);
+    cr_assert(borrow(pool, peer_address(peer), &conn));
+    cr_expect(pool_ticket_cancel(given));
+    cr_expect_not(pl_ticket_take(ticket, &conn));
+    cr_expect(pool_ticket_cancel(given));
+    cr_expect_eq(echo(&conn, "another's now"), 0);
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    pl_ticket_unref(ticket);
+    pool_ticket_free(given);
+    pool_destroy(pool);
     peer_stop(peer);
 }
 

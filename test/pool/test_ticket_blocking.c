@@ -259,6 +259,72 @@ Test(ticket_blocking, too_late_changes_nothing)
     peer_stop(peer);
 }
 
+static struct talker *_Atomic watched;
+static atomic_uint tries, in_time;
+
+static void cancel_when_returned(const struct pool_event_info *event, void *user)
+{
+    struct talker *talker = atomic_load(&watched);
+
+    (void)user;
+    if (event->kind != POOL_EVENT_RETURNED || !talker)
+        return;
+    atomic_fetch_add(&tries, 1);
+    atomic_fetch_add(&in_time, pool_ticket_cancel(talker->ticket));
+}
+
+static int echo_once(struct pool_conn *conn, void *user)
+{
+    (void)user;
+    return echo(conn, "answered");
+}
+
+/* Else the caller would read that nothing was sent, and send it again. */
+Test(ticket_blocking, is_too_late_once_use_went_well)
+{
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL(.on_event = cancel_when_returned);
+    struct talker talker = { .pool = pool, .address = peer_address(peer), .use = echo_once };
+
+    atomic_store(&watched, &talker);
+    cr_assert(start_talker(&talker));
+    join_talker(&talker);
+    cr_expect_eq(atomic_load(&tries), 1);
+    cr_expect_eq(atomic_load(&in_time), 0, "it was answered");
+    cr_expect_eq(talker.status, POOL_OK);
+    atomic_store(&watched, NULL);
+    pool_ticket_free(talker.ticket);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+static int send_and_give_away(struct pool_conn *conn, void *user)
+{
+    struct talker *talker = user;
+
+    cr_expect_eq(pool_send(conn, "heard", 5), POOL_OK);
+    cr_expect(pool_ticket_cancel(talker->ticket));
+    cr_expect_eq(pool_discard(conn), POOL_OK);
+    return 0;
+}
+
+Test(ticket_blocking, of_a_use_that_gave_its_connection_away_tells_that_the_peer_may_know)
+{
+    struct peer *peer = PEER();
+    struct pool *pool = MAKE_POOL();
+    struct talker talker = { .pool = pool,
+                             .address = peer_address(peer),
+                             .use = send_and_give_away };
+
+    cr_assert(start_talker(&talker));
+    join_talker(&talker);
+    cr_expect_eq(talker.status, POOL_E_CANCELED);
+    cr_expect_eq(talker.error.outcome, POOL_MAYBE_SENT);
+    pool_ticket_free(talker.ticket);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
 Test(ticket_blocking, a_call_that_cannot_begin_gives_none)
 {
     struct pool_ticket *ticket = (struct pool_ticket *)(void *)&ticket;
