@@ -89,6 +89,12 @@ static void enter_loan(struct asking *asking)
     asker->serial = asking->conn.serial;
 }
 
+void pl_ask_begin_anew(struct pl_connection *connection)
+{
+    if (connection->asker)
+        connection->asker->serial = 0;
+}
+
 static void trim(struct pl_buffer *buffer)
 {
     pl_buffer_drop(buffer, pl_buffer_size(buffer));
@@ -167,8 +173,33 @@ static enum pool_status take_what_is_there(struct asking *asking)
 
 /* ---- the request */
 
-static enum pool_status encode_from(struct asking *asking, struct pool_bytes request,
-                                    uint64_t *next_key)
+/* Turns are the connection's own, and keys those of all connections to its peer: a query whose
+ * frame moves here later must not have one that was used here. */
+static enum pool_status take_key(struct asking *asking, uint64_t *key)
+{
+    struct pl_correlator *correlator = &asking->asker->correlator;
+    struct pl_connection *connection = asking->connection;
+    struct pl_exchange *exchange;
+    enum pool_status status;
+
+    pl_correlator_go_on(correlator, &connection->next_key);
+    if (!connection->limits.codec->keyed || pl_connection_is_detached(connection))
+        return pl_correlator_reserve(correlator, key);
+    exchange = pl_exchange_of(connection->peer);
+    if (!exchange)
+        return POOL_E_MEMORY;
+    pthread_mutex_lock(&exchange->lock);
+    pl_exchange_renew(exchange);
+    connection->next_key = exchange->next_key;
+    status = pl_correlator_reserve(correlator, key);
+    if (!status)
+        pl_correlator_pass(correlator, *key);
+    exchange->next_key = connection->next_key;
+    pthread_mutex_unlock(&exchange->lock);
+    return status;
+}
+
+static enum pool_status encode(struct asking *asking, struct pool_bytes request)
 {
     struct pl_asker *asker = asking->asker;
     const struct pl_limits *limits = &asking->connection->limits;
@@ -176,10 +207,8 @@ static enum pool_status encode_from(struct asking *asking, struct pool_bytes req
     struct pl_frame frame = { .kind = POOL_REQUEST, .body = request };
     struct pool_expect expect;
     uint64_t key;
-    enum pool_status status;
+    enum pool_status status = take_key(asking, &key);
 
-    pl_correlator_go_on(&asker->correlator, next_key);
-    status = pl_correlator_reserve(&asker->correlator, &key);
     if (status)
         return status;
     frame.key = limits->codec->keyed ? key : 0;
@@ -193,28 +222,7 @@ static enum pool_status encode_from(struct asking *asking, struct pool_bytes req
         pl_correlator_add(&asker->correlator, &asker->entry, key);
     else
         pl_correlator_pass(&asker->correlator, key);
-    asking->connection->next_key = *next_key;
     return POOL_OK;
-}
-
-/* Turns are the connection's own, and keys those of all connections to its peer: a query whose
- * frame moves here later must not have one that was used here. */
-static enum pool_status encode(struct asking *asking, struct pool_bytes request)
-{
-    struct pl_connection *connection = asking->connection;
-    struct pl_exchange *exchange;
-    enum pool_status status;
-
-    if (!connection->limits.codec->keyed || pl_connection_is_detached(connection))
-        return encode_from(asking, request, &connection->next_key);
-    exchange = pl_exchange_of(connection->peer);
-    if (!exchange)
-        return POOL_E_MEMORY;
-    pthread_mutex_lock(&exchange->lock);
-    pl_exchange_renew(exchange);
-    status = encode_from(asking, request, &exchange->next_key);
-    pthread_mutex_unlock(&exchange->lock);
-    return status;
 }
 
 static enum pool_status send_request(struct asking *asking, struct pool_bytes request)

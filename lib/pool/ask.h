@@ -8,4 +8,7 @@
 /* The connection is idle for longer, or gone: frees that, and what was read ahead. */
 void pl_ask_forget(struct pl_connection *connection);
 
+/* What asks next begins with a codec's zeros, though the loan stays the same: `prepare` is over. */
+void pl_ask_begin_anew(struct pl_connection *connection);
+
 #endif

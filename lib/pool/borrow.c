@@ -11,6 +11,7 @@
 
 #include "base/os.h"
 #include "net/stream.h"
+#include "pool/ask.h"
 #include "pool/events.h"
 #include "pool/hooks.h"
 #include "pool/looks.h"
@@ -235,6 +236,7 @@ static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection
         return false; /* it threw the connection away */
     }
     account_handshake(borrow, connection, took_ns);
+    pl_ask_begin_anew(connection);
     borrow->failure = judge_prepared(connection, answer);
     if (borrow->failure.status) /* whoever gives a copy back from here on gives back a failure */
         pl_set(connection->lease.marks, PL_MARK_FAILED);
@@ -270,8 +272,8 @@ enum pool_status pl_borrow_begin(struct pl_borrow *borrow)
     borrow->start_ns = pl_os->now_ns();
     borrow->queued_ns = 0;
     borrow->is_told = false;
-    if (borrow->call.target)
-        borrow->has_waited = borrow->is_for_line = borrow->call.target->is_for_queries;
+    borrow->is_for_line = borrow->call.target && borrow->call.target->is_for_queries;
+    borrow->has_waited = borrow->has_waited || borrow->is_for_line;     /* or earlier */
     borrow->deadline_ns =
         timeout_ms == POOL_NONE ? PL_NEVER : pl_after(borrow->start_ns, timeout_ms * PL_MS);
     if (borrow->call.deadline_ns)

@@ -66,8 +66,8 @@ void pl_borrow_give_up(struct pl_borrow *borrow, enum pool_status status);
 /* The time that it took until now, by phase. */
 void pl_borrow_account(struct pl_borrow *borrow, const struct pl_connection *connection);
 
-/* It joins the queue: a pool that closes serves it from now on, and has not emptied before the whole
- * call is over. The first: peer lock held; the second: no lock, and the last that is done with it. */
+/* It joins the queue: a pool that closes serves it from now on, and has not emptied before the
+ * whole call is over. The first: peer lock held; the second: no lock held, and the last step. */
 void pl_borrow_note_wait(struct pl_borrow *borrow);
 void pl_borrow_end_wait(struct pl_borrow *borrow);
 

@@ -1,7 +1,7 @@
 /* close.c: see close.h. The state CLOSING refuses what is new at the door; those who already wait
  * are served until none is left. A connection that comes back while the pool closes goes to the
- * first of them or ends. What he is handed may be no good, or break under him: whoever waited counts
- * until his whole call is over.
+ * first of them or ends. What he is handed may be no good, or break under him: whoever waited
+ * counts until his whole call is over.
  */
 #include "pool/close.h"
 
@@ -9,6 +9,7 @@
 #include "pool/events.h"
 #include "pool/exchange.h"
 #include "pool/orders.h"
+#include "pool/retry.h"
 #include "pool/round.h"
 
 /* Made before the state changes; freed when on_closed has been called. */
@@ -114,6 +115,7 @@ static void force(struct pool *pool, struct pl_errand *errand)
         pl_errand_run(errand, true);
     pl_round_finish(&round);
     pl_exchange_look(pool);
+    pl_retry_wake_all(pool);            /* they are refused now */
 }
 
 static void on_drained(void *user)

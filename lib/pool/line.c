@@ -143,10 +143,12 @@ static void send_sentinel(struct pl_line *line, struct pl_wakes *wakes)
 {
     static const struct pool_call plain = { .size = sizeof(plain) };
     struct pl_submission submission = { .call = &plain, .deadline_ns = PL_NEVER };
-    bool is_heard = pl_line_catch_up(line, wakes);
-    struct pl_query *query =
-        is_heard ? pl_query_make(line->exchange, &submission, false) : NULL;
+    struct pl_query *query = NULL;
 
+    if (pl_line_catch_up(line, wakes))
+        query = pl_query_make(line->exchange, &submission, false);
+    else if (!line->is_broken)          /* when what has come is told there is room to hear on */
+        return;
     if (query) {
         query->is_sentinel = true;
         if (!pl_line_put(line, query, line->correlator.codec->sentinel) && query->line) {

@@ -163,8 +163,8 @@ void pl_lines_library_end(void);
 bool pl_line_withdraw(struct pl_line *line, struct pl_query *query,
                       struct pl_wakes *wakes) PL_MUST_USE;
 
-/* So many bytes of what was to be told are told now, or never; and the parts of a query on it that came
- * so far. */
+/* So many bytes of what was to be told are told now, or never; and the parts of a query on it that
+ * came so far. */
 void pl_line_uncount(struct pl_line *line, size_t size);
 void pl_line_uncount_parts(struct pl_line *line, struct pl_query *query);
 /* The parts of a query on it that came so far are not to be told as one with those that come. */

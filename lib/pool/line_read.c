@@ -101,8 +101,8 @@ static void prove(struct pl_line *line, const struct pool_message *message, bool
         pl_line_break(line, pl_failure_make(POOL_E_PROTOCOL, POOL_PHASE_REPLY, 0), wakes);
 }
 
-/* Bytes that nobody waits for. When so many came, without a moment in which none was due, that a new
- * connection costs less, those who have asked are answered here still, and then it ends. */
+/* Bytes that nobody waits for. When so many came, without a moment in which none was due, that a
+ * new connection costs less, those who have asked are answered here still, and then it ends. */
 static void swallow(struct pl_line *line, const struct pl_query *query, size_t size)
 {
     size_t most = pl_line_options(line)->max_message;

@@ -106,6 +106,7 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
                         bool is_told)
 {
     struct pl_peer *peer = connection->peer;
+    static const struct pl_failure none = { .status = POOL_OK };
     struct pl_failure told = *failure;
     int verdict = pl_peer_verdict(connection);
     bool is_replaced = verdict == POOL_CLOSE_STALE || verdict == POOL_CLOSE_STOLEN;
@@ -114,7 +115,7 @@ static void end_attempt(struct pl_connection *connection, const struct pl_failur
 
     drop_dial(connection);
     pl_set(connection->failure, pl_failure_pack(told));
-    note_result(peer, &told, false);
+    note_result(peer, is_replaced ? &none : &told, false);
     hold_supply(peer);
     if (is_closing(peer))
         pl_peer_close(connection, POOL_CLOSE_POOL);

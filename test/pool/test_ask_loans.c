@@ -6,6 +6,7 @@
 
 #include "commpool/codec.h"
 #include "pool/raw_line.h"
+#include "support/query_peer.h"
 
 TestSuite(ask_loans, .timeout = 60);
 
@@ -52,14 +53,19 @@ static enum pool_status encode_counted(void *state, enum pool_message_kind kind,
     return status ? status : pool_codec_line()->encode(NULL, kind, key, body, out, expect);
 }
 
-static void begin_counted(void)
+static const struct pool_codec *counted_lines(void)
 {
     static struct pool_codec codec;
 
     codec = *pool_codec_line();
     codec.encode = encode_counted;
     codec.write_state_size = sizeof(unsigned);
-    RAW_LINE(.codec = &codec, .park_ms = LATER);
+    return &codec;
+}
+
+static void begin_counted(void)
+{
+    RAW_LINE(.codec = counted_lines(), .park_ms = LATER);
     take();
 }
 
@@ -106,6 +112,35 @@ Test(ask_loans, behind_queries_the_state_begins_anew)
     ask_as(&conn, "1:x");
     give_back(1);
     raw_line_end();
+}
+
+static void expect_echo(struct pool_conn *handle, const char *expected)
+{
+    struct pool_bytes reply = { 0 };
+
+    cr_expect_eq(pool_ask(handle, text_bytes("x"), &reply), POOL_OK);
+    cr_expect(reply.size == strlen(expected) && !memcmp(reply.data, expected, reply.size));
+}
+
+static int ask_twice(struct pool_conn *fresh, void *user)
+{
+    (void)user;
+    expect_echo(fresh, "1:x");
+    expect_echo(fresh, "2:x");
+    return 0;
+}
+
+Test(ask_loans, behind_prepare_the_state_begins_anew)
+{
+    struct query_peer *peer = QUERY_PEER(.is_line = true);
+    struct pool *pool = MAKE_POOL(.codec = counted_lines(), .prepare = ask_twice);
+
+    cr_assert(borrow(pool, query_peer_address(peer), &conn));
+    expect_echo(&conn, "1:x");
+    expect_echo(&conn, "2:x");
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    pool_destroy(pool);
+    query_peer_stop(peer);
 }
 
 Test(ask_loans, a_detached_connection_keeps_its_state)
