@@ -58,6 +58,10 @@ enum pool_status pl_stream_fail_at_end(struct pl_connection *connection, bool is
 /* The same, as it is but for its phase and outcome. */
 enum pool_status pl_stream_fail_with(struct pl_connection *connection, struct pl_failure failure);
 
+/* Why the last operation that failed did, and what the peer may have seen by now: others may have
+ * gone well since. */
+struct pl_failure pl_stream_failure(const struct pl_connection *connection);
+
 /* Sets and clears marks of the loan. */
 void pl_stream_mark(struct pl_connection *connection, uint32_t set, uint32_t clear);
 

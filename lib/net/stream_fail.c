@@ -56,6 +56,16 @@ void pl_stream_mark(struct pl_connection *connection, uint32_t set, uint32_t cle
     } while (next != seen && !atomic_compare_exchange_weak(&connection->lease.marks, &seen, next));
 }
 
+struct pl_failure pl_stream_failure(const struct pl_connection *connection)
+{
+    struct pl_failure failure = pl_failure_unpack(pl_get(connection->failure));
+    enum pool_outcome outcome = outcome_of(pl_get(connection->lease.marks));
+
+    if (failure.status && pl_get(connection->is_prepared) && failure.outcome < outcome)
+        failure.outcome = (uint8_t)outcome;
+    return failure;
+}
+
 enum pool_status pl_stream_fail_with(struct pl_connection *connection, struct pl_failure failure)
 {
     bool is_set_up = pl_get(connection->is_prepared);

@@ -393,9 +393,8 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     struct pool *pool = borrow->pool;
     enum pool_status status = pl_borrow_begin(borrow);
 
-    if (status)
-        return status;
-    status = pl_pool_enter(pool);
+    if (!status)
+        status = pl_pool_enter(pool);
     if (status) {
         borrow->failure = pl_failure_make(status, POOL_PHASE_NONE, 0);
         tell_failure(borrow);
@@ -420,7 +419,7 @@ enum pool_status pl_borrow_any(struct pl_borrow *borrow, struct pool_conn *conn)
     if (status) {
         *conn = (struct pool_conn){ 0 };
         pl_borrow_give_up(borrow, status);
-        if (!borrow->is_told)
+        if (!borrow->is_told || borrow->seen)   /* the search knows of no earlier attempt */
             tell_failure(borrow);
     }
     if (borrow->peer)

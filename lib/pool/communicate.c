@@ -42,7 +42,7 @@ static void judge(struct run *run, struct pl_connection *connection, int answer)
     run->was_sent = marks & PL_MARK_SENT;
     run->was_received = marks & PL_MARK_RECEIVED;
     run->has_failed = marks & PL_MARK_FAILED;
-    run->failure = pl_failure_unpack(pl_get(connection->failure));
+    run->failure = pl_stream_failure(connection);
     if (doom && !(marks & PL_MARK_FAILED) && answer)
         pl_stream_fail(connection, doom, 0);
     else if (!connection_decides(&run->failure, marks, answer))
@@ -116,8 +116,8 @@ static void judge_gone(struct run *run, const struct pool_conn *conn, int answer
         run->failure = pl_failure_make(POOL_E_FORKED, POOL_PHASE_USE, 0);
     } else if (answer) {
         run->failure = pl_failure_because(PL_REASON_USE, POOL_PHASE_USE, answer);
-        run->failure.outcome = POOL_MAYBE_SENT;
     }
+    run->failure.outcome = POOL_MAYBE_SENT;
     run->status = (enum pool_status)run->failure.status;
 }
 

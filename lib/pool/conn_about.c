@@ -4,6 +4,7 @@
 
 #include "base/os.h"
 #include "net/socket_text.h"
+#include "net/stream.h"
 #include "pool/conn.h"
 
 #define LARGEST 65536u /* no release's struct is that large: the size was never set */
@@ -74,7 +75,7 @@ enum pool_status pool_conn_error(const struct pool_conn *conn, struct pool_error
 
     if (!connection)
         return error ? pl_connection_refusal(conn) : POOL_E_ARGUMENT;
-    failure = pl_failure_unpack(pl_get(connection->failure));
+    failure = pl_stream_failure(connection);
     pl_failure_tell(&failure, NULL, pl_conn_text(connection), error);
     pl_conn_leave(connection);
     return POOL_OK;

@@ -386,6 +386,7 @@ static enum pool_status pick_up(struct querying *querying, struct pool_reply **r
 static enum pool_status wait_for_reply(struct querying *querying, struct pool_reply **reply)
 {
     struct pl_exchange *exchange = querying->exchange;
+    struct pl_failure failure;
     struct pl_wakes wakes;
 
     pl_wakes_init(&wakes);
@@ -403,9 +404,11 @@ static enum pool_status wait_for_reply(struct querying *querying, struct pool_re
     if (querying->query->is_passive && querying->query->line)
         pl_line_seek_reader(querying->query->line, &wakes);
     await(querying, &wakes);
-    if (pl_pool_is_forked(querying->borrow.pool)) {
+    if (pl_pool_is_forked(querying->borrow.pool)) {     /* a callback did, upon a part */
+        failure = pl_failure_make(POOL_E_FORKED, POOL_PHASE_REPLY, 0);
+        failure.outcome = POOL_MAYBE_SENT;
         pthread_mutex_unlock(&exchange->lock);
-        return tell(querying, pl_failure_make(POOL_E_FORKED, POOL_PHASE_REPLY, 0));
+        return tell(querying, failure);
     }
     return pick_up(querying, reply, &wakes);
 }

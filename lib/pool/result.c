@@ -273,8 +273,9 @@ void pl_exchange_fail(struct pl_exchange *exchange, struct pl_query *query,
 {
     const struct pl_query_more *more = query->more;
 
-    if (query->was_sent && failure.outcome == POOL_NOT_SENT)
-        failure.outcome = POOL_MAYBE_SENT;
+    if (query->was_sent &&
+        (failure.outcome == POOL_NOT_SENT || failure.outcome == PL_OUTCOME_UNACKNOWLEDGED))
+        failure.outcome = POOL_MAYBE_SENT;      /* by a line before */
     if (more && more->told && more->told->error.status != (enum pool_status)failure.status)
         pl_query_keep_told(query, NULL);        /* it fails for another reason */
     query->failure = failure;

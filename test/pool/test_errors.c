@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -315,6 +316,67 @@ Test(pool_errors, the_end_of_an_answer_is_no_failure_of_a_use_that_says_so)
     cr_expect_eq(got, 0);
     cr_expect_eq(pool_return(&conn), POOL_OK);
     cr_expect_eq(STAT(pool, closed[POOL_CLOSE_PEER]), 1);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+/* An optional greeting does not come, and the request is sent all the same. */
+static int send_behind_a_timeout(struct pool_conn *conn, void *user)
+{
+    struct pool_error error = POOL_ERROR_INIT;
+    size_t got;
+    char byte;
+
+    (void)user;
+    pool_conn_deadline(conn, 30);
+    cr_expect_eq(pool_recv(conn, &byte, 1, &got), POOL_E_TIMEOUT);
+    pool_conn_error(conn, &error);
+    cr_expect_eq(error.outcome, POOL_NOT_SENT);
+    pool_conn_deadline(conn, VERBS_SOON);
+    cr_expect_eq(pool_send(conn, "request", 7), POOL_OK);
+    pool_conn_error(conn, &error);
+    cr_expect_eq(error.outcome, POOL_MAYBE_SENT);
+    return 0;
+}
+
+Test(pool_errors, what_was_sent_behind_a_failure_may_have_been_seen)
+{
+    struct peer *peer = PEER(.behave = PEER_SILENT);
+    struct pool *pool = MAKE_POOL();
+    struct pool_error error = POOL_ERROR_INIT;
+
+    cr_expect_eq(pool_communicate(pool, peer_address(peer), send_behind_a_timeout, NULL,
+                                  POOL_CALL(.error = &error)),
+                 POOL_E_TIMEOUT);
+    cr_expect_eq(error.outcome, POOL_MAYBE_SENT, "%s", error.text);
+    pool_destroy(pool);
+    peer_stop(peer);
+}
+
+static pid_t child;
+
+static int send_and_fork(struct pool_conn *conn, void *user)
+{
+    (void)user;
+    cr_expect_eq(pool_send(conn, "request", 7), POOL_OK);
+    child = fork();
+    return 0;
+}
+
+Test(pool_errors, what_was_sent_before_a_fork_may_have_been_seen)
+{
+    struct peer *peer = PEER(.behave = PEER_SILENT);
+    struct pool *pool = MAKE_POOL();
+    struct pool_error error = POOL_ERROR_INIT;
+    enum pool_status status = pool_communicate(pool, peer_address(peer), send_and_fork, NULL,
+                                               POOL_CALL(.error = &error));
+    int ended;
+
+    if (!child)
+        _exit(status == POOL_E_FORKED && error.outcome == POOL_MAYBE_SENT ? 0 : 1);
+    cr_assert_gt(child, 0);
+    cr_assert_eq(waitpid(child, &ended, 0), child);
+    cr_expect(WIFEXITED(ended) && WEXITSTATUS(ended) == 0, "the child was told something else");
     pool_destroy(pool);
     peer_stop(peer);
 }
