@@ -201,7 +201,7 @@ void pl_exchange_renew(struct pl_exchange *exchange)
     exchange->generation = generation;
 }
 
-static enum pool_status activate(struct pl_exchange *exchange)
+static enum pool_status activate(struct pl_exchange *exchange, bool also_paused)
 {
     struct pl_peer *peer = exchange->peer;
     struct pool *pool = peer->pool;
@@ -209,6 +209,8 @@ static enum pool_status activate(struct pl_exchange *exchange)
 
     atomic_fetch_add(&pool->undelivered, 1);
     refusal = pl_pool_refusal(pool);    /* counted first: the pool's end waits, or has begun */
+    if (refusal == POOL_E_CLEARED && also_paused)
+        refusal = POOL_OK;
     if (!refusal && !pl_mux_timer_open(pool->mux, &exchange->timer, on_timer, exchange))
         refusal = POOL_E_MEMORY;
     if (refusal) {
@@ -243,13 +245,13 @@ bool pl_exchange_enter_warm(struct pl_exchange *exchange, uint64_t generation)
     return false;
 }
 
-enum pool_status pl_exchange_enter(struct pl_exchange *exchange)
+enum pool_status pl_exchange_enter(struct pl_exchange *exchange, bool also_paused)
 {
     enum pool_status status = POOL_OK;
 
     pthread_mutex_lock(&exchange->lock);
     if (!exchange->is_active)
-        status = activate(exchange);
+        status = activate(exchange, also_paused);
     else if (exchange->is_ended)
         status = POOL_E_CLOSING;
     if (status)

@@ -226,14 +226,30 @@ bool pl_line_let_go(struct pl_line *line, struct pl_wakes *wakes)
 
 /* ---- choosing */
 
+/* What was queued when the pool began to close is still carried, and in a pause the peer may go on
+ * asking. */
+static bool does_pool_end_it(const struct pl_line *line)
+{
+    const struct pool *pool = line->exchange->pool;
+
+    switch ((enum pl_pool_state)atomic_load(&pool->state)) {
+    case PL_POOL_LIVE:
+        return false;
+    case PL_POOL_CLOSING:
+        return !line->exchange->queued;
+    case PL_POOL_PAUSED:
+        return !line->is_served || !pool->settings.options.on_request;
+    default:
+        return true;
+    }
+}
+
 /* Why its connection should carry nothing new, though nothing has failed yet. */
 static bool is_outlived(const struct pl_line *line)
 {
     const struct pl_connection *connection = line->connection;
-    int state = atomic_load(&line->exchange->pool->state);
 
-    /* What was queued when the pool began to close is still carried. */
-    return (state != PL_POOL_LIVE && !(state == PL_POOL_CLOSING && line->exchange->queued)) ||
+    return does_pool_end_it(line) ||
            pl_get(connection->doom) || !pl_get(connection->expires_ns) ||
            pl_get(connection->epoch) != atomic_load(&line->exchange->peer->epoch);
 }

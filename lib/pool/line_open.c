@@ -385,7 +385,7 @@ void pl_exchange_serve(struct pl_connection *connection)
     struct pl_exchange *exchange = pl_exchange_of(peer);
     struct pool_conn conn;
 
-    if (!exchange || pl_exchange_enter(exchange)) {
+    if (!exchange || pl_exchange_enter(exchange, true)) {
         pl_peer_close(connection, POOL_CLOSE_POOL);
         return;
     }

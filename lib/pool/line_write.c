@@ -261,7 +261,9 @@ void pl_line_flush(struct pl_line *line, struct pl_wakes *wakes)
         pl_exchange_attend_later(exchange);     /* there may be room again */
     if (turns > TURNS && !line->is_broken)
         pl_line_pump_later(line);       /* others go on asking; who writes has his own to do */
-    if (line->is_broken || (line->is_leaving && !line->correlator.count))
+    if (exchange->is_ended)             /* who waits for the end may run no timer any more */
+        pl_exchange_attend_later(exchange);
+    else if (line->is_broken || (line->is_leaving && !line->correlator.count))
         pl_exchange_wake_at(exchange, 0);       /* it could not go while we wrote */
     else if (PL_UNLIKELY(atomic_load(&pl_room_wanted)) && pl_line_may_make_room(line))
         pl_exchange_wake_at(exchange, 0);

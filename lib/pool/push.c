@@ -90,7 +90,7 @@ static void tell_orphan(struct pl_connection *connection, const struct pool_mess
     struct pl_exchange *exchange = pl_exchange_of(connection->peer);
     struct pl_wakes wakes = { 0 };
 
-    if (!exchange || pl_exchange_enter(exchange))
+    if (!exchange || pl_exchange_enter(exchange, true))
         return;
     pl_unasked_stray(exchange, connection->id, message);
     pl_exchange_attend_later(exchange); /* it may have nothing else to do */

@@ -120,7 +120,7 @@ static enum pool_status enter_cold(struct querying *querying)
     if (status)
         return status;
     querying->exchange = pl_exchange_of(borrow->peer);
-    return querying->exchange ? pl_exchange_enter(querying->exchange) : POOL_E_MEMORY;
+    return querying->exchange ? pl_exchange_enter(querying->exchange, false) : POOL_E_MEMORY;
 }
 
 static void leave(struct querying *querying)

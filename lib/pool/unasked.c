@@ -179,18 +179,20 @@ void pl_unasked_drop_kept(struct pl_line *line)
 static void tell_actor(struct unasked *unasked)
 {
     struct pl_connection *connection = pl_connection_of(unasked->conn.slot);
-    struct pl_channel *channel = pl_channel_of(connection);  /* freed by this thread alone */
     struct pool_conn conn = unasked->conn;
+    struct pool_actor actor = { 0 };
+    const struct pl_channel *channel;
 
-    if (channel && channel->actor.on_message && pl_word_pin(&connection->word, conn.serial)) {
-        struct pool_actor actor = channel->actor;
-
-        if (!pl_word_unpin(&connection->word))
-            actor.on_message(&conn, (struct pool_bytes){ unasked->bytes, unasked->size },
-                             actor.user);
-        else
-            pl_peer_finish_close(connection);
-    }
+    if (!pl_word_pin(&connection->word, conn.serial))
+        return;
+    channel = pl_channel_of(connection);        /* freed by this thread alone, while it is this
+                                                 * loan's */
+    if (channel)
+        actor = channel->actor;
+    if (pl_word_unpin(&connection->word))
+        pl_peer_finish_close(connection);
+    else if (actor.on_message)
+        actor.on_message(&conn, (struct pool_bytes){ unasked->bytes, unasked->size }, actor.user);
 }
 
 static void tell(const struct pool_options *options, struct unasked *unasked)

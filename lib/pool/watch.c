@@ -74,8 +74,11 @@ void pl_watch_on_event(struct pool_mux *mux, uint32_t index, uint32_t birth, uin
     struct pl_connection *connection = pl_connection_at(index);
 
     (void)mux;
-    while (connection && pl_get(connection->birth) == birth) {
-        if (hand_to_owner(connection, atomic_load(&connection->word), events))
+    while (connection) {
+        uint64_t word = atomic_load(&connection->word);
+
+        /* In this order: a slot's next birth comes before its next word, maybe another mux's. */
+        if (pl_get(connection->birth) != birth || hand_to_owner(connection, word, events))
             break;
     }
 }

@@ -114,6 +114,7 @@ static uint64_t hint_of(const struct command *command)
                   { "monitor", NULL, REFUSED },
                   { "replconf", NULL, REFUSED },
                   { "client", "reply", REFUSED },
+                  { "script", "debug", REFUSED },
                   { "cluster", "syncslots", REFUSED },
                   { "subscribe", NULL, PL_RESP_SUBSCRIBE },
                   { "psubscribe", NULL, PL_RESP_PSUBSCRIBE },

@@ -102,6 +102,31 @@ static void expect_echo(struct pool *pool, const char *address, const char *text
     cr_expect(comes_back(pool, address, text));
 }
 
+/* It lends and opens nothing, and what is open serves. */
+Test(requests, are_answered_in_a_pause)
+{
+    cr_assert_eq(pool_pause(right), POOL_OK);
+    for (int i = 0; i < 5; i++)
+        cr_expect(comes_back(left, RIGHT, "paused"), "the answer %d", i);
+    cr_expect_eq(pool_ready(right), POOL_OK);
+    cr_expect(comes_back(left, RIGHT, "ready"));
+}
+
+Test(requests, are_answered_on_what_is_adopted_in_a_pause)
+{
+    int ends[2];
+
+    end();
+    left = make_serving();
+    right = make_serving();
+    cr_assert_eq(pool_pause(right), POOL_OK);
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    cr_assert_eq(pool_adopt(left, RIGHT, ends[0]), POOL_OK);
+    cr_assert_eq(pool_adopt(right, LEFT, ends[1]), POOL_OK);
+    for (int i = 0; i < 5; i++)
+        cr_expect(comes_back(left, RIGHT, "paused"), "the answer %d", i);
+}
+
 Test(requests, the_same_code_serves_as_the_peer)
 {
     expect_echo(left, RIGHT, "from the left");

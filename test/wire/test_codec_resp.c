@@ -336,6 +336,7 @@ Test(codec_resp, a_request_whose_replies_cannot_be_counted_is_refused)
 {
     static const char *const rows[] = {
         "MONITOR",           "monitor",           "SYNC",
+        "SCRIPT DEBUG YES",
         "PSYNC ? -1",        "REPLCONF ACK 1",    "CLIENT REPLY OFF",
         "client Reply SKIP", "GET a|MONITOR",     "SUBSCRIBE",
         "SUBSCRIBE a b",     "UNSUBSCRIBE",       "SUNSUBSCRIBE a",
