@@ -220,8 +220,8 @@ void pl_exchange_renew(struct pl_exchange *exchange);
 
 /* Locks it, if it still is that of the peer as the caller knew it, and is active. */
 bool pl_exchange_enter_warm(struct pl_exchange *exchange, uint64_t generation) PL_MUST_USE;
-/* The same, and makes it so; for callers who have entered the peer. What the peer says is heard in a
- * pause, too. */
+/* The same, and makes it so; for callers who have entered the peer. What the peer says is heard in
+ * a pause, too. */
 enum pool_status pl_exchange_enter(struct pl_exchange *exchange, bool also_paused) PL_MUST_USE;
 
 /* Unlocks it, and wakes who is to be woken. */
