@@ -349,7 +349,8 @@ struct pool_options {
 
     /* Sees each fresh socket before it connects, on the mux thread: the place for socket options of
      * your own (setsockopt(2)). It must not close `fd`. Non-zero refuses the socket, and the caller
-     * gets POOL_E_USER. Default: NULL. */
+     * gets POOL_E_USER. Closing never waits for the peer: SO_LINGER with a time is switched off
+     * then, without one (a reset) it holds. Default: NULL. */
     int (*on_socket)(int fd, const char *address, void *user);
 
     /* Sets up each connection that the pool opens, on the mux thread. Default: NULL, none. Set it

@@ -166,6 +166,21 @@ static bool is_left_open(const struct pl_connection *connection)
     return atomic_load(&connection->doom) == PL_DOOM_STOLEN && !connection->robbed;
 }
 
+/* The program may have made its socket linger: the kernel would then wait in close() for the peer's
+ * acknowledgement, whoever calls and whatever lock is held, though the socket does not block. What
+ * was sent leaves all the same. Lingering for no time (a reset) waits for nothing, and stays. */
+static void stop_lingering(const struct pl_connection *connection)
+{
+    struct linger linger = { 0 };
+    socklen_t size = sizeof(linger);
+
+    if (pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &linger, &size) ||
+        !linger.l_onoff || !linger.l_linger)
+        return;
+    linger.l_onoff = 0;
+    (void)pl_os->setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
 void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux)
 {
     if (connection->fd < 0)
@@ -176,8 +191,10 @@ void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *m
             unwatch_ours(connection, mux);
         if (connection->tls && atomic_load(&connection->doom) != PL_DOOM_STOLEN)
             pl_tls_shutdown(connection->tls, connection->fd);
-        if (!is_left_open(connection))  /* it may be said meanwhile */
+        if (!is_left_open(connection)) { /* it may be said meanwhile */
+            stop_lingering(connection);
             pl_os->close(connection->fd);
+        }
     }
     pl_connection_lose_socket(connection);
     pl_tls_free(connection->tls);

@@ -183,7 +183,7 @@ void pl_connection_move_socket(struct pl_connection *to, struct pl_connection *f
 int pl_connection_remember(struct pl_connection *connection) PL_MUST_USE;
 
 /* Both leave a number that is not ours any more alone. Shutting wakes whoever waits on it. `mux`
- * NULL: none watches it any more. */
+ * NULL: none watches it any more. Closing never waits for the peer. */
 void pl_connection_close_fd(struct pl_connection *connection, struct pool_mux *mux);
 void pl_connection_shut(struct pl_connection *connection);
 
