@@ -30,9 +30,10 @@ enum pool_event_kind {
     POOL_EVENT_CONNECTION_CLOSED, /* it is gone; `reason` says why */
     POOL_EVENT_BORROW_STARTED, /* a caller asked for a connection */
     POOL_EVENT_BORROW_FAILED, /* the caller got none; `status` says why */
-    POOL_EVENT_BORROWED, /* the caller got one, after waiting for duration_ns */
-    POOL_EVENT_RETURNED /* the caller gave it back, or took it out of the pool, after having it for
-                         * duration_ns */
+    POOL_EVENT_BORROWED, /* the caller got one, after waiting for duration_ns, `prepare` not yet
+                          * run; or on_request is heard on one that nobody asked for */
+    POOL_EVENT_RETURNED /* the end of each of these: the caller gave it back, or took it out of the
+                         * pool, after having it for duration_ns, or `prepare` failed */
 };
 
 /* Why a connection was closed; also the index into pool_stats.closed. */

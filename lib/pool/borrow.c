@@ -250,6 +250,7 @@ static bool settle_in(struct pl_borrow *borrow, struct pl_connection *connection
         return true;
     if (pl_give_back_claim(connection, conn->serial)) {
         pl_set(connection->uses, pl_get(connection->uses) - 1); /* nobody got it */
+        pl_event_returned(borrow->pool, connection);
         pl_peer_close(connection, POOL_CLOSE_ERROR);
     }
     return false;

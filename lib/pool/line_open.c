@@ -4,6 +4,7 @@
 
 #include "base/os.h"
 #include "net/address.h"
+#include "pool/events.h"
 #include "pool/line.h"
 #include "pool/waiter.h"
 
@@ -372,6 +373,10 @@ static struct pool_conn lend(struct pl_connection *connection)
     pl_set(connection->lease.flags, PL_LEASE_BY_EVENTS);
     pl_set(connection->lease.holder, 0);
     pl_set(connection->lease.deadline_ns, PL_NEVER);
+    if (connection->peer->pool->events) {
+        connection->lease.lent_ns = pl_os->now_ns();
+        pl_event_lent(connection->peer->pool, connection, 0);
+    }
     do {
         seen = atomic_load(&connection->word);
         word = pl_word_handed(seen, PL_LENT);

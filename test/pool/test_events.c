@@ -2,7 +2,10 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "pool/raw_line.h"
 #include "support/peer.h"
 #include "support/tests.h"
 #include "support/verbs.h"
@@ -148,6 +151,71 @@ Test(pool_events, failures_are_told_with_their_status)
             cr_expect_eq(closed, 2);
     }
     peer_stop(peer);
+}
+
+static int answer_five(struct pool_conn *conn, void *user)
+{
+    (void)conn, (void)user;
+    return 5;
+}
+
+static int discard_it(struct pool_conn *conn, void *user)
+{
+    (void)user;
+    return pool_discard(conn) + 5;
+}
+
+Test(pool_events, a_loan_that_prepare_ends_is_told_as_returned)
+{
+    static pool_use_fn *const ends[] = { answer_five, discard_it };
+    struct peer *peer = PEER();
+    struct pool_conn conn;
+    struct pool *pool;
+
+    for (unsigned i = 0; i < 2; i++) {
+        pool = OBSERVED(.prepare = ends[i]);
+        cr_expect_eq(pool_borrow(pool, peer_address(peer), NULL, &conn), POOL_E_USER);
+        pool_destroy(pool);
+        expect_story(i ? "created ready ask +1 up1 lent1 back1 -1:6 failed closed"
+                       : "created ready ask +1 up1 lent1 back1 -1:5 failed closed");
+    }
+    peer_stop(peer);
+}
+
+static void answer_fine(struct pool_responder *responder, struct pool_bytes request, void *user)
+{
+    (void)request, (void)user;
+    pool_respond(responder, (struct pool_bytes){ "fine", 4 });
+}
+
+static void expect_fine(int fd)
+{
+    char line[5];
+
+    cr_assert(write_exactly(fd, "?\n", 2, VERBS_SOON));
+    cr_assert(read_exactly(fd, line, sizeof(line), VERBS_SOON));
+    cr_expect_eq(memcmp(line, "fine\n", sizeof(line)), 0);
+}
+
+Test(pool_events, a_connection_that_is_heard_for_requests_is_told_as_lent)
+{
+    uint64_t start_ms = now_ms();
+    struct pool_conn conn;
+    struct pool *pool = OBSERVED(.codec = raw_asking_lines(), .on_request = answer_fine,
+                                 .max_per_address = 1, .park_ms = 1);
+    int ends[2];
+
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    cr_assert_eq(pool_adopt(pool, RAW, ends[0]), POOL_OK);
+    expect_fine(ends[1]);
+    cr_assert(borrow(pool, RAW, &conn));
+    cr_expect_eq(pool_return(&conn), POOL_OK);
+    expect_fine(ends[1]);
+    close(ends[1]);
+    expect_story("created ready +1 up1 lent1 ask back1 lent1 back1 lent1 back1 -1:7");
+    for (unsigned i = 0; i < story.count; i++)
+        cr_expect_leq(story.events[i].duration_ns / 1000000, elapsed_ms(start_ms), "event %u", i);
+    pool_destroy(pool);
 }
 
 /* ---- why connections end */
