@@ -85,8 +85,10 @@ struct pool_event_info {
 /* An observer of events, given as pool_options.on_event; `user` is pool_options.user.
  *
  * It runs after all locks are released, one at a time, and in order for each connection: on the
- * thread that made the event, or on another one that is telling events just then. `event` is
- * borrowed for the call. It holds that thread up, so it should be short. */
+ * thread that made the event, on another one that is telling events just then, or on the mux
+ * thread: where events come faster than they are told, no call tells more than a fixed number of
+ * them before it returns. `event` is borrowed for the call. It holds that thread up, so it should
+ * be short. */
 typedef void pool_event_fn(const struct pool_event_info *event, void *user);
 
 /* A snapshot of a pool's numbers. Gauges say how it is now; counters only grow while the pool

@@ -1,6 +1,6 @@
-/* events.c: a queue of copies of events and log lines. Whoever finds nobody telling tells
- * everything; what is noted on the mux's thread is told at the end of the batch. Without an
- * observer nothing is queued. When there is no memory for a copy, it is left out: observing must
+/* events.c: a queue of copies of events and log lines. Whoever finds nobody telling tells what there
+ * is, but not for as long as others note more: after some the mux goes on, a few in each batch. What
+ * is noted on the mux's thread is told at the end of the batch. Without an observer nothing is queued. When there is no memory for a copy, it is left out: observing must
  * not make anything fail.
  */
 #include "pool/events.h"
@@ -10,6 +10,8 @@
 #include "base/os.h"
 #include "pool/log.h"
 #include "pool/pool.h"
+
+#define TOLD_AT_ONCE 64
 
 struct event {
     struct pl_list link;
@@ -29,17 +31,32 @@ struct pl_event_queue {
     struct pl_post post;
 };
 
-static struct event *next_event(struct pl_event_queue *queue)
+/* On the mux, by a post of its own. */
+static void tell_on_mux(struct pl_event_queue *queue)
 {
-    struct pl_list *link;
+    pl_pool_ref(queue->pool);
+    pl_mux_post(queue->pool->mux, &queue->post);
+}
+
+/* NULL: this thread tells no more. Once it is stopped the queue only gets shorter, and whoever
+ * stopped it waits for the last one. */
+static struct event *next_event(struct pl_event_queue *queue, unsigned told)
+{
+    struct pl_list *link = NULL;
+    bool is_due = false;
 
     pthread_mutex_lock(&queue->lock);
-    link = pl_list_pop_front(&queue->events);
+    if (told < TOLD_AT_ONCE || queue->is_stopped)
+        link = pl_list_pop_front(&queue->events);
     if (!link) {
+        is_due = !pl_list_is_empty(&queue->events) && !queue->is_posted;
+        queue->is_posted = queue->is_posted || is_due;
         queue->teller = 0;
         pthread_cond_broadcast(&queue->told);
     }
     pthread_mutex_unlock(&queue->lock);
+    if (is_due)
+        tell_on_mux(queue);
     return link ? pl_container(link, struct event, link) : NULL;
 }
 
@@ -60,10 +77,11 @@ static void tell(struct pl_event_queue *queue)
     const struct pool_options *options = &queue->pool->settings.options;
     struct pl_thread *self = pl_thread_self();
     struct event *event;
+    unsigned told = 0;
 
     if (!become_teller(queue, self ? self->id : UINT64_MAX))
         return;
-    while ((event = next_event(queue))) {
+    while ((event = next_event(queue, told++))) {
         if (event->is_line)
             options->on_log(event->level, event->text, options->user);
         else
@@ -122,10 +140,8 @@ static struct event *make_event(const struct pool *pool, const char *text)
 
 static void append_and_post(struct pool *pool, struct event *event)
 {
-    if (!append(pool->events, event))
-        return;
-    pl_pool_ref(pool);
-    pl_mux_post(pool->mux, &pool->events->post);
+    if (append(pool->events, event))
+        tell_on_mux(pool->events);
 }
 
 static void note(struct pool *pool, const char *address, struct pool_event_info info)
@@ -250,11 +266,13 @@ void pl_events_stop(struct pool *pool)
 
     if (!queue)
         return;
+    pthread_mutex_lock(&queue->lock);
+    queue->is_stopped = true;           /* so whoever is telling gets to the end */
+    pthread_mutex_unlock(&queue->lock);
     tell(queue);
     if (pl_pool_is_forked(pool))
         return;
     pthread_mutex_lock(&queue->lock);
-    queue->is_stopped = true;
     while (queue->teller && (!self || queue->teller != self->id))
         pl_os->wait_until(&queue->told, &queue->lock, PL_NEVER);
     pthread_mutex_unlock(&queue->lock);

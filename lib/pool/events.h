@@ -11,7 +11,7 @@ struct pl_event_queue;
 
 /* Without on_event and on_log pool->events stays NULL, and POOL_OK is answered. */
 enum pool_status pl_events_open(struct pool *pool) PL_MUST_USE;
-/* Tells what is left, waits for the observer, then tells no more. */
+/* Takes no more, tells what is left and waits for the observer. */
 void pl_events_stop(struct pool *pool);
 void pl_events_close(struct pool *pool);
 
@@ -31,8 +31,8 @@ void pl_event_of_pool(struct pool *pool, enum pool_event_kind kind);
 /* A line for on_log, told in turn with the events; log.h has who makes them. */
 void pl_event_line(struct pool *pool, enum pool_log_level level, const char *line);
 
-/* Tells what is queued, unless another thread is at it; at the end of every public call and of
- * every batch. */
+/* Tells what is queued, unless another thread is at it, but not for as long as others note more; at
+ * the end of every public call and of every batch. */
 void pl_events_tell(struct pool *pool);
 
 #endif

@@ -10,7 +10,7 @@
 #include "support/tests.h"
 #include "support/verbs.h"
 
-enum { MOST = 200000 };
+enum { MOST = 200000, MANY = 100000 };
 
 struct story {
     struct pool_event_info events[MOST];
@@ -443,6 +443,91 @@ Test(pool_events, an_observer_may_call_the_pool)
     cr_expect_gt(back.calls, 100);
     pool_destroy(back.pool);
     peer_stop(peer);
+}
+
+/* ---- whoever tells comes back */
+
+struct spring {
+    struct pool *pool;
+    pthread_t caller;
+    unsigned told_by_caller;
+    atomic_bool has_returned; /* the caller's first call; until then there is an end */
+    atomic_uint told, told_after_end;
+    atomic_bool has_ended;
+};
+
+static void fail_to_borrow(struct pool *pool)
+{
+    struct pool_conn conn;
+
+    cr_assert_eq(pool_borrow(pool, "tcp://nonsense", NULL, &conn), POOL_E_ADDRESS);
+}
+
+/* Each event makes the next one, as threads do that are quicker than the observer. */
+static void spring_up(const struct pool_event_info *event, void *user)
+{
+    struct spring *spring = user;
+    struct pool_conn conn;
+
+    if (atomic_load(&spring->has_ended))
+        atomic_fetch_add(&spring->told_after_end, 1);
+    if (event->kind == POOL_EVENT_POOL_CLOSED)
+        atomic_store(&spring->has_ended, true);
+    if (event->kind != POOL_EVENT_BORROW_FAILED)
+        return;
+    if (pthread_equal(pthread_self(), spring->caller))
+        spring->told_by_caller++;
+    if (atomic_fetch_add(&spring->told, 1) < MANY || atomic_load(&spring->has_returned))
+        (void)pool_borrow(spring->pool, "tcp://nonsense", NULL, &conn);
+}
+
+static bool has_told_much(void *argument)
+{
+    const struct spring *spring = argument;
+
+    return atomic_load(&spring->told) >= 10000;
+}
+
+Test(pool_events, events_that_never_end_hold_up_neither_a_caller_nor_the_mux, .timeout = 60)
+{
+    struct peer *peer = PEER();
+    struct spring spring = { .caller = pthread_self() };
+
+    spring.pool = MAKE_POOL(.on_event = spring_up, .user = &spring);
+    fail_to_borrow(spring.pool);
+    cr_expect_lt(spring.told_by_caller, 1000, "the call that began it told on and on");
+    atomic_store(&spring.has_returned, true);
+    for (int i = 0; i < 10; i++)
+        cr_expect_eq(talk(spring.pool, peer_address(peer)), POOL_OK);
+    cr_expect(wait_until(has_told_much, &spring, VERBS_SOON), "%u: nobody told on", spring.told);
+    pool_destroy(spring.pool);
+    cr_expect(spring.has_ended);
+    cr_expect_eq(spring.told_after_end, 0);
+    peer_stop(peer);
+}
+
+static void call_many(unsigned index, void *argument)
+{
+    (void)index;
+    for (unsigned i = 0; i < 3000; i++)
+        fail_to_borrow(argument);
+}
+
+static void count_failed(const struct pool_event_info *event, void *user)
+{
+    unsigned *count = user;
+
+    *count += event->kind == POOL_EVENT_BORROW_FAILED;
+}
+
+Test(pool_events, none_is_lost_when_another_goes_on_telling, .timeout = 60)
+{
+    unsigned count = 0;
+    struct pool *pool = MAKE_POOL(.on_event = count_failed, .user = &count);
+
+    cr_assert(run_threads(4, call_many, pool));
+    pool_destroy(pool);
+    cr_expect_eq(count, 4 * 3000);
 }
 
 Test(pool_events, nothing_is_told_after_destroy_has_returned)
