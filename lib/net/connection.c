@@ -166,7 +166,7 @@ static bool is_left_open(const struct pl_connection *connection)
     return atomic_load(&connection->doom) == PL_DOOM_STOLEN && !connection->robbed;
 }
 
-/* The program may have made its socket linger: the kernel would then wait in close() for the peer's
+/* The program may have made its socket linger: then the kernel lets its closing wait for the peer's
  * acknowledgement, whoever calls and whatever lock is held, though the socket does not block. What
  * was sent leaves all the same. Lingering for no time (a reset) waits for nothing, and stays. */
 static void stop_lingering(const struct pl_connection *connection)

@@ -1,7 +1,8 @@
 /* events.c: a queue of copies of events and log lines. Whoever finds nobody telling tells what there
- * is, but not for as long as others note more: after some the mux goes on, a few in each batch. What
- * is noted on the mux's thread is told at the end of the batch. Without an observer nothing is queued. When there is no memory for a copy, it is left out: observing must
- * not make anything fail.
+ * is, but not for as long as others note more: after some the mux goes on, a few in each batch.
+ * What is noted on the mux's thread is told at the end of the batch. Without an observer nothing is
+ * queued. When there is no memory for a copy, it is left out: observing must not make anything
+ * fail.
  */
 #include "pool/events.h"
 
