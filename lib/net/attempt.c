@@ -197,6 +197,7 @@ static int show(struct pl_dial *dial, struct pl_dial_attempt *attempt)
 {
     int fd = attempt->connection->fd;
 
+    pl_set(attempt->connection->is_shown, true);
     attempt->answer = dial->ops->on_socket(dial, fd);
     if (dial->mux->is_forked)
         return ECANCELED;               /* the hook did, and this is the child */

@@ -174,7 +174,8 @@ static void stop_lingering(const struct pl_connection *connection)
     struct linger linger = { 0 };
     socklen_t size = sizeof(linger);
 
-    if (pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &linger, &size) ||
+    if (!pl_get(connection->is_shown) ||
+        pl_os->getsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &linger, &size) ||
         !linger.l_onoff || !linger.l_linger)
         return;
     linger.l_onoff = 0;

@@ -136,6 +136,7 @@ struct pl_connection {
                                          * its exchange where there is one */
     uint32_t took_us[POOL_PHASE_SETUP + 1];     /* its opening, by enum pool_phase */
     _Atomic bool is_prepared;           /* `prepare` ran, or there is none */
+    _Atomic bool is_shown;              /* the program saw its number, and may have set options */
     _Atomic bool has_actor;             /* what comes while it is idle is its actor's to hear */
     _Atomic bool missed_event;      /* the mux saw an event while it was being parked, or asked out
                                      * of its pool */

@@ -133,6 +133,7 @@ static void be_born(struct pl_peer *peer, struct pl_connection *connection)
     pl_set(connection->peer, peer);
     connection->mux = pool->mux;
     connection->limits = pool->settings.limits;
+    pl_set(connection->is_shown, true);
     connection->id = atomic_fetch_add(&pool->last_id, 1) + 1;
     connection->opened_ns = now_ns;
     pl_open_note_birth(connection, now_ns);

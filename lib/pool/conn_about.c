@@ -29,6 +29,7 @@ int pool_conn_fd(const struct pool_conn *conn)
     if (!connection)
         return -1;
     fd = connection->fd;
+    pl_set(connection->is_shown, true);
     pl_conn_leave(connection);
     return fd;
 }

@@ -551,6 +551,7 @@ static void begin(struct pool *pool, struct pl_peer *peer, struct pl_dial *dial)
     pl_set(connection->peer, peer);
     connection->mux = pool->mux;
     connection->limits = pool->settings.limits;
+    pl_set(connection->is_shown, pool->settings.options.on_socket != NULL);
     connection->dial = dial;
     connection->is_opening = true;
     connection->id = atomic_fetch_add(&pool->last_id, 1) + 1;
